@@ -1,0 +1,225 @@
+"""The agent daemon: executor, calibration, probes, session, until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from deadheat.agent import calibration
+from deadheat.agent.blocks import BlockCache, Blocks
+from deadheat.agent.executors.link import ExecutorLink
+from deadheat.agent.probes import procfs
+from deadheat.agent.probes.cpu import CpuProbe
+from deadheat.agent.probes.nvml import NvmlProbe
+from deadheat.agent.probes.sampler import Sampler
+from deadheat.agent.session import Session
+from deadheat.agent.subtasks import Subtasks
+from deadheat.runtime import hosts, logs, notify
+from deadheat.runtime.children import announce_ready, watch_parent
+from deadheat.runtime.errors import DeadheatError, TimedOut
+from deadheat.runtime.ids import new_id
+from deadheat.runtime.settings import AgentSettings, Sources
+from deadheat.runtime.version import VERSION
+from deadheat.v1 import agent_pb2 as pb
+from deadheat.v1 import local_pb2
+
+log = logs.get("agent")
+
+#: What operands and results of streamed sub-tasks may take if nothing else is said.
+DEFAULT_MEMORY_SHARE: Final = 0.5
+CALIBRATION_TIMEOUT_S: Final = 120.0
+#: How long a stopping agent lets panels end before it gives their rows back.
+STOP_BUDGET_S: Final = 3.0
+NVML_FIRST_ANSWER_S: Final = 1.0
+
+
+class Daemon:
+    def __init__(self, settings: AgentSettings) -> None:
+        self.settings = settings
+        memory = settings.memory_bytes
+        if memory is None:
+            memory = int(psutil.virtual_memory().available * DEFAULT_MEMORY_SHARE)
+        self.memory_bytes = memory
+        self.blocks = Blocks(BlockCache(memory))
+        self.subtasks = Subtasks(self.blocks, self._tell)
+        self.executor = ExecutorLink(
+            len(settings.cpus),
+            settings.politeness,
+            self.subtasks.on_executor_event,
+            self.subtasks.on_executor_died,
+        )
+        self.subtasks.attach(self.executor)
+        self.nvml = NvmlProbe()
+        self.session: Session | None = None
+
+    def _tell(self, message: pb.AgentServiceSessionRequest) -> None:
+        if self.session:
+            self.session.tell(message)
+
+    @property
+    def _cpu_device(self) -> str:
+        return f"{self.settings.name}/cpu"
+
+    async def run(self, parent_fd: int | None, ready_fd: int | None) -> None:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        watch_parent(parent_fd, lambda: loop.call_soon_threadsafe(stop.set))
+        # Everything that this agent runs stays on its cores, the executor first of all.
+        os.sched_setaffinity(0, self.settings.cpus)
+        found = await self.executor.start()
+        points = await self._calibration(found)
+        gpus = await asyncio.to_thread(self.nvml.first, NVML_FIRST_ANSWER_S)
+        names = {gpu.uuid: f"{self.settings.name}/gpu{k}" for k, gpu in enumerate(gpus.devices)}
+        registration = self._registration(points, names)
+        self.session = Session(self.settings, registration, self.blocks, self.executor.keep_open)
+        self.session.attach(self.subtasks)
+        sampler = self._start_sampler(names)
+        running = loop.create_task(self.session.run())
+        announcing = loop.create_task(self._announce(ready_fd))
+        try:
+            await self._until(stop, running)
+            notify.stopping()
+            await self._leave(running)
+        finally:
+            announcing.cancel()
+            running.cancel()
+            self.nvml.stop()
+            await asyncio.to_thread(sampler.stop)
+            await self.session.close()
+            await self.executor.stop()
+
+    async def _calibration(self, ready: local_pb2.ExecutorReady) -> list[pb.SpeedPoint]:
+        fingerprint = calibration.Fingerprint.of(ready.threads, ready.library)
+        known = calibration.load(self.settings.cache_dir, fingerprint)
+        if known is not None:
+            return known
+        log.info(
+            f"calibrating {ready.threads} threads with {ready.library}",
+            extra=logs.keys("calibrate"),
+        )
+        answer: asyncio.Future[pb.SpeedPoints] = asyncio.get_running_loop().create_future()
+        self.subtasks.on_calibrated = answer.set_result
+        self.executor.send(local_pb2.ExecutorRequest(calibrate=local_pb2.Calibrate()))
+        try:
+            points = list((await asyncio.wait_for(answer, CALIBRATION_TIMEOUT_S)).points)
+        except TimeoutError:
+            raise TimedOut("calibration did not end in time") from None
+        calibration.save(self.settings.cache_dir, fingerprint, points)
+        return points
+
+    def _registration(self, points: list[pb.SpeedPoint], gpus: dict[str, str]) -> pb.Register:
+        settings = self.settings
+        devices = [
+            pb.DeviceInfo(
+                id=self._cpu_device,
+                kind="cpu",
+                model=procfs.cpu_model(),
+                threads=len(settings.cpus),
+                memory_bytes=self.memory_bytes,
+                speed_points=points,
+            )
+        ]
+        devices += [
+            pb.DeviceInfo(
+                id=gpus[gpu.uuid],
+                kind="gpu",
+                model=gpu.name,
+                threads=1,
+                memory_bytes=gpu.memory_total_bytes,
+            )
+            for gpu in self.nvml.latest().devices
+            if gpu.uuid in gpus
+        ]
+        return pb.Register(
+            node=settings.name,
+            instance=new_id("i"),
+            version=VERSION,
+            host=hosts.host_identity(),
+            cpus=settings.cpus,
+            shares_cpus=settings.shares_cpus,
+            devices=devices,
+        )
+
+    def _start_sampler(self, gpus: dict[str, str]) -> Sampler:
+        loop = asyncio.get_running_loop()
+
+        def tell(samples: pb.Samples) -> None:
+            message = pb.AgentServiceSessionRequest(samples=samples)
+            loop.call_soon_threadsafe(self._tell, message)
+
+        probe = CpuProbe(
+            self.settings.cpus,
+            lambda: (os.getpid(), self.executor.pid),
+            lambda: self.executor.pid,
+        )
+        return Sampler(
+            self._cpu_device, probe, self.nvml, gpus, lambda: self.blocks.memory_free_bytes, tell
+        )
+
+    async def _announce(self, ready_fd: int | None) -> None:
+        assert self.session is not None
+        await self.session.registered.wait()
+        notify.ready(f"{self.settings.name}, registered with {self.settings.scheduler}")
+        announce_ready(ready_fd, {"node": self.settings.name})
+
+    async def _until(self, stop: asyncio.Event, running: asyncio.Task[None]) -> None:
+        """Serves until it is told to stop, or until it cannot serve any more (raises why)."""
+        stopping = asyncio.get_running_loop().create_task(stop.wait())
+        waiting: list[asyncio.Future[Any]] = [stopping, running, self.executor.failed]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        for future in (running, self.executor.failed):
+            if future.done():
+                future.result()
+
+    async def _leave(self, running: asyncio.Task[None]) -> None:
+        assert self.session is not None
+        await self.subtasks.give_back(STOP_BUDGET_S)
+        await self.session.leave("stopped")
+        await asyncio.wait([running], timeout=1.0)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m deadheat.agent", description=__doc__)
+    for flag in ("scheduler", "name", "cpus", "memory", "politeness", "cache-dir", "log-level"):
+        parser.add_argument(f"--{flag}")
+    for flag in ("tls-cert", "tls-key", "tls-ca"):
+        parser.add_argument(f"--{flag}")
+    parser.add_argument("--shares-cpus", action="store_true", default=None)
+    parser.add_argument("--config", type=Path)
+    for flag in ("parent-fd", "ready-fd"):
+        parser.add_argument(f"--{flag}", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def run(sources: Sources, *, parent_fd: int | None = None, ready_fd: int | None = None) -> int:
+    """Runs an agent until it is stopped; returns the exit code."""
+    try:
+        settings = AgentSettings.load(sources)
+        logs.configure(settings.log_level)
+        asyncio.run(_main(settings, parent_fd, ready_fd))
+    except DeadheatError as error:
+        sys.stderr.write(f"error: {error.message}\n")
+        return 1
+    return 0
+
+
+async def _main(settings: AgentSettings, parent_fd: int | None, ready_fd: int | None) -> None:
+    await Daemon(settings).run(parent_fd, ready_fd)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    found = parse(arguments)
+    flags = {name: value for name, value in vars(found).items() if not name.endswith("_fd")}
+    sources = Sources("agent", flags, config=found.config)
+    return run(sources, parent_fd=found.parent_fd, ready_fd=found.ready_fd)

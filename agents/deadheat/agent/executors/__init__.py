@@ -1,0 +1,1 @@
+"""Executors: processes that multiply. They know blocks and panels, and nothing of the cluster."""

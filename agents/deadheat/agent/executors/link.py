@@ -1,0 +1,154 @@
+"""The agent's end of an executor: starts it, speaks to it, starts it again if it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from deadheat.runtime import logs
+from deadheat.runtime.errors import ClusterError
+from deadheat.runtime.frames import AsyncFrames
+from deadheat.v1 import local_pb2 as pb
+
+log = logs.get("executor")
+
+START_TIMEOUT_S: Final = 20.0
+#: Deaths within this time after which the agent gives up its device.
+MAX_DEATHS: Final = 10
+DEATHS_WINDOW_S: Final = 60.0
+#: One BLAS thread for each of ours, or they would fight for the same cores.
+_ONE_THREAD: Final = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "BLIS_NUM_THREADS": "1",
+}
+
+
+class ExecutorLink:
+    """One executor process. `on_event` gets what it says; `on_died` is told of its death, before
+    a new one is started."""
+
+    def __init__(
+        self,
+        threads: int,
+        politeness: str,
+        on_event: Callable[[pb.ExecutorEvent], None],
+        on_died: Callable[[str], None],
+    ) -> None:
+        self._threads = threads
+        self._politeness = politeness
+        self._on_event = on_event
+        self._on_died = on_died
+        self._process: subprocess.Popen[bytes] | None = None
+        self._frames: AsyncFrames | None = None
+        self._ready: asyncio.Future[pb.ExecutorReady] | None = None
+        self._kept_open = -1
+        self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
+        self._stopping = False
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    async def start(self) -> pb.ExecutorReady:
+        ours = self._spawn()
+        self._ready = asyncio.get_running_loop().create_future()
+        self._frames = AsyncFrames(ours, self._on_frame, self._on_closed)
+        try:
+            found = await asyncio.wait_for(asyncio.shield(self._ready), START_TIMEOUT_S)
+        except TimeoutError:
+            raise ClusterError("the executor did not start in time") from None
+        if self._kept_open >= 0:
+            self._send_kept_open()
+        return found
+
+    def _spawn(self) -> socket.socket:
+        """Starts the process; returns our end of the socket to it."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        arguments = ["--fd", str(theirs.fileno()), "--threads", str(self._threads)]
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "deadheat.agent.executors.worker", *arguments),
+                *("--politeness", self._politeness),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno(),
+            env={**os.environ, **_ONE_THREAD},
+            pass_fds=[theirs.fileno()],
+        )
+        theirs.close()
+        return ours
+
+    def send(self, request: pb.ExecutorRequest, descriptors: Sequence[int] = ()) -> None:
+        if self._frames:
+            self._frames.send(request.SerializeToString(), descriptors)
+
+    def keep_open(self, descriptor: int) -> None:
+        """The executor holds this open too, so that its end is seen only after the executor's."""
+        self._kept_open = descriptor
+        self._send_kept_open()
+
+    def _send_kept_open(self) -> None:
+        self.send(pb.ExecutorRequest(keep_open=pb.KeepOpen()), [self._kept_open])
+
+    def _on_frame(self, payload: bytes, descriptors: list[int]) -> None:
+        del descriptors  # An executor sends none.
+        event = pb.ExecutorEvent.FromString(payload)
+        if event.WhichOneof("event") == "ready":
+            if self._ready and not self._ready.done():
+                self._ready.set_result(event.ready)
+            return
+        self._on_event(event)
+
+    def _on_closed(self) -> None:
+        if self._stopping:
+            return
+        asyncio.get_running_loop().create_task(self._replace())
+
+    async def _replace(self) -> None:
+        """It has died (or is dying: its socket closed first)."""
+        process = self._process
+        assert process is not None
+        code = await asyncio.to_thread(_reap, process)
+        reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+        log.warning(f"the executor died: {reason}", extra=logs.keys("executor_died"))
+        if self._ready and not self._ready.done():
+            self._ready.set_exception(ClusterError(f"the executor did not start: {reason}"))
+        self._on_died(reason)
+        self._deaths.append(time.monotonic())
+        many = len(self._deaths) == MAX_DEATHS
+        if self._stopping:
+            return
+        if many and self._deaths[-1] - self._deaths[0] < DEATHS_WINDOW_S:
+            self.failed.set_exception(ClusterError(f"the executor died {MAX_DEATHS} times"))
+            return
+        try:
+            await self.start()
+        except ClusterError as error:
+            if not self.failed.done():
+                self.failed.set_exception(error)
+
+    async def stop(self) -> None:
+        self._stopping = True
+        if self._frames:
+            self._frames.close()
+        if self._process:
+            await asyncio.to_thread(_reap, self._process)
+
+
+def _reap(process: subprocess.Popen[bytes]) -> int:
+    """Waits for a process whose socket is closed; one that is stuck is killed."""
+    try:
+        return process.wait(1.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()

@@ -1,0 +1,187 @@
+"""A sub-task as a stream of panels, large ones first and small ones at the end.
+
+Rules of this file: pure bookkeeping under its caller's lock. Work goes in bands of whole rows from
+the top, each band in panels from the left, and sizes are chosen when a band or a panel starts: an
+eighth of what is left for each thread, within bounds. So all threads end together, and at any
+moment what has not been started is one run (the rest of the band, and the rows below) of which
+any part can be given back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from deadheat.runtime.programs import GemmShape, Rectangle
+
+#: The largest panel: 1024 x 1024 reaches 97 to 99 % of the best rate for float64 and float32
+#: (measured on x86 with OpenBLAS, inner sizes 2048 to 8192).
+MAX_SIDE: Final = 1024
+#: The smallest: 256 x 256 reaches 86 to 92 %, and comes only with the last per cent of the work.
+MIN_SIDE: Final = 256
+#: A panel is the unit that cannot be stopped or given away: its work is bounded too.
+MAX_PANEL_FLOPS: Final = 2e10
+#: Panels that are left for each thread when sizes begin to fall.
+PANELS_LEFT: Final = 8
+#: Cuts and bands are multiples of this, which suits every BLAS kernel.
+GRAIN: Final = 16
+
+
+@dataclass(slots=True)
+class _Band:
+    row_start: int
+    row_stop: int
+    #: Panels that are running.
+    open: int = 0
+    #: All of its columns have been started (or given away).
+    is_issued: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    rectangle: Rectangle
+    band: int
+
+
+@dataclass
+class Panels:
+    """The panels of one sub-task. `shape` is its product, for the work of an element."""
+
+    rectangle: Rectangle
+    shape: GemmShape
+    threads: int
+    #: Elements that have been computed.
+    area_done: int = field(init=False, default=0)
+    #: Rows from here on belong to somebody else now.
+    row_stop: int = field(init=False)
+    _bands: list[_Band] = field(init=False, default_factory=list)
+    _area_taken: int = field(init=False, default=0)
+    _column: int = field(init=False, default=0)
+    _column_stop: int = field(init=False, default=0)
+    _returned: deque[Panel] = field(init=False, default_factory=deque)
+    _first_open: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.row_stop = self.rectangle.row_stop
+        self._column = self._column_stop = self.rectangle.column_stop
+
+    # Taking and finishing
+
+    def take(self) -> Panel | None:
+        """The next panel to compute; None when all have been taken."""
+        if self._returned:
+            panel = self._returned.popleft()
+            self._bands[panel.band].open += 1
+            return panel
+        if self._column >= self._column_stop and not self._start_band():
+            return None
+        band = self._bands[-1]
+        stop = self._column + self._width(band)
+        panel = Panel(
+            Rectangle(band.row_start, band.row_stop, self._column, stop), len(self._bands) - 1
+        )
+        self._column = stop
+        self._area_taken += panel.rectangle.area
+        band.open += 1
+        band.is_issued = stop >= self._column_stop
+        return panel
+
+    def finish(self, panel: Panel) -> None:
+        self._bands[panel.band].open -= 1
+        self.area_done += panel.rectangle.area
+
+    def halve(self, panel: Panel) -> bool:
+        """Puts a panel back as two of half its columns (it did not fit in memory); False when it
+        is too small for that."""
+        r = panel.rectangle
+        if r.columns < 2:
+            return False
+        middle = (r.column_start + r.column_stop) // 2
+        self._bands[panel.band].open -= 1
+        for start, stop in ((r.column_start, middle), (middle, r.column_stop)):
+            half = Rectangle(r.row_start, r.row_stop, start, stop)
+            self._returned.append(Panel(half, panel.band))
+        return True
+
+    @property
+    def row_done(self) -> int:
+        """Whole rows below this one are computed."""
+        returned = {panel.band for panel in self._returned}
+        while self._first_open < len(self._bands):
+            band = self._bands[self._first_open]
+            if band.open or not band.is_issued or self._first_open in returned:
+                return band.row_start
+            self._first_open += 1
+        return self._bands[-1].row_stop if self._bands else self.rectangle.row_start
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything that was not given away is computed."""
+        issued = self._column >= self._column_stop and self._next_row() >= self.row_stop
+        return issued and not self._returned and not any(band.open for band in self._bands)
+
+    # Giving away
+
+    def release(self, keep_area: int) -> list[Rectangle]:
+        """Gives up what was not started beyond the first `keep_area` elements; returns it."""
+        r, released = self.rectangle, []
+        top = self._next_row()
+        rest = self._column_stop - self._column
+        rows = self._bands[-1].row_stop - self._bands[-1].row_start if self._bands else 0
+        # What is done or running can only be kept.
+        keep = max(0, keep_area - self._area_taken)
+        if rest and keep < rest * rows:
+            cut = min(self._column_stop, self._column + _up(-(-keep // rows)))
+            if cut < self._column_stop:
+                band = self._bands[-1]
+                piece = Rectangle(band.row_start, band.row_stop, cut, self._column_stop)
+                released.append(piece)
+                self._column_stop = cut
+                band.is_issued = self._column >= cut
+        keep = max(0, keep - rest * rows)
+        row = min(self.row_stop, top + _up(-(-keep // max(1, r.columns))))
+        if row < self.row_stop:
+            released.append(r.with_rows(row, self.row_stop))
+            self.row_stop = row
+        return released
+
+    # Sizes
+
+    def _next_row(self) -> int:
+        return self._bands[-1].row_stop if self._bands else self.rectangle.row_start
+
+    def _start_band(self) -> bool:
+        start = self._next_row()
+        left = self.row_stop - start
+        if left <= 0:
+            return False
+        side = self._side(left * self.rectangle.columns)
+        # Not much higher than the panels at its end will want to be: half of what is left.
+        height = min(left, _up(max(min(side, left // 2), min(MIN_SIDE, side))))
+        if left - height < GRAIN:
+            height = left
+        self._bands.append(_Band(start, start + height))
+        self._column = self.rectangle.column_start
+        self._column_stop = self.rectangle.column_stop
+        return True
+
+    def _width(self, band: _Band) -> int:
+        height, rest = band.row_stop - band.row_start, self._column_stop - self._column
+        left = (self.row_stop - band.row_stop) * self.rectangle.columns + rest * height
+        side = self._side(left)
+        width = _up(max(1, side * side // height))
+        # Several panels of nearly one width rather than full ones and a sliver.
+        count = max(1, round(rest / width))
+        return min(rest, _up(-(-rest // count)))
+
+    def _side(self, area_left: int) -> int:
+        """The side of a square panel that suits what is left."""
+        flops = self.shape.flops / max(1, self.shape.rows * self.shape.columns)
+        most = min(MAX_SIDE**2, MAX_PANEL_FLOPS / max(1.0, flops))
+        share = area_left / (PANELS_LEFT * self.threads)
+        return max(GRAIN, int(min(most, max(share, min(most, MIN_SIDE**2))) ** 0.5))
+
+
+def _up(size: int) -> int:
+    return -(-size // GRAIN) * GRAIN

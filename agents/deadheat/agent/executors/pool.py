@@ -1,0 +1,256 @@
+"""The CPU pool: threads that take panels from a shared queue, one BLAS thread each.
+
+A core that somebody else is using does not hold up the rest, because nothing is cut in advance:
+its thread simply takes fewer panels. Sub-tasks run by rank, so that a small job overtakes a big
+one at the next panel.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from deadheat.agent.executors.kernels import gemm_panel
+from deadheat.agent.executors.panels import Panel, Panels
+from deadheat.runtime import wire
+from deadheat.runtime.programs import Gemm, GemmShape, Operation, Rectangle
+from deadheat.v1 import agent_pb2, local_pb2, types_pb2
+
+Array = Any
+Emit = Callable[[local_pb2.ExecutorEvent], None]
+
+#: Progress of a sub-task is told at most so often.
+PROGRESS_INTERVAL_S: Final = 0.1
+
+
+@dataclass(eq=False)
+class Block:
+    """A part of a matrix in memory: `array` holds `rectangle` of it."""
+
+    array: Array
+    rectangle: Rectangle
+
+
+@dataclass(eq=False)
+class Task:
+    """A sub-task and what is known of it. Its fields are guarded by the pool's lock."""
+
+    id: str
+    rank: float
+    operation: Operation
+    dtype: str
+    operands: Mapping[str, Block]
+    result: Block
+    panels: Panels
+    #: The result goes back in the event rather than in a mapping.
+    is_inline: bool
+    arrival: int = 0
+    running: int = 0
+    started_s: float | None = None
+    told_s: float = 0.0
+    #: When its newest panel ended.
+    at_s: float = 0.0
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    flops: float = 0.0
+    is_over: bool = False
+    is_released: bool = False
+
+
+class Pool:
+    """`emit` is called from any thread, outside the lock."""
+
+    def __init__(self, threads: int, emit: Emit) -> None:
+        self._emit = emit
+        self._changed = threading.Condition()
+        self._tasks: dict[str, Task] = {}
+        self._arrivals = 0
+        self.threads = threads
+        for index in range(threads):
+            name = f"panel-{index}"
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def add(self, task: Task) -> None:
+        with self._changed:
+            self._arrivals += 1
+            task.arrival = self._arrivals
+            self._tasks[task.id] = task
+            self._changed.notify_all()
+        if task.panels.is_done:  # Nothing to compute.
+            self._end_if_done(task)
+            self._release_if_idle(task)
+
+    def cancel(self, task_id: str) -> None:
+        """No further panel of it starts; what runs ends unheard."""
+        with self._changed:
+            task = self._tasks.pop(task_id, None)
+            if task is None:
+                return
+            task.is_over = True
+        self._release_if_idle(task)
+
+    def _release_if_idle(self, task: Task) -> None:
+        """Tells once, after the last panel of a task that is over, that nothing writes its blocks:
+        only then may their memory serve somebody else."""
+        with self._changed:
+            if not task.is_over or task.running or task.is_released:
+                return
+            task.is_released = True
+        released = local_pb2.Released(subtask_id=task.id)
+        self._emit(local_pb2.ExecutorEvent(released=released))
+
+    def resize(self, task_id: str, keep_area: int) -> None:
+        """Gives up what was not started beyond so many elements, and says what that is."""
+        resized = agent_pb2.Resized(subtask_id=task_id)
+        with self._changed:
+            task = self._tasks.get(task_id)
+            if task:
+                released = task.panels.release(keep_area)
+                resized.released.extend(wire.rectangle_to_wire(piece) for piece in released)
+        self._emit(local_pb2.ExecutorEvent(resized=resized))
+        if task is None:
+            return  # It has ended already.
+        self._end_if_done(task)
+        self._release_if_idle(task)
+
+    def _work(self) -> None:
+        while True:
+            task, panel = self._take()
+            wall_s, cpu_s = time.monotonic(), time.thread_time()
+            try:
+                _compute(task, panel)
+            except MemoryError:
+                self._retry_smaller(task, panel)
+            except Exception as error:  # noqa: BLE001 - reported with the sub-task it belongs to.
+                self._fail(task, "internal", f"{type(error).__name__}: {error}")
+            else:
+                spent = (time.thread_time() - cpu_s, time.monotonic() - wall_s)
+                self._finish(task, panel, *spent)
+            # An idle thread must not keep the last task's mappings alive.
+            del task, panel
+
+    def _take(self) -> tuple[Task, Panel]:
+        with self._changed:
+            while True:
+                for task in sorted(self._tasks.values(), key=lambda t: (t.rank, t.arrival)):
+                    if panel := task.panels.take():
+                        task.running += 1
+                        if task.started_s is None:
+                            task.started_s = time.monotonic()
+                        return task, panel
+                self._changed.wait()
+
+    def _finish(self, task: Task, panel: Panel, cpu_s: float, wall_s: float) -> None:
+        with self._changed:
+            task.running -= 1
+            task.cpu_s += cpu_s
+            task.wall_s += wall_s
+            task.flops += _flops(task, panel)
+            task.at_s = time.monotonic()
+            task.panels.finish(panel)
+            progress = None if task.is_over else self._news(task)
+        if progress:
+            self._emit(local_pb2.ExecutorEvent(progress=progress))
+        self._end_if_done(task)
+        self._release_if_idle(task)
+
+    def _news(self, task: Task) -> agent_pb2.SubtaskProgress | None:
+        """Progress, if some time has passed since it was told."""
+        if task.at_s - task.told_s < PROGRESS_INTERVAL_S:
+            return None
+        task.told_s = task.at_s
+        return _progress(task)
+
+    def _end_if_done(self, task: Task) -> None:
+        with self._changed:
+            if task.is_over or not task.panels.is_done:
+                return
+            task.is_over = True
+            self._tasks.pop(task.id, None)
+            finished = local_pb2.ExecutorFinished(
+                progress=_progress(task), finished_s=time.monotonic()
+            )
+        if task.is_inline:
+            finished.inline = task.result.array.tobytes()
+        self._emit(local_pb2.ExecutorEvent(finished=finished))
+
+    def _retry_smaller(self, task: Task, panel: Panel) -> None:
+        with self._changed:
+            if halved := task.panels.halve(panel):
+                task.running -= 1
+                self._changed.notify_all()
+        if halved:
+            self._release_if_idle(task)
+        else:
+            self._fail(task, "limit_reached", f"no memory for panel {panel.rectangle}")
+
+    def _fail(self, task: Task, code: str, message: str) -> None:
+        """The panel that is running fails the whole task."""
+        with self._changed:
+            task.running -= 1
+            was_over, task.is_over = task.is_over, True
+            self._tasks.pop(task.id, None)
+            failed = agent_pb2.Failed(
+                subtask_id=task.id,
+                failure=types_pb2.Failure(code=code, message=message),
+                row_done=task.panels.row_done,
+            )
+        if not was_over:
+            self._emit(local_pb2.ExecutorEvent(failed=failed))
+        self._release_if_idle(task)
+
+
+def _progress(task: Task) -> agent_pb2.SubtaskProgress:
+    started_s = time.monotonic() if task.started_s is None else task.started_s
+    return agent_pb2.SubtaskProgress(
+        subtask_id=task.id,
+        row_done=task.panels.row_done,
+        area_done=task.panels.area_done,
+        started_s=started_s,
+        at_s=task.at_s or started_s,
+        cpu_s=task.cpu_s,
+        wall_s=task.wall_s,
+        flops=task.flops,
+    )
+
+
+def _inner(task: Task) -> int:
+    block = task.operands[task.operation.operands[0]].rectangle
+    return block.rows if task.operation.kind.transpose_a else block.columns
+
+
+def _flops(task: Task, panel: Panel) -> float:
+    r = panel.rectangle
+    return GemmShape(r.rows, _inner(task), r.columns, task.dtype).flops
+
+
+def _compute(task: Task, panel: Panel) -> None:
+    kind, names, r = task.operation.kind, task.operation.operands, panel.rectangle
+    assert isinstance(kind, Gemm)
+    rows, columns = slice(r.row_start, r.row_stop), slice(r.column_start, r.column_stop)
+    a = _part(task.operands[names[0]], rows, transpose=kind.transpose_a, axis=0)
+    b = _part(task.operands[names[1]], columns, transpose=kind.transpose_b, axis=1)
+    bias = None
+    if len(names) == 3:
+        bias = _part(task.operands[names[2]], columns, transpose=False, axis=1)
+    home = task.result.rectangle
+    out = task.result.array[
+        r.row_start - home.row_start : r.row_stop - home.row_start,
+        r.column_start - home.column_start : r.column_stop - home.column_start,
+    ]
+    gemm_panel(np, kind, task.dtype, a, b, bias, out)
+
+
+def _part(block: Block, wanted: slice, *, transpose: bool, axis: int) -> Array:
+    """Rows (axis 0) or columns (axis 1) of op(matrix), as a view of the block that holds them."""
+    held = block.rectangle
+    array = block.array.T if transpose else block.array
+    by_rows = (axis == 0) != transpose
+    offset = held.row_start if by_rows else held.column_start
+    moved = slice(wanted.start - offset, wanted.stop - offset)
+    return array[moved] if axis == 0 else array[:, moved]

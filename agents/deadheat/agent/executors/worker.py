@@ -1,0 +1,169 @@
+"""The executor process of a CPU pool: `python -m deadheat.agent.executors.worker`.
+
+It gets sub-tasks with descriptors of their blocks over a Unix socket, and ends when that closes:
+its agent is gone, also if it was killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from deadheat.agent.executors.calibrate import calibrate
+from deadheat.agent.executors.panels import Panels
+from deadheat.agent.executors.pool import Block, Pool, Task
+from deadheat.runtime import wire
+from deadheat.runtime.dtypes import numpy_dtype
+from deadheat.runtime.frames import FrameSocket
+from deadheat.runtime.programs import GemmShape, MatrixType, Rectangle
+from deadheat.v1 import agent_pb2, local_pb2, types_pb2
+
+
+def _map_block(
+    message: local_pb2.MappedBlock, descriptors: Iterator[int], *, writable: bool
+) -> Block:
+    """The block as an array over the mapping (or over the bytes that came along)."""
+    matrix = wire.matrix_type_from_wire(message.type, field=message.name or "result")
+    rectangle = wire.rectangle_from_wire(message.rectangle, within=matrix, field="rectangle")
+    dtype, count = numpy_dtype(matrix.dtype), rectangle.area
+    shape = (rectangle.rows, rectangle.columns)
+    if message.is_inline:
+        if writable:
+            return Block(np.zeros(shape, dtype), rectangle)
+        return Block(np.frombuffer(message.inline, dtype, count).reshape(shape), rectangle)
+    descriptor = next(descriptors)
+    try:
+        length = message.data_offset + message.size_bytes
+        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        mapped = mmap.mmap(descriptor, max(1, length), mmap.MAP_SHARED, access)
+    finally:
+        os.close(descriptor)
+    array: Any = np.frombuffer(mapped, dtype, count, offset=message.data_offset)
+    return Block(array.reshape(shape), rectangle)
+
+
+def _task(message: local_pb2.RunSubtask, descriptors: list[int], threads: int) -> Task:
+    assign = message.assign
+    operation = wire.operation_from_wire(assign.operations[0])
+    result_type = wire.matrix_type_from_wire(assign.result_type, field="result_type")
+    rectangle = wire.rectangle_from_wire(assign.rectangle, within=result_type, field="rectangle")
+    waiting = iter(descriptors)
+    operands = {
+        block.name: _map_block(block, waiting, writable=False) for block in message.operands
+    }
+    result = _map_block(message.result, waiting, writable=True)
+    return Task(
+        id=assign.subtask_id,
+        rank=assign.rank,
+        operation=operation,
+        dtype=result_type.dtype,
+        operands=operands,
+        result=result,
+        panels=Panels(rectangle, _shape(assign, result_type, rectangle), threads),
+        is_inline=message.result.is_inline,
+    )
+
+
+def _shape(assign: agent_pb2.Assign, matrix: MatrixType, rectangle: Rectangle) -> GemmShape:
+    first, gemm = assign.operands[0].type, assign.operations[0].gemm
+    inner = first.rows if gemm.transpose_a else first.columns
+    return GemmShape(rectangle.rows, inner, rectangle.columns, matrix.dtype)
+
+
+class _Executor:
+    def __init__(self, link: FrameSocket, threads: int) -> None:
+        self._link = link
+        self._kept_open: list[int] = []
+        self._pool = Pool(threads, self._emit)
+
+    def _emit(self, event: local_pb2.ExecutorEvent) -> None:
+        try:
+            self._link.send(event.SerializeToString())
+        except OSError:
+            os._exit(0)  # The agent is gone; there is nobody to compute for.
+
+    def serve(self) -> None:
+        ready = local_pb2.ExecutorReady(threads=self._pool.threads, library=_library())
+        self._emit(local_pb2.ExecutorEvent(ready=ready))
+        while (frame := self._link.receive()) is not None:
+            payload, descriptors = frame
+            request = local_pb2.ExecutorRequest.FromString(payload)
+            match request.WhichOneof("request"):
+                case "run":
+                    self._run(request.run, descriptors)
+                case "cancel":
+                    for task_id in request.cancel.subtask_ids:
+                        self._pool.cancel(task_id)
+                case "resize":
+                    self._pool.resize(request.resize.subtask_id, request.resize.keep_area)
+                case "keep_open":
+                    self._kept_open += descriptors
+                case "calibrate":
+                    threading.Thread(target=self._calibrate, daemon=True).start()
+
+    def _run(self, message: local_pb2.RunSubtask, descriptors: list[int]) -> None:
+        try:
+            self._pool.add(_task(message, descriptors, self._pool.threads))
+        except Exception as error:  # noqa: BLE001 - reported with the sub-task it belongs to.
+            failure = types_pb2.Failure(code="internal", message=f"{type(error).__name__}: {error}")
+            failed = agent_pb2.Failed(subtask_id=message.assign.subtask_id, failure=failure)
+            failed.row_done = message.assign.rectangle.row_start
+            self._emit(local_pb2.ExecutorEvent(failed=failed))
+            released = local_pb2.Released(subtask_id=message.assign.subtask_id)
+            self._emit(local_pb2.ExecutorEvent(released=released))
+
+    def _calibrate(self) -> None:
+        points = [
+            agent_pb2.SpeedPoint(
+                data_type=point_type.element.wire,
+                rows=point.shape.rows,
+                inner=point.shape.inner,
+                columns=point.shape.columns,
+                seconds=point.seconds,
+            )
+            for point in calibrate(self._pool.threads)
+            for point_type in (MatrixType(1, 1, point.shape.dtype),)
+        ]
+        calibrated = agent_pb2.SpeedPoints(points=points)
+        self._emit(local_pb2.ExecutorEvent(calibrated=calibrated))
+
+
+def _library() -> str:
+    """Which BLAS multiplies: a calibration holds for one library and its version only."""
+    from threadpoolctl import threadpool_info
+
+    names = [
+        f"{info['internal_api']} {info.get('version')} {info.get('architecture', '')}".strip()
+        for info in threadpool_info()
+        if info["user_api"] == "blas"
+    ]
+    return f"numpy {np.__version__}, {', '.join(names) or 'no BLAS'}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m deadheat.agent.executors.worker")
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--politeness", choices=("normal", "idle"), default="normal")
+    found = parser.parse_args()
+    if found.politeness == "idle":
+        # The machine's owner wins: these threads get what nobody else wants.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    np.seterr(all="ignore")  # NaN and infinity propagate; they are the user's.
+    _Executor(FrameSocket(socket.socket(fileno=found.fd)), found.threads).serve()
+    return 0
+
+
+if __name__ == "__main__":
+    # Threads may be in the middle of a panel for nobody: leave without waiting for them.
+    main()
+    sys.stdout.flush()
+    os._exit(0)

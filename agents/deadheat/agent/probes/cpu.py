@@ -1,0 +1,174 @@
+"""The CPU pool as a device: how busy its cores are, by us and by others.
+
+Readings are kept for about a second, and a sample compares the newest with the oldest: the kernel
+counts in hundredths of a second, so that a shorter window would be mostly rounding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from deadheat.agent.probes import procfs
+
+WINDOW_S: Final = 1.0
+#: How often other processes are looked through for threads that want our cores.
+SCAN_INTERVAL_S: Final = 1.0
+#: Foreign load under which there is nobody to look for.
+SCAN_THRESHOLD: Final = 0.03
+#: A process that used less than this share of a core since the last scan does not compete.
+COMPETITOR_SHARE: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class CpuSample:
+    """Fractions of the whole pool over `window_s`; seconds of our executor's threads."""
+
+    at_s: float
+    window_s: float
+    busy: float
+    own: float
+    foreign: float
+    steal: float
+    foreign_runnable: float
+    run_s: float
+    wait_s: float
+    core_busy: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    at_s: float
+    cores: Mapping[int, procfs.CpuTimes]
+    own_s: float
+    run_s: float
+    wait_s: float
+
+
+class CpuProbe:
+    """Reads the counters of some cores. `own_pids` are the processes of ours that run on them,
+    `executor_pid` the one whose threads multiply."""
+
+    def __init__(
+        self,
+        cpus: Collection[int],
+        own_pids: Callable[[], Iterable[int]],
+        executor_pid: Callable[[], int],
+        *,
+        root: Path = procfs.PROC,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._cpus = sorted(cpus)
+        self._own_pids = own_pids
+        self._executor_pid = executor_pid
+        self._root = root
+        self._clock = clock
+        self._readings: deque[_Reading] = deque()
+        self._competitors = _Competitors(frozenset(cpus), root)
+
+    def sample(self) -> CpuSample | None:
+        """The load since about a second ago; None at the first call."""
+        now = self._read()
+        if len(self._readings) < 2:
+            return None
+        while len(self._readings) > 2 and now.at_s - self._readings[1].at_s >= WINDOW_S:
+            self._readings.popleft()
+        return self._compare(self._readings[0], now)
+
+    def _read(self) -> _Reading:
+        pid = self._executor_pid()
+        run_s, wait_s = procfs.run_and_wait_s(pid, self._root) if pid else (0.0, 0.0)
+        times = (procfs.process_times(own, self._root) for own in self._own_pids())
+        reading = _Reading(
+            at_s=self._clock(),
+            cores=procfs.core_times(self._root),
+            own_s=sum(found.cpu_s for found in times if found),
+            run_s=run_s,
+            wait_s=wait_s,
+        )
+        self._readings.append(reading)
+        return reading
+
+    def _compare(self, old: _Reading, new: _Reading) -> CpuSample:
+        window_s = new.at_s - old.at_s
+        core_busy, steal_s, total_s = [], 0.0, 0.0
+        for cpu in self._cpus:
+            before, after = old.cores.get(cpu), new.cores.get(cpu)
+            if before is None or after is None:  # The core was taken offline.
+                core_busy.append(0.0)
+                continue
+            busy = after.busy_s - before.busy_s
+            idle, steal = after.idle_s - before.idle_s, after.steal_s - before.steal_s
+            elapsed = busy + idle + steal
+            core_busy.append(_clamp(busy / elapsed) if elapsed > 0 else 0.0)
+            steal_s += steal
+            total_s += elapsed
+        pool_s = window_s * len(self._cpus)
+        busy_share = sum(core_busy) / len(self._cpus)
+        # A process that ended took its seconds with it: the sum can fall.
+        own = _clamp((new.own_s - old.own_s) / pool_s)
+        foreign = _clamp(busy_share - own)
+        runnable = self._competitors.count(new.at_s, foreign, frozenset(self._own_pids()))
+        return CpuSample(
+            at_s=new.at_s,
+            window_s=window_s,
+            busy=busy_share,
+            own=own,
+            foreign=foreign,
+            steal=_clamp(steal_s / total_s) if total_s > 0 else 0.0,
+            foreign_runnable=runnable,
+            run_s=max(0.0, new.run_s - old.run_s),
+            wait_s=max(0.0, new.wait_s - old.wait_s),
+            core_busy=tuple(core_busy),
+        )
+
+
+class _Competitors:
+    """Counts threads of others that want our cores."""
+
+    def __init__(self, cpus: frozenset[int], root: Path) -> None:
+        self._cpus = cpus
+        self._root = root
+        self._scanned_s = float("-inf")
+        self._cpu_s: dict[int, float] = {}
+        self._count = 0.0
+
+    def count(self, now: float, foreign: float, own: frozenset[int]) -> float:
+        if foreign < SCAN_THRESHOLD:
+            self._cpu_s.clear()
+            self._count = 0.0
+            return 0.0
+        if now - self._scanned_s < SCAN_INTERVAL_S:
+            return self._count
+        elapsed_s, self._scanned_s = now - self._scanned_s, now
+        before, self._cpu_s, found = self._cpu_s, {}, 0
+        for pid in procfs.process_ids(self._root):
+            times = None if pid in own else procfs.process_times(pid, self._root)
+            if times is None:
+                continue
+            self._cpu_s[pid] = times.cpu_s
+            used_s = times.cpu_s - before.get(pid, times.cpu_s)
+            if used_s >= COMPETITOR_SHARE * elapsed_s:
+                found += self._runnable_threads(pid)
+        # At the first scan nobody's use is known yet; the load itself is the best guess.
+        self._count = float(found) if before else max(1.0, round(foreign * len(self._cpus)))
+        return self._count
+
+    def _runnable_threads(self, pid: int) -> int:
+        allowed = procfs.allowed_cpus(pid, self._root)
+        if not allowed & self._cpus:
+            return 0
+        found = 0
+        for thread in procfs.thread_ids(pid, self._root):
+            times = procfs.process_times(pid, self._root, thread=thread)
+            is_here = times is not None and (times.processor in self._cpus)
+            found += bool(times and times.state == "R" and is_here)
+        return found
+
+
+def _clamp(value: float) -> float:
+    return min(1.0, max(0.0, value))

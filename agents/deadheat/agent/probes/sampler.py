@@ -1,0 +1,126 @@
+"""The probe thread: looks four times a second, tells on change and at least once a second."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from deadheat.agent.probes.cpu import CpuProbe, CpuSample
+from deadheat.agent.probes.host import HostProbe
+from deadheat.agent.probes.nvml import Gpu, Gpus, NvmlProbe
+from deadheat.runtime import logs
+from deadheat.v1 import agent_pb2 as pb
+
+log = logs.get("probes")
+
+INTERVAL_S: Final = 0.25
+REPORT_INTERVAL_S: Final = 1.0
+#: A change of a device's load that is told at once.
+CHANGE: Final = 0.05
+
+
+class Sampler:
+    """Calls `tell` from its own thread; stops with `stop`."""
+
+    def __init__(
+        self,
+        cpu_device: str,
+        cpu: CpuProbe,
+        nvml: NvmlProbe,
+        gpu_devices: dict[str, str],
+        memory_free_bytes: Callable[[], int],
+        tell: Callable[[pb.Samples], None],
+    ) -> None:
+        self._cpu_device = cpu_device
+        self._cpu = cpu
+        self._nvml = nvml
+        self._gpu_devices = gpu_devices
+        self._memory_free_bytes = memory_free_bytes
+        self._tell = tell
+        self._host = HostProbe()
+        self._told: dict[str, tuple[float, float]] = {}
+        self._told_s = float("-inf")
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="probes", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(2.0)
+
+    def _run(self) -> None:
+        due_s = time.monotonic()
+        while not self._stopping.is_set():
+            try:
+                self._look()
+            except Exception:  # A probe that fails once must not end all probing.
+                log.exception("probing failed", extra=logs.keys("probe"))
+            due_s = max(due_s + INTERVAL_S, time.monotonic())
+            self._stopping.wait(due_s - time.monotonic())
+
+    def _look(self) -> None:
+        samples = []
+        if found := self._cpu.sample():
+            samples.append(self._cpu_message(found))
+        gpus = self._nvml.latest()
+        samples += [
+            _gpu_message(self._gpu_devices[gpu.uuid], gpu, gpus)
+            for gpu in gpus.devices
+            if gpu.uuid in self._gpu_devices
+        ]
+        if samples and self._is_news(samples):
+            self._tell(pb.Samples(devices=samples, host=self._host.sample()))
+
+    def _is_news(self, samples: list[pb.DeviceSample]) -> bool:
+        now = time.monotonic()
+        seen = {sample.device: (sample.busy, sample.foreign) for sample in samples}
+        changed = seen.keys() != self._told.keys() or any(
+            abs(new - old) >= CHANGE
+            for device in seen
+            for new, old in zip(seen[device], self._told[device])
+        )
+        if not changed and now - self._told_s < REPORT_INTERVAL_S - INTERVAL_S / 2:
+            return False
+        self._told, self._told_s = seen, now
+        return True
+
+    def _cpu_message(self, found: CpuSample) -> pb.DeviceSample:
+        return pb.DeviceSample(
+            device=self._cpu_device,
+            at_s=found.at_s,
+            window_s=found.window_s,
+            busy=found.busy,
+            own=found.own,
+            foreign=found.foreign,
+            steal=found.steal,
+            foreign_runnable=found.foreign_runnable,
+            run_s=found.run_s,
+            wait_s=found.wait_s,
+            memory_free_bytes=self._memory_free_bytes(),
+            core_busy=found.core_busy,
+        )
+
+
+def _gpu_message(device: str, gpu: Gpu, gpus: Gpus) -> pb.DeviceSample:
+    problem = gpus.problem or gpu.problem or ("" if gpu.busy is not None else "not supported")
+    return pb.DeviceSample(
+        device=device,
+        at_s=gpus.at_s,
+        window_s=REPORT_INTERVAL_S,
+        busy=gpu.busy or 0.0,
+        # Until our own processes use GPUs, all of their load is somebody else's.
+        foreign=gpu.busy or 0.0,
+        memory_free_bytes=max(0, gpu.memory_total_bytes - gpu.memory_used_bytes),
+        unknown=problem,
+        gpu=pb.GpuSample(
+            memory_busy=gpu.memory_busy,
+            power_watts=gpu.power_watts,
+            temperature_celsius=gpu.temperature_celsius,
+            clock_hz=gpu.clock_hz,
+            clock_max_hz=gpu.clock_max_hz,
+            processes=len(gpu.pids),
+            memory_used_bytes=gpu.memory_used_bytes,
+        ),
+    )

@@ -1,0 +1,230 @@
+"""Carries out what `core.attempts` decides: prepares, runs, delivers, reports."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, assert_never
+
+from deadheat.agent.blocks import Blocks, Prepared
+from deadheat.agent.core import attempts
+from deadheat.agent.core.attempts import Attempts
+from deadheat.agent.executors.link import ExecutorLink
+from deadheat.runtime import logs
+from deadheat.runtime.errors import DeadheatError, Unavailable
+from deadheat.runtime.programs import Rectangle
+from deadheat.v1 import agent_pb2 as pb
+from deadheat.v1 import local_pb2
+
+log = logs.get("subtasks")
+
+Tell = Callable[[pb.AgentServiceSessionRequest], None]
+
+
+class Subtasks:
+    """All sub-tasks of this agent, on its event loop. `tell` sends to the scheduler if it is
+    there; what must not be lost is told again when it is back."""
+
+    def __init__(self, blocks: Blocks, tell: Tell) -> None:
+        self._attempts = Attempts()
+        self._blocks = blocks
+        self._tell = tell
+        self._executor: ExecutorLink | None = None
+        self._prepared: dict[str, Prepared] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._idle = asyncio.Event()
+        self.on_calibrated: Callable[[pb.SpeedPoints], None] | None = None
+
+    def attach(self, executor: ExecutorLink) -> None:
+        self._executor = executor
+
+    @property
+    def held(self) -> list[pb.HeldSubtask]:
+        return self._attempts.for_registration()
+
+    # From the scheduler
+
+    def assigned(self, assign: pb.Assign) -> None:
+        self._do(self._attempts.assigned(assign))
+
+    def cancelled(self, subtasks: Iterable[str]) -> None:
+        self._do(self._attempts.cancelled(subtasks))
+
+    def resize(self, message: pb.Resize) -> None:
+        self._do(self._attempts.resize(message.subtask_id, message.keep_area))
+
+    def settled(self, subtasks: Iterable[str]) -> None:
+        self._attempts.settled(subtasks)
+
+    def session_opened(self) -> None:
+        self._do(self._attempts.session_opened())
+
+    # From the executor
+
+    def on_executor_event(self, event: local_pb2.ExecutorEvent) -> None:
+        match event.WhichOneof("event"):
+            case "progress":
+                progress = event.progress
+                assign = self._attempts.assign_of(progress.subtask_id)
+                if assign and self._delivers(progress.subtask_id):
+                    progress.row_done = assign.rectangle.row_start  # Not there before delivery.
+                self._do(self._attempts.progressed(progress))
+            case "finished":
+                self._on_computed(event.finished)
+            case "failed":
+                found = event.failed
+                done = None if self._delivers(found.subtask_id) else found.row_done
+                self._do(
+                    self._attempts.failed(
+                        found.subtask_id, found.failure.code, found.failure.message, row_done=done
+                    )
+                )
+            case "resized":
+                self._do(self._attempts.shrunk(event.resized))
+            case "released":
+                self._on_released(event.released.subtask_id)
+            case "calibrated":
+                if self.on_calibrated:
+                    self.on_calibrated(event.calibrated)
+
+    def _delivers(self, subtask: str) -> bool:
+        """Whether its rows have to be streamed before they count."""
+        prepared = self._prepared.get(subtask)
+        return prepared is not None and prepared.result_memory is not None
+
+    def _on_computed(self, computed: local_pb2.ExecutorFinished) -> None:
+        subtask = computed.progress.subtask_id
+        prepared = self._prepared.get(subtask)
+        finished = pb.Finished(
+            progress=computed.progress, finished_s=computed.finished_s, inline=computed.inline
+        )
+        if prepared:
+            finished.bytes_in, finished.transfer_s = prepared.bytes_in, prepared.transfer_s
+        self._do(self._attempts.computed(finished, must_deliver=self._delivers(subtask)))
+
+    def on_executor_died(self, reason: str) -> None:
+        self._do(self._attempts.executor_died(reason))
+        # Its mappings died with it: nothing is written any more.
+        for subtask in list(self._prepared):
+            if self._attempts.assign_of(subtask) is None or not self._is_delivering(subtask):
+                self._close(subtask)
+
+    def _is_delivering(self, subtask: str) -> bool:
+        return subtask in self._tasks
+
+    def _on_released(self, subtask: str) -> None:
+        """The executor does not touch the blocks any more."""
+        if not self._is_delivering(subtask) and subtask not in self._attempts.unfinished:
+            self._close(subtask)
+
+    # Effects
+
+    def _do(self, effects: Iterable[attempts.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case attempts.Fetch(assign):
+                    self._spawn(assign.subtask_id, self._fetch(assign))
+                case attempts.Run(subtask):
+                    self._run(subtask)
+                case attempts.StopRun(subtask):
+                    cancel = pb.CancelSubtasks(subtask_ids=[subtask])
+                    self._send(local_pb2.ExecutorRequest(cancel=cancel))
+                case attempts.ShrinkRun(subtask, keep_area):
+                    resize = pb.Resize(subtask_id=subtask, keep_area=keep_area)
+                    self._send(local_pb2.ExecutorRequest(resize=resize))
+                case attempts.Deliver(subtask, pieces):
+                    self._spawn(subtask, self._deliver(subtask, pieces))
+                case attempts.Drop(subtask):
+                    self._drop(subtask)
+                case attempts.Report(message):
+                    self._tell(message)
+                case _:
+                    assert_never(effect)
+        if not self._attempts.unfinished:
+            self._idle.set()
+
+    def _send(self, request: local_pb2.ExecutorRequest) -> None:
+        assert self._executor is not None
+        self._executor.send(request)
+
+    def _spawn(self, subtask: str, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[subtask] = task
+
+        def ended(_: asyncio.Task[None]) -> None:
+            if self._tasks.get(subtask) is task:
+                del self._tasks[subtask]
+
+        task.add_done_callback(ended)
+
+    async def _fetch(self, assign: pb.Assign) -> None:
+        subtask = assign.subtask_id
+        try:
+            self._prepared[subtask] = await self._blocks.prepare(assign)
+        except DeadheatError as error:
+            self._do(self._attempts.failed(subtask, error.code, error.message, row_done=None))
+            return
+        self._do(self._attempts.fetched(subtask))
+
+    def _run(self, subtask: str) -> None:
+        prepared, assign = self._prepared[subtask], self._attempts.assign_of(subtask)
+        assert assign is not None
+        assert self._executor is not None
+        slim = pb.Assign()
+        slim.CopyFrom(assign)
+        for block in slim.operands:
+            block.ClearField("inline")  # They travel in the mapped blocks.
+        run = local_pb2.RunSubtask(assign=slim, operands=prepared.operands, result=prepared.result)
+        self._executor.send(local_pb2.ExecutorRequest(run=run), prepared.descriptors)
+        prepared.close_descriptors()
+
+    async def _deliver(self, subtask: str, pieces: tuple[Rectangle, ...]) -> None:
+        assign = self._attempts.assign_of(subtask)
+        finished = self._attempts.finished_of(subtask)
+        prepared = self._prepared.get(subtask)
+        if assign is None or finished is None or prepared is None:
+            return
+        try:
+            moved, seconds = await self._blocks.deliver(assign, prepared, pieces)
+        except Unavailable as error:
+            log.warning(
+                f"a result waits for the store: {error}",
+                extra=logs.keys("deliver", subtask=subtask),
+            )
+            return  # Tried again when the session is opened anew.
+        except DeadheatError as error:
+            self._do(self._attempts.failed(subtask, error.code, error.message, row_done=None))
+            return
+        finished.bytes_out = moved
+        finished.transfer_s += seconds
+        finished.finished_s = time.monotonic()
+        self._do(self._attempts.delivered(subtask, finished))
+
+    def _drop(self, subtask: str) -> None:
+        """Blocks go at once if no executor has them; else when it says that it is done."""
+        if task := self._tasks.pop(subtask, None):
+            task.cancel()
+        prepared = self._prepared.get(subtask)
+        if prepared and (prepared.descriptors or prepared.result_memory is not None):
+            self._close(subtask)
+
+    def _close(self, subtask: str) -> None:
+        if prepared := self._prepared.pop(subtask, None):
+            prepared.close()
+
+    # The end
+
+    async def give_back(self, budget_s: float) -> None:
+        """Ends each sub-task at its next cancel point and gives the rest back."""
+        for subtask in self._attempts.unfinished:
+            self._do(self._attempts.resize(subtask, 0))
+        self._idle.clear()
+        if self._attempts.unfinished:
+            try:
+                await asyncio.wait_for(self._idle.wait(), budget_s)
+            except TimeoutError:
+                log.warning("gave up waiting for panels to end", extra=logs.keys("stop"))
+        # What has not ended by now is the scheduler's again when it hears our goodbye.
+        for task in self._tasks.values():
+            task.cancel()

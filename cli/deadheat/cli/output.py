@@ -1,0 +1,62 @@
+"""Results to `.npy` files: complete or not there at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import click
+
+if TYPE_CHECKING:
+    from deadheat.client.arrays import Array
+
+
+class OutputFile:
+    """Claims a path before the work starts, and replaces it in one step when the result is there.
+
+    Raises a usage error if the path cannot be written.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        if self.path.is_dir():
+            raise click.ClickException(f"-o {path}: is a directory")
+        try:
+            self._descriptor, part = tempfile.mkstemp(
+                prefix=f".{self.path.name}.", suffix=".part", dir=self.path.parent
+            )
+        except OSError as error:
+            raise click.ClickException(f"-o {path}: {error.strerror}") from None
+        self._part = Path(part)
+
+    def write(self, array: Array) -> None:
+        from deadheat.store.npyfiles import header_bytes
+
+        try:
+            with os.fdopen(self._descriptor, "wb") as file:
+                self._descriptor = -1
+                file.write(header_bytes(array.shape, array.dtype))
+                file.flush()
+                array.tofile(file)
+            umask = os.umask(0)
+            os.umask(umask)
+            self._part.chmod(0o666 & ~umask)
+            self._part.replace(self.path)
+        except OSError as error:
+            raise click.ClickException(f"-o {self.path}: {error.strerror or error}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._part.unlink(missing_ok=True)

@@ -1,0 +1,42 @@
+"""The Python API: `Client`, `LocalCluster`, and the futures they return.
+
+>>> from deadheat.client import Client, LocalCluster
+"""
+
+from deadheat.client.client import Client
+from deadheat.client.cluster import LocalCluster
+from deadheat.client.jobs import Job
+from deadheat.client.reports import Report
+from deadheat.runtime.errors import (
+    ClusterError,
+    Conflict,
+    DataLost,
+    DeadheatError,
+    InvalidInput,
+    JobCancelled,
+    JobFailed,
+    LimitReached,
+    NotFound,
+    TimedOut,
+    Unavailable,
+    UserError,
+)
+
+__all__ = [
+    "Client",
+    "ClusterError",
+    "Conflict",
+    "DataLost",
+    "DeadheatError",
+    "InvalidInput",
+    "Job",
+    "JobCancelled",
+    "JobFailed",
+    "LimitReached",
+    "LocalCluster",
+    "NotFound",
+    "Report",
+    "TimedOut",
+    "Unavailable",
+    "UserError",
+]

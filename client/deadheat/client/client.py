@@ -1,0 +1,414 @@
+"""`Client`: NumPy in, NumPy out, with a cluster in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+import grpc
+
+from deadheat.client import arrays
+from deadheat.client.arrays import Array, ArrayLike, Product
+from deadheat.client.cluster import LocalCluster
+from deadheat.client.connection import Connection, LoopThread
+from deadheat.client.jobs import Job, failure_of
+from deadheat.client.progress import shown
+from deadheat.client.reports import Report, job_state_name, node_as_dict
+from deadheat.client.transfers import Transfers
+from deadheat.runtime import hosts, rpc, wire
+from deadheat.runtime.errors import DeadheatError, InvalidInput, JobFailed, NotFound, Unavailable
+from deadheat.runtime.ids import new_id
+from deadheat.runtime.programs import Activation, Gemm, Operand, gemm_program
+from deadheat.runtime.settings import ClientSettings, Sources
+from deadheat.v1 import cluster_pb2, job_pb2
+
+CutName = Literal["balanced", "equal", "peak", "one-minus-utilization"]
+DurabilityName = Literal["process", "power"]
+ActivationName = Literal["none", "relu", "gelu", "gelu_tanh", "tanh", "sigmoid"]
+
+CUTS: Final = {
+    "balanced": job_pb2.CUT_BALANCED,
+    "equal": job_pb2.CUT_EQUAL,
+    "peak": job_pb2.CUT_PEAK,
+    "one-minus-utilization": job_pb2.CUT_ONE_MINUS_UTILIZATION,
+}
+DURABILITIES: Final = {
+    "process": job_pb2.DURABILITY_PROCESS,
+    "power": job_pb2.DURABILITY_POWER,
+}
+#: A watch that breaks is opened again, so often in a row.
+MAX_WATCH_FAILURES: Final = 20
+WATCH_RETRY_S: Final = 0.5
+
+
+class Client:
+    """A connection to a cluster.
+
+    `Client("host:port")`, else DEADHEAT_SCHEDULER, else this user's scheduler at the default
+    address, else a LocalCluster of its own that ends with the client. Use it in a `with` block,
+    or `close` it. Safe to use from several threads.
+    """
+
+    def __init__(self, scheduler: str | None = None) -> None:
+        settings = ClientSettings.load(Sources("client", {"scheduler": scheduler}))
+        self._own_cluster: LocalCluster | None = None
+        self._loop = LoopThread()
+        try:
+            self._connection = self._loop.call(self._connect(settings))
+        except Unavailable:
+            if settings.is_explicit:
+                self._loop.stop()
+                raise
+            self._own_cluster = LocalCluster()
+            settings = ClientSettings(self._own_cluster.address, is_explicit=True, tls=None)
+            self._connection = self._loop.call(self._connect(settings))
+        except BaseException:
+            self._loop.stop()
+            raise
+        self._transfers = Transfers(self._connection)
+        self._watching: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+
+    @staticmethod
+    async def _connect(settings: ClientSettings) -> Connection:
+        connection = Connection(settings.scheduler, settings.tls)
+        try:
+            await connection.open()
+            if not settings.is_explicit and connection.user != hosts.user_name():
+                raise Unavailable(f"the scheduler at {settings.scheduler} is another user's")
+        except DeadheatError:
+            await connection.close()
+            raise
+        return connection
+
+    @property
+    def address(self) -> str:
+        return self._connection.address
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether matrices are mapped (same host) rather than streamed."""
+        return self._connection.shared is not None
+
+    # Products
+
+    def matmul(
+        self,
+        a: ArrayLike,
+        b: ArrayLike,
+        *,
+        bias: ArrayLike | None = None,
+        alpha: float = 1.0,
+        activation: ActivationName = "none",
+        cut: CutName = "balanced",
+        timeout: float | None = None,
+        durability: DurabilityName = "process",
+        progress: bool | None = None,
+    ) -> Array:
+        """`activation(alpha * a @ b + bias)`, with NumPy's semantics for 1 and 2 dimensions.
+
+        Args:
+            a: m x k; an array, anything NumPy or DLPack can read, or the path of a `.npy` file.
+            b: k x n, likewise.
+            bias: n elements, added to each row.
+            alpha: A factor; other than 1 for floating-point and complex dtypes only.
+            activation: Applied to each element; real floating-point dtypes only.
+            cut: How rows are shared out; all but "balanced" are there to be compared with.
+            timeout: Seconds after which the job fails. None: no limit.
+            durability: "power" has the operands on disk before the job is accepted.
+            progress: Show a progress bar; None: if stderr is a terminal.
+
+        Returns:
+            An m x n array of NumPy's result dtype. It is yours: changing it changes nothing else.
+
+        Raises:
+            InvalidInput: Shapes, dtypes or options do not fit; the message says which and why.
+            LimitReached: The cluster has no room for it.
+            TimedOut: `timeout` is over.
+            JobFailed: The cluster could not compute it; `cause` is the reason's code.
+
+        """
+        job = self.submit_matmul(
+            a,
+            b,
+            bias=bias,
+            alpha=alpha,
+            activation=activation,
+            cut=cut,
+            timeout=timeout,
+            durability=durability,
+            _keep=False,
+        )
+        try:
+            with shown(job, progress):
+                result: Array = job.result()
+        except KeyboardInterrupt:
+            job.cancel()
+            raise
+        return result
+
+    def submit_matmul(
+        self,
+        a: ArrayLike,
+        b: ArrayLike,
+        *,
+        bias: ArrayLike | None = None,
+        alpha: float = 1.0,
+        activation: ActivationName = "none",
+        cut: CutName = "balanced",
+        timeout: float | None = None,
+        durability: DurabilityName = "process",
+        _keep: bool = True,
+    ) -> Job:
+        """Like `matmul`, but returns a future as soon as the cluster has accepted the job. Its
+        result stays with the cluster for a day, for others to fetch by the job's id."""
+        checked = arrays.product(a, b, bias)
+        kind = Gemm(
+            transpose_a=checked.a.is_transposed,
+            transpose_b=checked.b.is_transposed,
+            alpha=float(alpha),
+            activation=_choice(activation, "activation", {a.value: a for a in Activation}),
+        )
+        policy = job_pb2.JobPolicy(
+            cut=_choice(cut, "cut", CUTS),
+            durability=_choice(durability, "durability", DURABILITIES),
+            timeout_s=timeout,
+        )
+        return self._loop.call(self._submit(checked, kind, policy, _keep))
+
+    async def _submit(
+        self, checked: Product, kind: Gemm, policy: job_pb2.JobPolicy, keep: bool
+    ) -> Job:
+        # What is wrong is said before anything is uploaded.
+        gemm_program(_placeholders(checked), kind)
+        await self._connection.open()  # The store may have been started anew since.
+        operands = await self._upload(checked, policy)
+        uploaded = [operand.matrix_id for operand in operands if operand.matrix_id]
+        try:
+            request = job_pb2.JobServiceSubmitRequest(
+                request_id=new_id("r"),
+                program=wire.program_to_wire(gemm_program(tuple(operands), kind)),
+                policy=policy,
+                kind=job_pb2.JOB_KIND_MATMUL,
+                user=hosts.user_name(),
+            )
+            with rpc.translated("submitting"):
+                answer = await self._connection.jobs.Submit(request, timeout=rpc.CALL_TIMEOUT_S)
+        finally:
+            # The job holds what it needs; for anybody else these matrices have no name.
+            for matrix_id in uploaded:
+                await self._transfers.give_up(matrix_id)
+        job = Job(self, answer.job_id)
+        self._watch(job, checked.result_shape, keep)
+        return job
+
+    async def _upload(self, checked: Product, policy: job_pb2.JobPolicy) -> list[Operand]:
+        types = [source.stored_type(checked.dtype) for source in checked.sources]
+        total = sum(matrix.size_bytes for matrix in types)
+        inline = total <= self._connection.inline_limit_bytes
+        durable = policy.durability == job_pb2.DURABILITY_POWER
+        uploads = [
+            self._transfers.upload(source, checked.dtype, inline=inline, durable=durable)
+            for source in checked.sources
+        ]
+        return list(await asyncio.gather(*uploads))
+
+    # Watching
+
+    def _watch(self, job: Job, shape: tuple[int, ...] | None, keep: bool) -> None:
+        task = asyncio.get_running_loop().create_task(self._follow(job, shape, keep))
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+
+    async def _follow(self, job: Job, shape: tuple[int, ...] | None, keep: bool) -> None:
+        """Watches a job to its end, across breaks of the connection, and fetches its result."""
+        try:
+            last = await self._last_update(job)
+            if last.state != job_pb2.JOB_STATE_DONE:
+                raise failure_of(last.failure)
+            result = last.results[0]
+            value = await self._transfers.download(result)
+            if not keep and result.matrix_id:
+                await self._transfers.give_up(result.matrix_id)
+            job.settle(value if shape is None else value.reshape(shape)[()])
+        except asyncio.CancelledError:
+            job.settle_failure(Unavailable("the client was closed before the job ended"))
+            raise
+        except Exception as error:  # noqa: BLE001 - raised where the future is asked.
+            job.settle_failure(error)
+
+    async def _last_update(self, job: Job) -> job_pb2.JobServiceWatchResponse:
+        failures = 0
+        while True:
+            request = job_pb2.JobServiceWatchRequest(job_id=job.id)
+            try:
+                async for update in self._connection.jobs.Watch(request):
+                    failures = 0
+                    job.note(update)
+                    if update.state not in (
+                        job_pb2.JOB_STATE_QUEUED,
+                        job_pb2.JOB_STATE_RUNNING,
+                    ):
+                        return update
+            except grpc.RpcError as error:
+                problem = rpc.from_rpc_error(error, doing=f"watching job {job.id}")
+                failures += 1
+                if not isinstance(problem, Unavailable) or failures >= MAX_WATCH_FAILURES:
+                    raise problem from None
+            await asyncio.sleep(WATCH_RETRY_S)
+
+    # Asking
+
+    def job(self, job_id: str) -> Job:
+        """A job by its id, or "last": the newest of this user. Its future follows it."""
+        found = self._get(job_id)
+        return self._loop.call(self._adopt(found))
+
+    async def _adopt(self, found: job_pb2.Job) -> Job:
+        job = Job(self, found.id)
+        self._watch(job, None, keep=True)
+        return job
+
+    def _get(self, job_id: str) -> job_pb2.Job:
+        request = job_pb2.JobServiceGetRequest(job_id=job_id, user=hosts.user_name())
+
+        async def get() -> job_pb2.Job:
+            with rpc.translated(f"asking for job {job_id}"):
+                answer = await self._connection.jobs.Get(request, timeout=rpc.CALL_TIMEOUT_S)
+            return answer.job
+
+        return self._loop.call(get())
+
+    def report(self, job_id: str) -> Report:
+        """The report of a job; raises NotFound."""
+        return Report.of(self._get(job_id))
+
+    def result(self, job_id: str) -> Array:
+        """The result of a job that is done, as a matrix; raises what it failed of."""
+        found = self._get(job_id)
+        if found.HasField("failure"):
+            raise failure_of(found.failure)
+        if found.state != job_pb2.JOB_STATE_DONE:
+            state = job_state_name(found.state)
+            raise JobFailed(f"job {found.id} is {state}; it has no result yet", cause="conflict")
+        if not found.results:
+            raise NotFound(f"job {found.id} has no result any more")
+
+        async def fetch() -> Array:
+            await self._connection.open()
+            return await self._transfers.download(found.results[0])
+
+        return self._loop.call(fetch())
+
+    def reports(self, *, limit: int = 100) -> list[Report]:
+        """The jobs of this user, newest first, without devices and placements."""
+        request = job_pb2.JobServiceListRequest(user=hosts.user_name(), limit=limit)
+
+        async def list_jobs() -> Sequence[job_pb2.Job]:
+            with rpc.translated("listing jobs"):
+                answer = await self._connection.jobs.List(request, timeout=rpc.CALL_TIMEOUT_S)
+            return answer.jobs
+
+        return [Report.of(job) for job in self._loop.call(list_jobs())]
+
+    def cancel(self, job_id: str) -> str:
+        """Cancels a job; returns its state then. One that had ended stays as it is."""
+        request = job_pb2.JobServiceCancelRequest(
+            request_id=new_id("r"), job_id=job_id, user=hosts.user_name()
+        )
+
+        async def cancel() -> str:
+            with rpc.translated(f"cancelling job {job_id}"):
+                answer = await self._connection.jobs.Cancel(request, timeout=rpc.CALL_TIMEOUT_S)
+            return job_state_name(answer.state)
+
+        return self._loop.call(cancel())
+
+    def explain(self, job_id: str, *, as_json: bool = False) -> str:
+        """Why each device got its share of a job, as text or as a JSON document."""
+        request = job_pb2.JobServiceExplainRequest(job_id=job_id, user=hosts.user_name())
+
+        async def explain() -> str:
+            with rpc.translated(f"explaining job {job_id}"):
+                answer = await self._connection.jobs.Explain(request, timeout=rpc.CALL_TIMEOUT_S)
+            return answer.json if as_json else answer.text
+
+        return self._loop.call(explain())
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The pool: each node with its devices, as `deadheat nodes --json` prints them."""
+
+        async def list_nodes() -> Sequence[cluster_pb2.Node]:
+            request = cluster_pb2.ClusterServiceListNodesRequest()
+            with rpc.translated("listing nodes"):
+                answer = await self._connection.cluster.ListNodes(
+                    request, timeout=rpc.CALL_TIMEOUT_S
+                )
+            return answer.nodes
+
+        return [node_as_dict(node) for node in self._loop.call(list_nodes())]
+
+    def drain(self, node: str, reason: str = "") -> None:
+        """No new work for a node; what it has, it finishes."""
+        request = cluster_pb2.ClusterServiceDrainRequest(
+            request_id=new_id("r"), node=node, reason=reason
+        )
+
+        async def drain() -> None:
+            with rpc.translated(f"draining {node}"):
+                await self._connection.cluster.Drain(request, timeout=rpc.CALL_TIMEOUT_S)
+
+        self._loop.call(drain())
+
+    def resume(self, node: str) -> None:
+        """Undoes `drain`."""
+        request = cluster_pb2.ClusterServiceResumeRequest(request_id=new_id("r"), node=node)
+
+        async def resume() -> None:
+            with rpc.translated(f"resuming {node}"):
+                await self._connection.cluster.Resume(request, timeout=rpc.CALL_TIMEOUT_S)
+
+        self._loop.call(resume())
+
+    # The end
+
+    def close(self) -> None:
+        """Ends the connection; jobs go on, arrays that you have stay valid."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._transfers.close()
+        self._loop.call(self._connection.close())
+        self._loop.stop()
+        if self._own_cluster:
+            self._own_cluster.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _choice(value: object, name: str, choices: dict[str, Any]) -> Any:
+    try:
+        return choices[str(value)]
+    except KeyError:
+        raise InvalidInput(
+            f"{name} is {value!r}; it may be {', '.join(choices)}", field=name
+        ) from None
+
+
+def _placeholders(checked: Product) -> tuple[Operand, ...]:
+    """Operands with everything but their bytes, to check a program before they are moved."""
+    return tuple(
+        Operand(source.name, source.stored_type(checked.dtype), matrix_id="unsent")
+        for source in checked.sources
+    )

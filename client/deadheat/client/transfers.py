@@ -1,0 +1,155 @@
+"""Operands to the store and results from it: by mapping on one host, by streaming elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+
+from deadheat.client.arrays import Array, Source
+from deadheat.client.connection import Connection
+from deadheat.runtime import hosts, rpc, wire
+from deadheat.runtime.dtypes import numpy_dtype
+from deadheat.runtime.errors import LimitReached
+from deadheat.runtime.ids import new_id
+from deadheat.runtime.programs import MatrixType, Operand
+from deadheat.runtime.units import MIB, format_bytes
+from deadheat.store import transfer
+from deadheat.store.npyfiles import open_regular
+from deadheat.store.regions import Region
+from deadheat.v1 import local_pb2, types_pb2
+from deadheat.v1 import matrix_pb2 as pb
+
+#: Copies of at least this size are cut among threads: NumPy copies without the interpreter lock.
+PARALLEL_COPY_BYTES: Final = 8 * MIB
+COPY_THREADS: Final = 4
+
+
+class Transfers:
+    """Moves matrices for one client, on its loop."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        threads = min(COPY_THREADS, len(os.sched_getaffinity(0)))
+        self._copiers = ThreadPoolExecutor(threads, thread_name_prefix="deadheat-copy")
+        self._threads = threads
+
+    def close(self) -> None:
+        self._copiers.shutdown(wait=False, cancel_futures=True)
+
+    # Operands
+
+    async def upload(self, source: Source, dtype: str, *, inline: bool, durable: bool) -> Operand:
+        """An operand that the scheduler can name: its bytes are with the store, or inside it."""
+        matrix = source.stored_type(dtype)
+        if inline:
+            data = np.ascontiguousarray(source.array, numpy_dtype(dtype)).tobytes()
+            return Operand(source.name, matrix, inline=data)
+        shared = self._connection.shared
+        if source.file and shared and source.array.dtype == numpy_dtype(dtype):
+            matrix_id = await asyncio.to_thread(self._adopt, source, matrix)
+        else:
+            matrix_id = await self._create(matrix, durable)
+            if shared:
+                await self._copy_in(source, matrix_id)
+            else:
+                await self._stream_in(source, matrix, matrix_id)
+            await self._seal(matrix_id)
+        return Operand(source.name, matrix, matrix_id=matrix_id)
+
+    def _adopt(self, source: Source, matrix: MatrixType) -> str:
+        """The file is read where it is; only its descriptor goes to the store."""
+        assert source.file is not None
+        assert self._connection.shared is not None
+        request = local_pb2.AdoptFile(
+            request_id=new_id("r"),
+            path=str(source.file.path),
+            data_offset=source.file.data_offset,
+            type=wire.matrix_type_to_wire(matrix),
+            owner=hosts.user_name(),
+        )
+        with open_regular(source.file.path) as file:
+            return self._connection.shared.adopt(request, file.fileno())
+
+    async def _create(self, matrix: MatrixType, durable: bool) -> str:
+        request = pb.MatrixServiceCreateRequest(
+            request_id=new_id("r"),
+            type=wire.matrix_type_to_wire(matrix),
+            owner=hosts.user_name(),
+            durable=durable,
+        )
+        with rpc.translated(f"making room for {matrix} in the store"):
+            answer = await self._connection.matrices.Create(request, timeout=rpc.CALL_TIMEOUT_S)
+        return answer.matrix_id
+
+    async def _seal(self, matrix_id: str) -> None:
+        request = pb.MatrixServiceSealRequest(request_id=new_id("r"), matrix_id=matrix_id)
+        with rpc.translated("sealing an operand"):
+            await self._connection.matrices.Seal(request, timeout=rpc.CALL_TIMEOUT_S)
+
+    async def _copy_in(self, source: Source, matrix_id: str) -> None:
+        assert self._connection.shared is not None
+        mapping = await asyncio.to_thread(self._connection.shared.map, matrix_id, writable=True)
+        target = as_array(mapping.buffer, mapping.type)
+        rows, parts = source.array.shape[0], 1
+        if target.nbytes >= PARALLEL_COPY_BYTES:
+            parts = min(self._threads, max(1, rows))
+        cuts = [rows * k // parts for k in range(parts + 1)]
+        loop = asyncio.get_running_loop()
+        copies = [
+            loop.run_in_executor(
+                self._copiers, _copy_rows, target[start:stop], source.array[start:stop]
+            )
+            for start, stop in pairwise(cuts)
+        ]
+        await asyncio.gather(*copies)
+
+    async def _stream_in(self, source: Source, matrix: MatrixType, matrix_id: str) -> None:
+        array = np.ascontiguousarray(source.array, numpy_dtype(matrix.dtype))
+        buffer = array.view(np.uint8).reshape(-1).data
+        whole = matrix.whole()
+        if not whole.area:
+            return
+        region = Region(buffer, matrix, whole)
+        await transfer.put(self._connection.matrices, matrix_id, new_id("u"), whole, region)
+
+    async def give_up(self, matrix_id: str) -> None:
+        """The store may have the room back as soon as no job and no mapping needs it."""
+        request = pb.MatrixServiceDeleteRequest(request_id=new_id("r"), matrix_id=matrix_id)
+        with rpc.translated("giving a matrix up"):
+            await self._connection.matrices.Delete(request, timeout=rpc.CALL_TIMEOUT_S)
+
+    # Results
+
+    async def download(self, result: types_pb2.Result) -> Array:
+        """The result as an array of its own: a private mapping of the store's memory on one host
+        (changes stay here, nothing is copied), streamed from elsewhere."""
+        matrix = wire.matrix_type_from_wire(result.type, field=result.name)
+        if result.WhichOneof("source") != "matrix_id":
+            return as_array(memoryview(bytearray(result.inline)), matrix)
+        if shared := self._connection.shared:
+            mapping = await asyncio.to_thread(shared.map, result.matrix_id)
+            return as_array(mapping.buffer, matrix)
+        try:
+            array = np.empty((matrix.rows, matrix.columns), numpy_dtype(matrix.dtype))
+        except MemoryError:
+            size = format_bytes(matrix.size_bytes)
+            raise LimitReached(f"no memory for the result, {matrix}: {size}") from None
+        if array.size:
+            target = array.view(np.uint8).reshape(-1).data
+            await transfer.get(self._connection.matrices, result.matrix_id, matrix.whole(), target)
+        return array
+
+
+def _copy_rows(target: Array, source: Array) -> None:
+    np.copyto(target, source, casting="safe")
+
+
+def as_array(buffer: memoryview, matrix: MatrixType) -> Array:
+    count = matrix.rows * matrix.columns
+    flat: Any = np.frombuffer(buffer, numpy_dtype(matrix.dtype), count)
+    return np.asarray(flat.reshape(matrix.rows, matrix.columns))

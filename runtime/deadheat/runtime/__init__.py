@@ -1,0 +1,1 @@
+"""What every deadheat process is made of: errors, settings, logs, programs, channels, children."""

@@ -1,0 +1,99 @@
+"""The element types that deadheat multiplies, in one table.
+
+The table itself needs no NumPy, so that the planner and the command line can read it for free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+from deadheat.runtime.errors import InvalidInput
+from deadheat.v1 import types_pb2 as pb
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class ElementType:
+    """One element type: its NumPy name, its size, and how products of it are computed."""
+
+    name: str
+    itemsize: int
+    wire: pb.DataType.ValueType
+    #: The type in which blocks are multiplied and summed (float16 in float32, bool in bool).
+    compute: str
+    #: Real floating-point operations for one multiply and add.
+    flops_per_step: int = 2
+
+    @property
+    def is_float(self) -> bool:
+        return self.compute.startswith("float")
+
+    @property
+    def is_exact(self) -> bool:
+        return not (self.is_float or self.compute.startswith("complex"))
+
+
+_TABLE: Final = (
+    ElementType("bool", 1, pb.DATA_TYPE_BOOL, "bool"),
+    ElementType("int8", 1, pb.DATA_TYPE_INT8, "int8"),
+    ElementType("int16", 2, pb.DATA_TYPE_INT16, "int16"),
+    ElementType("int32", 4, pb.DATA_TYPE_INT32, "int32"),
+    ElementType("int64", 8, pb.DATA_TYPE_INT64, "int64"),
+    ElementType("uint8", 1, pb.DATA_TYPE_UINT8, "uint8"),
+    ElementType("uint16", 2, pb.DATA_TYPE_UINT16, "uint16"),
+    ElementType("uint32", 4, pb.DATA_TYPE_UINT32, "uint32"),
+    ElementType("uint64", 8, pb.DATA_TYPE_UINT64, "uint64"),
+    ElementType("float16", 2, pb.DATA_TYPE_FLOAT16, "float32"),
+    ElementType("bfloat16", 2, pb.DATA_TYPE_BFLOAT16, "float32"),
+    ElementType("float32", 4, pb.DATA_TYPE_FLOAT32, "float32"),
+    ElementType("float64", 8, pb.DATA_TYPE_FLOAT64, "float64"),
+    ElementType("complex64", 8, pb.DATA_TYPE_COMPLEX64, "complex64", flops_per_step=8),
+    ElementType("complex128", 16, pb.DATA_TYPE_COMPLEX128, "complex128", flops_per_step=8),
+)
+
+BY_NAME: Final[dict[str, ElementType]] = {element.name: element for element in _TABLE}
+BY_WIRE: Final[dict[int, ElementType]] = {element.wire: element for element in _TABLE}
+
+
+def element_type(name: str, *, field: str = "dtype") -> ElementType:
+    """The element type called `name`; raises InvalidInput that lists those there are."""
+    try:
+        return BY_NAME[name]
+    except KeyError:
+        raise InvalidInput(
+            f"{field} is {name!r}; it may be {', '.join(BY_NAME)}", field=field
+        ) from None
+
+
+def from_wire(value: int, *, field: str) -> ElementType:
+    try:
+        return BY_WIRE[value]
+    except KeyError:
+        raise InvalidInput(f"{field}.data_type {value} is unknown", field=field) from None
+
+
+def numpy_dtype(name: str) -> np.dtype[np.generic]:
+    """The NumPy dtype for an element type; bfloat16 comes from ml_dtypes."""
+    import numpy as np
+
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return cast("np.dtype[np.generic]", np.dtype(ml_dtypes.bfloat16))
+    return np.dtype(element_type(name).name)
+
+
+def name_of(dtype: np.dtype[np.generic], *, field: str) -> str:
+    """The element type for a NumPy dtype of either byte order.
+
+    Raises InvalidInput for what cannot be multiplied (object, str, datetime, longdouble, ...).
+    """
+    name = dtype.name
+    if name not in BY_NAME:
+        raise InvalidInput(
+            f"{field} has dtype {dtype}; it may be {', '.join(BY_NAME)}", field=field
+        )
+    return name

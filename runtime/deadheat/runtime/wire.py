@@ -1,0 +1,121 @@
+"""Programs and rectangles to and from protobuf; everything that came by wire is checked here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from deadheat.runtime import dtypes
+from deadheat.runtime.errors import InvalidInput
+from deadheat.runtime.programs import (
+    Activation,
+    Gemm,
+    MatrixType,
+    Operand,
+    Operation,
+    Program,
+    Rectangle,
+)
+from deadheat.v1 import types_pb2 as pb
+
+_ACTIVATIONS: Final = {
+    Activation.NONE: pb.ACTIVATION_UNSPECIFIED,
+    Activation.RELU: pb.ACTIVATION_RELU,
+    Activation.GELU: pb.ACTIVATION_GELU,
+    Activation.GELU_TANH: pb.ACTIVATION_GELU_TANH,
+    Activation.TANH: pb.ACTIVATION_TANH,
+    Activation.SIGMOID: pb.ACTIVATION_SIGMOID,
+}
+_ACTIVATIONS_BACK: Final = {wire: activation for activation, wire in _ACTIVATIONS.items()}
+
+
+def matrix_type_to_wire(matrix: MatrixType) -> pb.MatrixType:
+    return pb.MatrixType(rows=matrix.rows, columns=matrix.columns, data_type=matrix.element.wire)
+
+
+def matrix_type_from_wire(message: pb.MatrixType, *, field: str) -> MatrixType:
+    element = dtypes.from_wire(message.data_type, field=field)
+    matrix = MatrixType(message.rows, message.columns, element.name)
+    matrix.check(field)
+    return matrix
+
+
+def rectangle_to_wire(rectangle: Rectangle) -> pb.Rectangle:
+    return pb.Rectangle(
+        row_start=rectangle.row_start,
+        row_stop=rectangle.row_stop,
+        column_start=rectangle.column_start,
+        column_stop=rectangle.column_stop,
+    )
+
+
+def rectangle_from_wire(message: pb.Rectangle, *, within: MatrixType, field: str) -> Rectangle:
+    rectangle = Rectangle(
+        message.row_start, message.row_stop, message.column_start, message.column_stop
+    )
+    if not rectangle.is_within(within):
+        raise InvalidInput(f"{field} {rectangle} is not inside {within}", field=field)
+    return rectangle
+
+
+def operation_to_wire(operation: Operation) -> pb.Operation:
+    kind = operation.kind
+    gemm = pb.Gemm(
+        transpose_a=kind.transpose_a,
+        transpose_b=kind.transpose_b,
+        activation=_ACTIVATIONS[kind.activation],
+    )
+    if kind.alpha != 1.0:
+        gemm.alpha = kind.alpha
+    return pb.Operation(result=operation.result, operands=operation.operands, gemm=gemm)
+
+
+def operation_from_wire(message: pb.Operation) -> Operation:
+    if message.WhichOneof("kind") != "gemm":
+        raise InvalidInput(
+            f"operation {message.result!r} is of a kind this version does not know", field="kind"
+        )
+    gemm = message.gemm
+    if gemm.activation not in _ACTIVATIONS_BACK:
+        raise InvalidInput(f"activation {gemm.activation} is unknown", field="activation")
+    kind = Gemm(
+        transpose_a=gemm.transpose_a,
+        transpose_b=gemm.transpose_b,
+        alpha=gemm.alpha if gemm.HasField("alpha") else 1.0,
+        activation=_ACTIVATIONS_BACK[gemm.activation],
+    )
+    return Operation(message.result, tuple(message.operands), kind)
+
+
+def operand_to_wire(operand: Operand) -> pb.Operand:
+    message = pb.Operand(name=operand.name, type=matrix_type_to_wire(operand.type))
+    if operand.inline is not None:
+        message.inline = operand.inline
+    else:
+        message.matrix_id = operand.matrix_id
+    return message
+
+
+def operand_from_wire(message: pb.Operand) -> Operand:
+    return Operand(
+        name=message.name,
+        type=matrix_type_from_wire(message.type, field=message.name or "operand"),
+        matrix_id=message.matrix_id,
+        inline=message.inline if message.WhichOneof("source") == "inline" else None,
+    )
+
+
+def program_to_wire(program: Program) -> pb.Program:
+    return pb.Program(
+        operands=[operand_to_wire(operand) for operand in program.operands],
+        operations=[operation_to_wire(operation) for operation in program.operations],
+        results=program.results,
+    )
+
+
+def program_from_wire(message: pb.Program) -> Program:
+    """Raises InvalidInput for whatever is wrong with it."""
+    return Program(
+        operands=tuple(operand_from_wire(operand) for operand in message.operands),
+        operations=tuple(operation_from_wire(operation) for operation in message.operations),
+        results=tuple(message.results),
+    )

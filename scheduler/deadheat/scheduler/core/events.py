@@ -1,0 +1,230 @@
+"""What can happen to the scheduler. Times are the scheduler's monotonic seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from deadheat.runtime.programs import Program, Rectangle
+from deadheat.scheduler.planner.availability import Sample
+from deadheat.scheduler.planner.inputs import Cut
+from deadheat.scheduler.planner.plan import Plan
+from deadheat.scheduler.planner.speed import SpeedPoint
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobPolicy:
+    cut: Cut = Cut.BALANCED
+    timeout_s: float | None = None
+    is_power_durable: bool = False
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    id: str
+    kind: str
+    model: str
+    threads: int
+    memory_bytes: int
+    points: Sequence[SpeedPoint] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSubtask:
+    """A sub-task that an agent still has after a break of the session."""
+
+    id: str
+    is_finished: bool
+
+
+# From agents
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRegistered:
+    node: str
+    instance: str
+    host: str
+    cpus: frozenset[int]
+    shares_cpus: bool
+    shares_memory: bool
+    version: str
+    devices: Sequence[DeviceFacts]
+    held: Sequence[HeldSubtask] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSampled:
+    device: str
+    sample: Sample
+    memory_free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSampled:
+    node: str
+    devices: Sequence[DeviceSampled]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedMeasured:
+    node: str
+    device: str
+    points: Sequence[SpeedPoint]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionBroken:
+    """The stream ended without a goodbye."""
+
+    node: str
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLeft:
+    """The agent said goodbye."""
+
+    node: str
+    instance: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a sub-task is: rows below `row_done` are in the result, `area_done` elements are
+    computed, the newest panel ended `at_s`. Seconds of panels are summed over threads."""
+
+    subtask: str
+    row_done: int
+    area_done: int
+    started_s: float
+    at_s: float
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    flops: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SubtasksProgressed:
+    node: str
+    progress: Sequence[Progress]
+
+
+@dataclass(frozen=True, slots=True)
+class SubtaskFinished:
+    node: str
+    progress: Progress
+    finished_s: float
+    bytes_in: int = 0
+    bytes_out: int = 0
+    transfer_s: float = 0.0
+    inline: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SubtaskFailed:
+    node: str
+    subtask: str
+    failure: Failure
+    executor_died: bool
+    row_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubtaskResized:
+    """The agent will not touch these parts any more."""
+
+    node: str
+    subtask: str
+    released: Sequence[Rectangle]
+
+
+# From users and operators
+
+
+@dataclass(frozen=True, slots=True)
+class JobSubmitted:
+    job: str
+    request_id: str
+    user: str
+    kind: str
+    program: Program
+    policy: JobPolicy
+    #: Ids for results that are too large to travel inline, by operation; empty for inline ones.
+    result_ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAsked:
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeAsked:
+    node: str
+
+
+# From the shell: what came of effects, and time
+
+
+@dataclass(frozen=True, slots=True)
+class PlanMade:
+    job: str
+    ticket: int
+    outcome: Plan | Failure
+    planning_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsMade:
+    """The store has room for the job's results, or says why not."""
+
+    job: str
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultSealed:
+    job: str
+    operation: int
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time has passed; some deadline may be over."""
+
+
+Event = (
+    NodeRegistered
+    | NodeSampled
+    | SpeedMeasured
+    | SessionBroken
+    | NodeLeft
+    | SubtasksProgressed
+    | SubtaskFinished
+    | SubtaskFailed
+    | SubtaskResized
+    | JobSubmitted
+    | CancelAsked
+    | DrainAsked
+    | ResumeAsked
+    | PlanMade
+    | ResultsMade
+    | ResultSealed
+    | Ticked
+)

@@ -1,0 +1,329 @@
+"""Nodes: who is there, who is silent, who is lost, and what becomes of their work."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from deadheat.runtime.errors import Conflict, NotFound
+from deadheat.scheduler.core import events, jobs, subtasks
+from deadheat.scheduler.core.effects import (
+    AcceptNode,
+    DeviceRow,
+    EventRow,
+    NodeRow,
+    RefuseNode,
+    ReplyFailure,
+    SampleRow,
+    SendCancel,
+    SendDrain,
+    SendSettled,
+    SpeedRows,
+)
+from deadheat.scheduler.core.machine import NODE, NodeEvent, NodeState
+from deadheat.scheduler.core.state import Device, Node
+from deadheat.scheduler.core.world import World
+from deadheat.scheduler.planner.availability import Sample, of_sample
+from deadheat.scheduler.planner.speed import SpeedModel, SpeedPoint
+
+#: An agent sends at least one sample a second: three missed ones make it suspect.
+SUSPECT_AFTER_S: Final = 3.0
+LOST_AFTER_S: Final = 10.0
+#: A connection that was broken, rather than silent, is had again in this time or never: an agent
+#: that lives reconnects at once, a killed one does not.
+RECONNECT_GRACE_S: Final = 2.5
+#: If so many nodes or more fall silent together, the fault is more likely ours.
+MASS_LOSS_NODES: Final = 4
+MASS_LOSS_SHARE: Final = 0.5
+MASS_LOSS_PAUSE_S: Final = 20.0
+ROLL_UP_S: Final = 10.0
+#: How old a sample may claim to be, and how far ahead of our clock, before it is dropped.
+MAX_SAMPLE_AGE_S: Final = 30.0
+
+
+def on_registered(world: World, event: events.NodeRegistered) -> None:
+    known = world.nodes.get(event.node)
+    if error := _conflict(world, event, known):
+        world.emit(RefuseNode(event.node, event.instance, error))
+        return
+    state = NODE.next(known.state if known else NodeState.LOST, NodeEvent.REGISTERED)
+    node = Node(
+        name=event.node,
+        instance=event.instance,
+        host=event.host,
+        cpus=event.cpus,
+        shares_cpus=event.shares_cpus,
+        shares_memory=event.shares_memory,
+        version=event.version,
+        state=state,
+        heard_s=world.now,
+        is_connected=True,
+        lost_at_s=world.now + LOST_AFTER_S,
+        drain_reason=known.drain_reason if known else "",
+    )
+    if known and known.instance != event.instance:
+        _abandon_all(world, known)
+    for facts in event.devices:
+        node.devices[facts.id] = _device(world, node, facts)
+    world.nodes[event.node] = node
+    world.devices = {id_: d for id_, d in world.devices.items() if d.node != node.name}
+    world.devices |= node.devices
+    world.wake_at(world.now + SUSPECT_AFTER_S, "node", node.name)
+    world.commit(
+        _row(node),
+        *(DeviceRow(node.name, device.facts) for device in node.devices.values()),
+        *(SpeedRows(d.facts.id, d.model.points) for d in node.devices.values()),
+        EventRow(world.now, "node_registered", node=node.name),
+    )
+    world.emit(AcceptNode(event.node, event.instance))
+    _reconcile(world, node, event)
+    jobs.advance_all(world)
+
+
+def _conflict(world: World, event: events.NodeRegistered, known: Node | None) -> Conflict | None:
+    alive = known is not None and known.is_connected and known.state is not NodeState.LOST
+    if known and alive and known.instance != event.instance and known.host != event.host:
+        return Conflict(
+            f"an agent called {event.node!r} is connected from another host; give --name",
+            field="name",
+        )
+    for other in world.nodes.values():
+        overlap = sorted(other.cpus & event.cpus)
+        if other.name == event.node or other.host != event.host or not other.is_connected:
+            continue
+        if overlap and not (other.shares_cpus and event.shares_cpus):
+            return Conflict(
+                f"agent {other.name!r} on this host has cores {overlap} already; give other --cpus",
+                field="cpus",
+            )
+    return None
+
+
+def _device(world: World, node: Node, facts: events.DeviceFacts) -> Device:
+    """A device as it registers; what was learnt of it before is kept."""
+    known = world.devices.get(facts.id)
+    model = SpeedModel(tuple(facts.points))
+    if known is None or known.node != node.name:
+        return Device(facts, node.name, model, facts.memory_bytes)
+    known.facts, known.model = facts, model
+    return known
+
+
+def _reconcile(world: World, node: Node, event: events.NodeRegistered) -> None:
+    """After a break: what the agent has and we do not want is cancelled, what we want and it does
+    not have (the assignment was lost on its way) is sent again."""
+    held = {item.id for item in event.held}
+    ours = {subtask.id for subtask in node.active()}
+    for subtask in node.active():
+        if subtask.id not in held:
+            world.emit(subtasks.assignment(world, world.jobs[subtask.job], subtask))
+    if settled := [item.id for item in event.held if item.is_finished and item.id not in ours]:
+        world.emit(SendSettled(node.name, settled))
+    if unwanted := [item.id for item in event.held if not item.is_finished and item.id not in ours]:
+        world.emit(SendCancel(node.name, unwanted))
+
+
+def hear(world: World, name: str) -> Node | None:
+    """Notes that a node lives; None for one that never registered or was lost since."""
+    node = world.nodes.get(name)
+    if node is None or not NODE.allows(node.state, NodeEvent.HEARD):
+        return None
+    node.heard_s = world.now
+    was_suspect = node.state is NodeState.SUSPECT
+    node.state = NODE.next(node.state, NodeEvent.HEARD)
+    if was_suspect:
+        world.wake_at(world.now + SUSPECT_AFTER_S, "node", name)
+        jobs.advance_all(world)
+    return node
+
+
+def on_sampled(world: World, event: events.NodeSampled) -> None:
+    node = hear(world, event.node)
+    if node is None:
+        return
+    for sampled in event.devices:
+        device = node.devices.get(sampled.device)
+        sample = _believable(sampled.sample, world.now)
+        if device is None or sample is None:
+            continue
+        device.samples.append(sample)
+        device.memory_free_bytes = max(0, sampled.memory_free_bytes)
+        _roll_up(world, device, sample)
+
+
+def _believable(sample: Sample, now: float) -> Sample | None:
+    """The sample with its ratios in range; None for one that is not a number, old, or to come."""
+    values = (sample.busy, sample.own, sample.foreign, sample.steal, sample.foreign_runnable)
+    if any(map(math.isnan, (*values, sample.run_s, sample.wait_s, sample.at_s))):
+        return None
+    if not -1.0 <= now - sample.at_s <= MAX_SAMPLE_AGE_S or sample.window_s <= 0:
+        return None
+    busy, own, foreign, steal = (min(1.0, max(0.0, value)) for value in values[:4])
+    return Sample(
+        at_s=min(sample.at_s, now),
+        window_s=sample.window_s,
+        busy=busy,
+        own=own,
+        foreign=foreign,
+        steal=steal,
+        foreign_runnable=max(0.0, sample.foreign_runnable),
+        run_s=max(0.0, sample.run_s),
+        wait_s=max(0.0, sample.wait_s),
+        threads=sample.threads,
+        is_known=sample.is_known,
+    )
+
+
+def _roll_up(world: World, device: Device, sample: Sample) -> None:
+    device.rolled_up.append((sample, of_sample(sample)))
+    window_s = sum(one.window_s for one, _ in device.rolled_up)
+    if window_s < ROLL_UP_S:
+        return
+    count = len(device.rolled_up)
+    world.commit(
+        SampleRow(
+            device=device.facts.id,
+            at_s=sample.at_s,
+            window_s=window_s,
+            busy=sum(one.busy for one, _ in device.rolled_up) / count,
+            own=sum(one.own for one, _ in device.rolled_up) / count,
+            foreign=sum(one.foreign for one, _ in device.rolled_up) / count,
+            availability=sum(value for _, value in device.rolled_up) / count,
+            availability_low=min(value for _, value in device.rolled_up),
+        )
+    )
+    device.rolled_up.clear()
+
+
+def on_speed_measured(world: World, event: events.SpeedMeasured) -> None:
+    node = hear(world, event.node)
+    device = node.devices.get(event.device) if node else None
+    if device is None:
+        return
+    points: tuple[SpeedPoint, ...] = tuple(event.points)
+    device.model, device.bias = SpeedModel(points), 1.0
+    world.commit(SpeedRows(event.device, points))
+    jobs.advance_all(world)
+
+
+def on_session_broken(world: World, event: events.SessionBroken) -> None:
+    node = world.nodes.get(event.node)
+    if node is None or node.instance != event.instance or not node.is_connected:
+        return
+    node.is_connected = False
+    node.lost_at_s = world.now + RECONNECT_GRACE_S
+    if NODE.allows(node.state, NodeEvent.SILENT):
+        node.state = NODE.next(node.state, NodeEvent.SILENT)
+    world.wake_at(node.lost_at_s, "node", node.name)
+
+
+def on_left(world: World, event: events.NodeLeft) -> None:
+    node = world.nodes.get(event.node)
+    if node is None or node.instance != event.instance:
+        return
+    _leave(world, node, NodeEvent.LEFT, f"left: {event.reason}")
+
+
+def check_silence(world: World, name: str) -> None:
+    """The node's deadline is over: is it silent, lost, or was it heard of meanwhile?"""
+    node = world.nodes.get(name)
+    if node is None or node.state in (NodeState.LOST, NodeState.DRAINED):
+        return
+    lost_at_s = node.heard_s + LOST_AFTER_S if node.is_connected else node.lost_at_s
+    if world.now >= lost_at_s:
+        if _is_mass_loss(world):
+            # All of them at once: we were suspended, or our own network is down.
+            world.wake_at(world.now + 1.0, "node", name)
+            return
+        _leave(world, node, NodeEvent.EXPIRED, "not heard of")
+        return
+    if world.now >= node.heard_s + SUSPECT_AFTER_S and NODE.allows(node.state, NodeEvent.SILENT):
+        node.state = NODE.next(node.state, NodeEvent.SILENT)
+    silent_at_s = node.heard_s + SUSPECT_AFTER_S
+    is_up = node.state is NodeState.UP and node.is_connected
+    world.wake_at(silent_at_s if is_up else lost_at_s, "node", name)
+
+
+def _is_mass_loss(world: World) -> bool:
+    silent = [
+        node
+        for node in world.nodes.values()
+        if node.state is not NodeState.LOST and world.now - node.heard_s >= SUSPECT_AFTER_S
+    ]
+    known = sum(node.state is not NodeState.LOST for node in world.nodes.values())
+    oldest_s = max((world.now - node.heard_s for node in silent), default=0.0)
+    return (
+        len(silent) >= MASS_LOSS_NODES
+        and len(silent) > MASS_LOSS_SHARE * known
+        and oldest_s < LOST_AFTER_S + MASS_LOSS_PAUSE_S
+    )
+
+
+def _leave(world: World, node: Node, why: NodeEvent, detail: str) -> None:
+    node.state = NODE.next(node.state, why)
+    node.is_connected = False
+    world.commit(
+        _row(node),
+        EventRow(world.now, "node_lost", node=node.name, detail=detail),
+    )
+    _abandon_all(world, node, died=why is NodeEvent.EXPIRED)
+    jobs.advance_all(world)
+
+
+def _abandon_all(world: World, node: Node, *, died: bool = True) -> None:
+    """An agent that left in good order did not die of its work."""
+    for subtask in node.active():
+        jobs.abandon(world, subtask, f"node {node.name} was lost", died=died)
+
+
+def on_drain(world: World, event: events.DrainAsked) -> None:
+    node = world.nodes.get(event.node)
+    if node is None:
+        world.emit(_unknown(event.node))
+        return
+    node.state = NODE.next(node.state, NodeEvent.DRAIN)
+    node.drain_reason = event.reason
+    world.draining.add(node.name)
+    world.emit(SendDrain(node.name, event.reason))
+    world.commit(
+        _row(node),
+        EventRow(world.now, "node_drained", node=node.name, detail=event.reason),
+    )
+
+
+def check_drained(world: World) -> None:
+    """A draining node that has nothing left to do is drained."""
+    for name in sorted(world.draining):
+        node = world.nodes[name]
+        if node.state is not NodeState.DRAINING:
+            world.draining.discard(name)
+        elif not node.active():
+            world.draining.discard(name)
+            node.state = NODE.next(node.state, NodeEvent.EMPTIED)
+            world.commit(_row(node))
+
+
+def on_resume(world: World, event: events.ResumeAsked) -> None:
+    node = world.nodes.get(event.node)
+    if node is None:
+        world.emit(_unknown(event.node))
+        return
+    node.state = NODE.next(node.state, NodeEvent.RESUME)
+    node.drain_reason = ""
+    if node.state is NodeState.UP and not node.is_connected:
+        node.state = NODE.next(node.state, NodeEvent.SILENT)
+        node.lost_at_s = world.now + LOST_AFTER_S
+    world.wake_at(world.now, "node", node.name)
+    world.commit(
+        _row(node),
+        EventRow(world.now, "node_resumed", node=node.name),
+    )
+    jobs.advance_all(world)
+
+
+def _row(node: Node) -> NodeRow:
+    return NodeRow(node.name, node.instance, node.host, node.version, node.state.value)
+
+
+def _unknown(name: str) -> ReplyFailure:
+    return ReplyFailure(events.Failure(NotFound.code, f"there is no node {name!r}"))

@@ -1,0 +1,219 @@
+"""After a restart: the world as the database and the store remember it.
+
+Nodes come back as silent ones: those that register again in time are adopted with what they still
+hold, the others are lost like any other node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+
+from deadheat.runtime.programs import uncovered
+from deadheat.scheduler.core import jobs, subtasks
+from deadheat.scheduler.core.effects import Effect, JobRow, MakeResults, PlacementRow
+from deadheat.scheduler.core.events import DeviceFacts, JobSubmitted
+from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
+from deadheat.scheduler.core.nodes import LOST_AFTER_S
+from deadheat.scheduler.core.state import Device, Gap, Job, Node, Step, Subtask
+from deadheat.scheduler.core.world import World
+from deadheat.scheduler.planner.plan import Placement
+from deadheat.scheduler.planner.speed import SpeedModel
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredNode:
+    name: str
+    instance: str
+    host: str
+    version: str
+    state: NodeState
+    devices: Sequence[DeviceFacts]
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredPlacement:
+    row: PlacementRow
+    state: SubtaskState
+    start_s: float | None
+    finish_s: float | None
+    bytes_in: int
+    bytes_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredJob:
+    row: JobRow
+    state: JobState
+    started_at_s: float | None
+    values: Mapping[str, float | int | None]
+    plans: Sequence[tuple[Mapping[str, object], str]]
+    placements: Sequence[RestoredPlacement]
+
+
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """Which matrices the store still has."""
+
+    present: AbstractSet[str] = field(default_factory=frozenset)
+    sealed: AbstractSet[str] = field(default_factory=frozenset)
+
+
+def restore(
+    world: World,
+    now: float,
+    found_nodes: Sequence[RestoredNode],
+    found_jobs: Sequence[RestoredJob],
+    matrices: Matrices,
+) -> list[Effect]:
+    """Fills an empty world; returns what has to be done to go on."""
+    world.now = now
+    for node in found_nodes:
+        _restore_node(world, node)
+    for job in found_jobs:
+        _restore_job(world, job, matrices)
+    jobs.advance_all(world)
+    return world.take_effects()
+
+
+def _restore_node(world: World, found: RestoredNode) -> None:
+    alive = found.state in (NodeState.UP, NodeState.SUSPECT)
+    node = Node(
+        name=found.name,
+        instance=found.instance,
+        host=found.host,
+        cpus=frozenset(),
+        shares_cpus=True,
+        shares_memory=False,
+        version=found.version,
+        state=NodeState.SUSPECT if alive else found.state,
+        heard_s=world.now,
+        is_connected=False,
+        lost_at_s=world.now + LOST_AFTER_S,
+    )
+    for facts in found.devices:
+        model = SpeedModel(tuple(facts.points))
+        node.devices[facts.id] = Device(facts, node.name, model, facts.memory_bytes)
+    world.nodes[node.name] = node
+    world.devices |= node.devices
+    if node.state is NodeState.DRAINING:
+        world.draining.add(node.name)
+    world.wake_at(node.lost_at_s, "node", node.name)
+
+
+def _restore_job(world: World, found: RestoredJob, matrices: Matrices) -> None:
+    row, values = found.row, found.values
+    submitted = JobSubmitted(
+        row.id, row.request_id, row.user, row.kind, row.program, row.policy, row.result_ids
+    )
+    world.serial += 1
+    job = Job(
+        id=row.id,
+        request_id=row.request_id,
+        user=row.user,
+        kind=row.kind,
+        program=row.program,
+        policy=row.policy,
+        serial=world.serial,
+        submitted_s=row.submitted_s,
+        steps=[
+            jobs.new_step(submitted, index, operation)
+            for index, operation in enumerate(row.program.operations)
+        ],
+        state=found.state,
+        started_s=found.started_at_s,
+        plans=len(found.plans),
+        plan_document=[document for document, _ in found.plans],
+        plan_text="\n\n".join(text for _, text in found.plans),
+        planning_s=float(values.get("planning_s") or 0.0),
+        resplits=int(values.get("resplits") or 0),
+        pool_flops=float(values.get("pool_flops") or 0.0),
+        predicted_makespan_s=values.get("predicted_makespan_s"),
+        bytes_lower_bound=int(values.get("bytes_lower_bound") or 0),
+    )
+    world.jobs[job.id] = job
+    world.requests[job.request_id] = job.id
+    for placement in found.placements:
+        _restore_placement(world, job, placement, matrices)
+    for step in job.steps:
+        _restore_step(job, step, matrices)
+    if job.policy.timeout_s is not None:
+        world.wake_at(job.submitted_s + job.policy.timeout_s, "job", job.id)
+    missing = [
+        (step.result_id, step.type)
+        for step in job.steps
+        if step.result_id and step.result_id not in matrices.present
+    ]
+    if missing:
+        job.results_ready = False
+        world.emit(MakeResults(job.id, missing))
+
+
+def _restore_placement(
+    world: World, job: Job, found: RestoredPlacement, matrices: Matrices
+) -> None:
+    row, step = found.row, job.steps[found.row.operation]
+    state = found.state
+    kept = step.result_id in matrices.present
+    if not kept and state in (SubtaskState.DONE, SubtaskState.ASSIGNED, SubtaskState.RUNNING):
+        state = SubtaskState.SUPERSEDED  # Its rows are gone with the matrix they were in.
+    started_s = job.started_s or 0.0
+    subtask = Subtask(
+        id=row.id,
+        job=job.id,
+        operation=row.operation,
+        pieces=(row.rectangle,),
+        node=row.node,
+        device=row.device,
+        attempt=row.attempt,
+        deaths=row.deaths,
+        plan=row.plan,
+        placement=Placement(
+            operation=row.operation,
+            rectangle=row.rectangle,
+            device=row.device,
+            predicted_start_s=row.predicted_start_s,
+            predicted_finish_s=row.predicted_finish_s,
+            predicted_bytes_in=row.predicted_bytes,
+            predicted_bytes_out=0,
+            availability=row.availability,
+            speed_flops=row.speed_flops,
+        ),
+        planned_at_s=started_s,
+        state=state,
+        row_done=row.rectangle.row_start,
+        expected_finish_s=started_s + row.predicted_finish_s,
+        bytes_in=found.bytes_in,
+        bytes_out=found.bytes_out,
+    )
+    if owner := job.subtasks.get(row.id.removesuffix("+")):
+        # The second piece of a sub-task that was restored just before.
+        owner.pieces = (*owner.pieces, row.rectangle)
+        owner.area_done = owner.area if owner.state is SubtaskState.DONE else 0
+        return
+    job.subtasks[subtask.id] = subtask
+    if state is SubtaskState.DONE:
+        subtask.row_done, subtask.area_done = row.rectangle.row_stop, row.rectangle.area
+        subtask.started_s = None if found.start_s is None else started_s + found.start_s
+        subtask.finished_s = None if found.finish_s is None else started_s + found.finish_s
+        job.computed_s = max(job.computed_s or 0.0, subtask.finished_s or 0.0)
+    elif state.is_active:
+        step.active += 1
+        world.subtasks[subtask.id] = subtask
+        world.devices[row.device].active[subtask.id] = subtask
+    if state is not found.state:
+        world.commit(*subtasks.changes(job, subtask))
+
+
+def _restore_step(job: Job, step: Step, matrices: Matrices) -> None:
+    own = [s for s in job.subtasks.values() if s.operation == step.index]
+    taken = [
+        piece
+        for subtask in own
+        if subtask.state is SubtaskState.DONE or subtask.state.is_active
+        for piece in subtask.pieces
+    ]
+    attempt = max((subtask.attempt for subtask in own), default=0) + 1
+    step.gaps = [Gap(piece, attempt) for piece in uncovered(step.type.whole(), taken)]
+    step.is_done = bool(step.result_id) and step.result_id in matrices.sealed

@@ -1,0 +1,275 @@
+"""What the core remembers: nodes, devices, jobs, sub-tasks."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from deadheat.runtime.programs import MatrixType, Operation, Program, Rectangle
+from deadheat.scheduler.core.events import DeviceFacts, Failure, JobPolicy
+from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
+from deadheat.scheduler.planner.availability import Availability, Sample, estimate
+from deadheat.scheduler.planner.plan import Placement, Plan
+from deadheat.scheduler.planner.speed import SpeedModel
+
+#: Samples kept for each device: a few half-lives at four a second.
+SAMPLES_KEPT: Final = 32
+#: Until a transfer was measured: 1 Gbit/s Ethernet.
+UNKNOWN_BANDWIDTH_BYTES_PER_S: Final = 1.18e8
+UNKNOWN_LATENCY_S: Final = 0.001
+#: Sending an assignment and starting it.
+LAUNCH_S: Final = 0.001
+#: Weight of a new observation in running averages.
+SMOOTHING: Final = 0.5
+#: Panel ends remembered for each sub-task, and the time over which they tell its rate.
+MARKS_KEPT: Final = 64
+RATE_WINDOW_S: Final = 1.0
+MIN_BIAS: Final = 0.25
+MAX_BIAS: Final = 4.0
+
+
+@dataclass(slots=True)
+class Device:
+    facts: DeviceFacts
+    node: str
+    model: SpeedModel
+    memory_free_bytes: int
+    samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=SAMPLES_KEPT))
+    bias: float = 1.0
+    #: Sub-tasks finished for each dtype; the first of a kind says nothing about speed.
+    finished: dict[str, int] = field(default_factory=dict)
+    bandwidth_bytes_per_s: float = UNKNOWN_BANDWIDTH_BYTES_PER_S
+    active: dict[str, Subtask] = field(default_factory=dict)
+    #: Roll-up of samples since the last one was recorded.
+    rolled_up: list[tuple[Sample, float]] = field(default_factory=list)
+
+    def availability(self, now: float) -> Availability:
+        return estimate(tuple(self.samples), now)
+
+    def ready_s(self, now: float, *, without_job: str = "") -> float:
+        """Seconds until it has done what it has (but for one job's part of it)."""
+        ends = [s.expected_finish_s for s in self.active.values() if s.job != without_job]
+        return max(0.0, max(ends, default=now) - now)
+
+    def learn_speed(self, dtype: str, ratio: float) -> None:
+        """`ratio` is measured over modelled idle speed of one finished sub-task."""
+        seen = self.finished.get(dtype, 0)
+        self.finished[dtype] = seen + 1
+        if seen:
+            mixed = self.bias + SMOOTHING * (ratio - self.bias)
+            self.bias = min(MAX_BIAS, max(MIN_BIAS, mixed))
+
+    def learn_bandwidth(self, size_bytes: int, seconds: float) -> None:
+        if size_bytes >= 1 << 20 and seconds > 0:
+            rate = size_bytes / seconds
+            self.bandwidth_bytes_per_s += SMOOTHING * (rate - self.bandwidth_bytes_per_s)
+
+
+@dataclass(slots=True)
+class Node:
+    name: str
+    instance: str
+    host: str
+    cpus: frozenset[int]
+    shares_cpus: bool
+    shares_memory: bool
+    version: str
+    state: NodeState
+    heard_s: float
+    is_connected: bool
+    #: When it is given up if it is not heard of; sooner after a broken connection.
+    lost_at_s: float
+    drain_reason: str = ""
+    devices: dict[str, Device] = field(default_factory=dict)
+
+    @property
+    def is_usable(self) -> bool:
+        return self.state is NodeState.UP and self.is_connected
+
+    def active(self) -> list[Subtask]:
+        return [subtask for device in self.devices.values() for subtask in device.active.values()]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a sub-task was when one of its panels ended."""
+
+    at_s: float
+    area: int
+    wall_s: float
+
+
+@dataclass(slots=True)
+class Subtask:
+    """A part of one operation on one device. Predictions are moments, not durations.
+
+    It is assigned as one rectangle. What it has after giving some away are its `pieces`: whole
+    rows, and perhaps the left part of one more band of rows.
+    """
+
+    id: str
+    job: str
+    operation: int
+    pieces: tuple[Rectangle, ...]
+    node: str
+    device: str
+    attempt: int
+    deaths: int
+    plan: int
+    placement: Placement
+    planned_at_s: float
+    state: SubtaskState = SubtaskState.ASSIGNED
+    row_done: int = 0
+    area_done: int = 0
+    started_s: float | None = None
+    finished_s: float | None = None
+    expected_finish_s: float = 0.0
+    marks: deque[Mark] = field(default_factory=lambda: deque(maxlen=MARKS_KEPT))
+    cpu_s: float = 0.0
+    flops: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    @property
+    def rectangle(self) -> Rectangle:
+        """What it was assigned."""
+        return self.placement.rectangle
+
+    @property
+    def area(self) -> int:
+        return sum(piece.area for piece in self.pieces)
+
+    @property
+    def left_area(self) -> int:
+        return max(0, self.area - self.area_done)
+
+    @property
+    def predicted_start_s(self) -> float:
+        return self.planned_at_s + self.placement.predicted_start_s
+
+    @property
+    def predicted_finish_s(self) -> float:
+        return self.planned_at_s + self.placement.predicted_finish_s
+
+    def rate(self, threads: int, now: float) -> float | None:
+        """Elements a second, from the panels of about the last second; None before there are any.
+
+        A device that has ended no panel for longer than a panel takes is slower than it was.
+        """
+        if len(self.marks) < 2:
+            return None
+        new, old = self.marks[-1], self.marks[0]
+        for mark in self.marks:
+            if new.at_s - mark.at_s < RATE_WINDOW_S:
+                break
+            old = mark
+        area, wall_s = new.area - old.area, new.wall_s - old.wall_s
+        if area <= 0 or wall_s <= 0:
+            return None
+        rate = area / wall_s * threads
+        panel = self.marks[-1].area - self.marks[-2].area
+        silent_s = now - new.at_s
+        return min(rate, panel / silent_s) if silent_s > 0 and panel else rate
+
+    def update_expectation(self, threads: int, now: float) -> None:
+        if rate := self.rate(threads, now):
+            last_s = self.marks[-1].at_s
+            self.expected_finish_s = max(now, last_s + self.left_area / rate)
+        elif self.started_s is not None:
+            # It has begun when it has begun, not when the plan said.
+            planned_s = self.placement.predicted_finish_s - self.placement.predicted_start_s
+            share = self.area / max(1, self.placement.rectangle.area)
+            self.expected_finish_s = max(now, self.started_s + planned_s * share)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A part of a result that is assigned to nobody."""
+
+    rectangle: Rectangle
+    attempt: int = 1
+    deaths: int = 0
+
+
+@dataclass(slots=True)
+class Step:
+    """One operation of a job on its way."""
+
+    index: int
+    operation: Operation
+    type: MatrixType
+    #: Where the result lies in the store; empty for one that travels inline.
+    result_id: str
+    gaps: list[Gap]
+    active: int = 0
+    is_sealing: bool = False
+    is_done: bool = False
+    inline: bytearray | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.gaps and not self.active
+
+
+@dataclass(slots=True)
+class Job:
+    id: str
+    request_id: str
+    user: str
+    kind: str
+    program: Program
+    policy: JobPolicy
+    #: Order of arrival: ranks sub-tasks of different jobs on one device.
+    serial: int
+    submitted_s: float
+    steps: list[Step]
+    state: JobState = JobState.QUEUED
+    note: str = ""
+    failure: Failure | None = None
+    started_s: float | None = None
+    finished_s: float | None = None
+    #: The last sub-task's finish; what follows (sealing) is collection.
+    computed_s: float | None = None
+    results_ready: bool = True
+    planning_ticket: int = 0
+    is_planning: bool = False
+    pending_plan: Plan | None = None
+    pending_since_s: float = 0.0
+    plans: int = 0
+    plan_text: str = ""
+    plan_document: list[object] = field(default_factory=list)
+    planning_s: float = 0.0
+    #: Re-balances so far; not before `rebalance_after_s`; sub-tasks asked to give something up.
+    resplits: int = 0
+    rebalance_after_s: float = 0.0
+    rebalance_check_s: float = math.inf
+    releasing: dict[str, float] = field(default_factory=dict)
+    pool_flops: float = 0.0
+    predicted_makespan_s: float | None = None
+    bytes_lower_bound: int = 0
+    subtasks: dict[str, Subtask] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> float:
+        """Share of the flops that is done, 0 to 1."""
+        if self.state is JobState.DONE:
+            return 1.0
+        total = self.program.flops
+        done = sum(
+            self.flops_of(subtask.operation, min(subtask.area_done, subtask.area))
+            for subtask in self.subtasks.values()
+            if subtask.state in (SubtaskState.RUNNING, SubtaskState.DONE)
+        )
+        return min(1.0, done / total) if total else 0.0
+
+    def flops_of(self, operation: int, area: int) -> float:
+        """The work in so many elements of an operation's result."""
+        shape = self.program.shape_of(self.steps[operation].operation)
+        whole = shape.rows * shape.columns
+        return shape.flops * area / whole if whole else 0.0
+
+    def expected_finish_s(self) -> float | None:
+        ends = [s.expected_finish_s for s in self.subtasks.values() if s.state.is_active]
+        return max(ends, default=None)

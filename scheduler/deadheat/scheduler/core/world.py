@@ -1,0 +1,63 @@
+"""All that the core remembers, and the effects of the event at hand."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Final
+
+from deadheat.scheduler.core.effects import Change, Commit, Effect
+from deadheat.scheduler.core.state import Device, Job, Node, Subtask
+
+#: Ended jobs that are kept in memory to be asked about; older ones are in the database.
+RECENT_JOBS: Final = 512
+
+
+class World:
+    """The state that every handler works on. `host` is the identity of the scheduler's own host:
+    agents there share its memory."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.now = 0.0
+        self.nodes: dict[str, Node] = {}
+        self.devices: dict[str, Device] = {}
+        self.jobs: dict[str, Job] = {}
+        self.requests: dict[str, str] = {}
+        #: Sub-tasks that are assigned or run.
+        self.subtasks: dict[str, Subtask] = {}
+        #: Names of nodes that are draining.
+        self.draining: set[str] = set()
+        self.serial = 0
+        self._ended: list[str] = []
+        self._deadlines: list[tuple[float, str, str]] = []
+        self._effects: list[Effect] = []
+
+    def emit(self, *effects: Effect) -> None:
+        self._effects.extend(effects)
+
+    def commit(self, *changes: Change) -> None:
+        self._effects.append(Commit(changes))
+
+    def take_effects(self) -> list[Effect]:
+        effects, self._effects = self._effects, []
+        return effects
+
+    def wake_at(self, when_s: float, kind: str, key: str) -> None:
+        heapq.heappush(self._deadlines, (when_s, kind, key))
+
+    def next_deadline_s(self) -> float | None:
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def take_due(self) -> list[tuple[str, str]]:
+        """The deadlines that are over, as (kind, key)."""
+        found = []
+        while self._deadlines and self._deadlines[0][0] <= self.now:
+            _, kind, key = heapq.heappop(self._deadlines)
+            found.append((kind, key))
+        return found
+
+    def remember_ended(self, job: Job) -> None:
+        self._ended.append(job.id)
+        while len(self._ended) > RECENT_JOBS:
+            forgotten = self.jobs.pop(self._ended.pop(0))
+            self.requests.pop(forgotten.request_id, None)

@@ -1,0 +1,1 @@
+"""What is kept: every node, plan and placement, predicted and actual, in the database."""

@@ -1,0 +1,1 @@
+"""The shell around the core: gRPC services, the store's keeper, and the carrying out of effects."""

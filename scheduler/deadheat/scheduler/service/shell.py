@@ -1,0 +1,216 @@
+"""Carries out what the core decides: commits first, then everything else, in order.
+
+A *turn* is one event and all that follows from it at once. Its changes are committed together;
+its other effects happen when they are durable, and never before those of the turn before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from deadheat.runtime import errors, logs
+from deadheat.scheduler.core import effects, events
+from deadheat.scheduler.core.core import Core
+from deadheat.scheduler.planner.inputs import PlanningInput
+from deadheat.scheduler.planner.plan import Plan
+from deadheat.scheduler.planner.planner import plan
+from deadheat.scheduler.records.clock import Clock
+from deadheat.scheduler.records.writer import Writer
+from deadheat.scheduler.service.storelink import StoreLink
+from deadheat.scheduler.service.watchers import Watchers
+
+log = logs.get("shell")
+
+#: A planning problem up to this size (devices times pieces of work) is solved on the spot, in well
+#: under a millisecond; a larger one in a thread, so that no heartbeat waits for it.
+INLINE_PLANNING: Final = 64
+
+
+class Outbox(Protocol):
+    """Where messages to agents go; unknown nodes are ignored, they will register again."""
+
+    def send(self, effect: effects.Effect) -> None: ...
+
+
+@dataclass(eq=False)
+class Turn:
+    """An event on its way to being durable."""
+
+    after: list[effects.Effect] = field(default_factory=list)
+    failure: events.Failure | None = None
+    is_committed: bool = False
+    committed: asyncio.Future[None] | None = None
+
+
+class Shell:
+    """One per daemon, on its event loop."""
+
+    def __init__(
+        self, core: Core, writer: Writer, clock: Clock, store: StoreLink, outbox: Outbox
+    ) -> None:
+        self.core = core
+        self.writer = writer
+        self.clock = clock
+        self.watchers = Watchers()
+        self._store = store
+        self._outbox = outbox
+        self._loop = asyncio.get_running_loop()
+        self._pending: deque[Turn] = deque()
+        self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def feed(self, event: events.Event, at_s: float | None = None) -> Turn:
+        """Applies an event now (or as of `at_s`); what follows is under way when it returns."""
+        now = self.clock.now() if at_s is None else at_s
+        return self._start_turn(self.core.handle(event, now), now)
+
+    async def settle(self, event: events.Event) -> None:
+        """Applies an event and waits until it is durable; raises what the core refused it with."""
+        turn = self.feed(event)
+        if turn.failure:
+            raise errors.from_code(turn.failure.code, turn.failure.message)
+        if not turn.is_committed:
+            turn.committed = self._loop.create_future()
+            await turn.committed
+
+    def resume(self, found: list[effects.Effect]) -> None:
+        """Goes on where a scheduler before us stopped."""
+        self._start_turn(found, self.clock.now())
+
+    def close(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        self._planner.shutdown(wait=False, cancel_futures=True)
+
+    # Turns
+
+    def _start_turn(self, found: list[effects.Effect], now: float) -> Turn:
+        turn = Turn()
+        changes: list[effects.Change] = []
+        queue = deque(found)
+        while queue:
+            match queue.popleft():
+                case effects.Commit(more):
+                    changes.extend(more)
+                case effects.MakePlan() as wanted if _is_small(wanted.given):
+                    # Its consequences belong to this turn, so that a small job costs one commit.
+                    queue.extend(self.core.handle(_planned(wanted, now), now))
+                case effects.ReplyFailure(failure):
+                    turn.failure = failure
+                case effect:
+                    turn.after.append(effect)
+        self._arm_timer()
+        if changes:
+            self._pending.append(turn)
+            self.writer.submit(changes, lambda: self._loop.call_soon_threadsafe(self._on_committed))
+        elif self._pending:
+            self._pending.append(turn)
+            turn.is_committed = True
+        else:
+            turn.is_committed = True
+            self._perform_all(turn)
+        return turn
+
+    def _on_committed(self) -> None:
+        """The writer commits in order: the oldest turn that waits is durable now."""
+        turn = self._pending.popleft()
+        turn.is_committed = True
+        self._finish(turn)
+        while self._pending and self._pending[0].is_committed:
+            self._finish(self._pending.popleft())
+
+    def _finish(self, turn: Turn) -> None:
+        if turn.committed and not turn.committed.done():
+            turn.committed.set_result(None)
+        self._perform_all(turn)
+
+    def _perform_all(self, turn: Turn) -> None:
+        for effect in turn.after:
+            self._perform(effect)
+
+    def _perform(self, effect: effects.Effect) -> None:
+        match effect:
+            case effects.NotifyJob(job):
+                self.watchers.notify(job)
+            case effects.MakePlan():
+                self._spawn(self._plan(effect))
+            case effects.MakeResults():
+                self._spawn(self._make_results(effect))
+            case effects.SealResult():
+                self._spawn(self._seal(effect))
+            case effects.ReleaseJob(job, give_up):
+                self._spawn(self._quietly(self._store.release(job, give_up)))
+            case _:
+                self._outbox.send(effect)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Effects that come back as events
+
+    async def _plan(self, wanted: effects.MakePlan) -> None:
+        made = await self._loop.run_in_executor(self._planner, _planned, wanted, self.clock.now())
+        self.feed(made)
+
+    async def _make_results(self, wanted: effects.MakeResults) -> None:
+        made = self._store.make_results(wanted.job, wanted.matrices)
+        self.feed(events.ResultsMade(wanted.job, await _failure_of(made)))
+
+    async def _seal(self, wanted: effects.SealResult) -> None:
+        sealed = self._store.seal(wanted.matrix_id, wanted.check_ids)
+        failure = await _failure_of(sealed)
+        self.feed(events.ResultSealed(wanted.job, wanted.operation, failure))
+
+    @staticmethod
+    async def _quietly(work: Coroutine[Any, Any, None]) -> None:
+        """For what may fail without harm: the next start of the scheduler tidies up."""
+        if failure := await _failure_of(work):
+            log.warning(failure.message, extra=logs.keys("store", code=failure.code))
+
+    def _arm_timer(self) -> None:
+        due_s = self.core.next_deadline_s()
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if due_s is not None:
+            delay_s = max(0.0, due_s - self.clock.now())
+            self._timer = self._loop.call_later(delay_s, self._tick)
+
+    def _tick(self) -> None:
+        self.feed(events.Ticked())
+
+
+def _is_small(given: PlanningInput) -> bool:
+    return len(given.devices) * len(given.work) <= INLINE_PLANNING
+
+
+def _planned(wanted: effects.MakePlan, now: float) -> events.PlanMade:
+    started_s = time.perf_counter()
+    outcome: Plan | events.Failure
+    try:
+        outcome = plan(wanted.given, now=now)
+    except errors.DeadheatError as error:
+        outcome = events.Failure(error.code, error.message)
+    return events.PlanMade(wanted.job, wanted.ticket, outcome, time.perf_counter() - started_s)
+
+
+async def _failure_of(work: Coroutine[Any, Any, None]) -> events.Failure | None:
+    try:
+        await work
+    except errors.DeadheatError as error:
+        return events.Failure(error.code, error.message)
+    return None
+
+
+Translate = Callable[[float], float]

@@ -1,0 +1,111 @@
+"""The other end of MatrixService: rectangles streamed in and out, checked, resumed by offset."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final
+
+import google_crc32c
+import grpc
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from deadheat.runtime import rpc, wire
+from deadheat.runtime.errors import DataLost, Unavailable
+from deadheat.runtime.programs import Rectangle
+from deadheat.store.regions import Region
+from deadheat.v1 import matrix_pb2 as pb
+
+if TYPE_CHECKING:
+    from deadheat.v1.matrix_pb2_grpc import MatrixServiceAsyncStub
+
+#: A broken transfer goes on where it stopped, so often; then its error stands.
+MAX_ATTEMPTS: Final = 6
+#: A transfer in which nothing arrives for so long is broken.
+STALL_LIMIT_S: Final = 20.0
+
+
+def _is_passing(error: BaseException) -> bool:
+    return isinstance(error, (Unavailable, DataLost))
+
+
+def _attempts() -> AsyncRetrying:
+    return AsyncRetrying(
+        stop=stop_after_attempt(MAX_ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.1, max=2.0),
+        retry=retry_if_exception(_is_passing),
+        reraise=True,
+    )
+
+
+async def get(
+    stub: MatrixServiceAsyncStub,
+    matrix_id: str,
+    rectangle: Rectangle,
+    into: memoryview,
+) -> int:
+    """Reads a rectangle into `into`, row-major without gaps; returns the bytes that were moved."""
+    done = moved = 0
+    async for attempt in _attempts():
+        with attempt:
+            try:
+                request = pb.MatrixServiceGetRequest(
+                    matrix_id=matrix_id, rectangle=wire.rectangle_to_wire(rectangle), offset=done
+                )
+                async for response in stub.Get(request, timeout=_deadline_s(len(into))):
+                    chunk = response.chunk
+                    end = chunk.offset + len(chunk.data)
+                    if chunk.offset != done or end > len(into):
+                        raise DataLost(f"chunk at {chunk.offset} came where {done} was next")
+                    if google_crc32c.value(chunk.data) != chunk.crc32c:
+                        raise DataLost(f"the chunk at offset {done} does not match its checksum")
+                    into[done:end] = chunk.data
+                    done, moved = end, moved + len(chunk.data)
+            except grpc.RpcError as error:
+                raise rpc.from_rpc_error(error, doing=f"reading matrix {matrix_id}") from None
+            if done < len(into):
+                raise DataLost(f"matrix {matrix_id} ended after {done} of {len(into)} bytes")
+    return moved
+
+
+async def put(
+    stub: MatrixServiceAsyncStub,
+    matrix_id: str,
+    upload_id: str,
+    rectangle: Rectangle,
+    source: Region,
+) -> int:
+    """Writes a rectangle from `source`; returns the bytes that were moved."""
+    moved = 0
+    start = 0
+    async for attempt in _attempts():
+        with attempt:
+            try:
+                if attempt.retry_state.attempt_number > 1:
+                    stat = pb.MatrixServiceStatRequest(matrix_id=matrix_id, upload_id=upload_id)
+                    answer = await stub.Stat(stat, timeout=rpc.CALL_TIMEOUT_S)
+                    start = answer.received_bytes
+                header = pb.PutHeader(
+                    matrix_id=matrix_id,
+                    upload_id=upload_id,
+                    rectangle=wire.rectangle_to_wire(rectangle),
+                    offset=start,
+                )
+                moved += source.size_bytes - start
+                await stub.Put(_parts(header, source), timeout=_deadline_s(source.size_bytes))
+            except grpc.RpcError as error:
+                raise rpc.from_rpc_error(error, doing=f"writing matrix {matrix_id}") from None
+    return moved
+
+
+async def _parts(header: pb.PutHeader, source: Region) -> AsyncIterator[pb.MatrixServicePutRequest]:
+    yield pb.MatrixServicePutRequest(header=header)
+    for offset in range(header.offset, source.size_bytes, rpc.CHUNK_BYTES):
+        data = source.read(offset, rpc.CHUNK_BYTES)
+        chunk = pb.Chunk(offset=offset, data=data, crc32c=google_crc32c.value(data))
+        yield pb.MatrixServicePutRequest(chunk=chunk)
+
+
+def _deadline_s(size_bytes: int) -> float:
+    """A transfer may be slow, but not slower than a thousandth of a fast network for ever."""
+    return STALL_LIMIT_S + size_bytes / 1e5
