@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -13,16 +12,17 @@ from deadheat.client import arrays
 from deadheat.client.arrays import Array, ArrayLike, Product
 from deadheat.client.cluster import LocalCluster
 from deadheat.client.connection import Connection, LoopThread
+from deadheat.client.inquiries import Inquiries
 from deadheat.client.jobs import Job, failure_of
 from deadheat.client.progress import shown
-from deadheat.client.reports import Report, job_state_name, node_as_dict
+from deadheat.client.reports import job_state_name
 from deadheat.client.transfers import Transfers
 from deadheat.runtime import hosts, rpc, wire
 from deadheat.runtime.errors import DeadheatError, InvalidInput, JobFailed, NotFound, Unavailable
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.programs import Activation, Gemm, Operand, gemm_program
 from deadheat.runtime.settings import ClientSettings, Sources
-from deadheat.v1 import cluster_pb2, job_pb2
+from deadheat.v1 import job_pb2
 
 CutName = Literal["balanced", "equal", "peak", "one-minus-utilization"]
 DurabilityName = Literal["process", "power"]
@@ -43,7 +43,7 @@ MAX_WATCH_FAILURES: Final = 20
 WATCH_RETRY_S: Final = 0.5
 
 
-class Client:
+class Client(Inquiries):
     """A connection to a cluster.
 
     `Client("host:port")`, else DEADHEAT_SCHEDULER, else this user's scheduler at the default
@@ -259,8 +259,6 @@ class Client:
                     raise problem from None
             await asyncio.sleep(WATCH_RETRY_S)
 
-    # Asking
-
     def job(self, job_id: str) -> Job:
         """A job by its id, or "last": the newest of this user. Its future follows it."""
         found = self._get(job_id)
@@ -270,20 +268,6 @@ class Client:
         job = Job(self, found.id)
         self._watch(job, None, keep=True)
         return job
-
-    def _get(self, job_id: str) -> job_pb2.Job:
-        request = job_pb2.JobServiceGetRequest(job_id=job_id, user=hosts.user_name())
-
-        async def get() -> job_pb2.Job:
-            with rpc.translated(f"asking for job {job_id}"):
-                answer = await self._connection.jobs.Get(request, timeout=rpc.CALL_TIMEOUT_S)
-            return answer.job
-
-        return self._loop.call(get())
-
-    def report(self, job_id: str) -> Report:
-        """The report of a job; raises NotFound."""
-        return Report.of(self._get(job_id))
 
     def result(self, job_id: str) -> Array:
         """The result of a job that is done, as a matrix; raises what it failed of."""
@@ -301,76 +285,6 @@ class Client:
             return await self._transfers.download(found.results[0])
 
         return self._loop.call(fetch())
-
-    def reports(self, *, limit: int = 100) -> list[Report]:
-        """The jobs of this user, newest first, without devices and placements."""
-        request = job_pb2.JobServiceListRequest(user=hosts.user_name(), limit=limit)
-
-        async def list_jobs() -> Sequence[job_pb2.Job]:
-            with rpc.translated("listing jobs"):
-                answer = await self._connection.jobs.List(request, timeout=rpc.CALL_TIMEOUT_S)
-            return answer.jobs
-
-        return [Report.of(job) for job in self._loop.call(list_jobs())]
-
-    def cancel(self, job_id: str) -> str:
-        """Cancels a job; returns its state then. One that had ended stays as it is."""
-        request = job_pb2.JobServiceCancelRequest(
-            request_id=new_id("r"), job_id=job_id, user=hosts.user_name()
-        )
-
-        async def cancel() -> str:
-            with rpc.translated(f"cancelling job {job_id}"):
-                answer = await self._connection.jobs.Cancel(request, timeout=rpc.CALL_TIMEOUT_S)
-            return job_state_name(answer.state)
-
-        return self._loop.call(cancel())
-
-    def explain(self, job_id: str, *, as_json: bool = False) -> str:
-        """Why each device got its share of a job, as text or as a JSON document."""
-        request = job_pb2.JobServiceExplainRequest(job_id=job_id, user=hosts.user_name())
-
-        async def explain() -> str:
-            with rpc.translated(f"explaining job {job_id}"):
-                answer = await self._connection.jobs.Explain(request, timeout=rpc.CALL_TIMEOUT_S)
-            return answer.json if as_json else answer.text
-
-        return self._loop.call(explain())
-
-    def nodes(self) -> list[dict[str, Any]]:
-        """The pool: each node with its devices, as `deadheat nodes --json` prints them."""
-
-        async def list_nodes() -> Sequence[cluster_pb2.Node]:
-            request = cluster_pb2.ClusterServiceListNodesRequest()
-            with rpc.translated("listing nodes"):
-                answer = await self._connection.cluster.ListNodes(
-                    request, timeout=rpc.CALL_TIMEOUT_S
-                )
-            return answer.nodes
-
-        return [node_as_dict(node) for node in self._loop.call(list_nodes())]
-
-    def drain(self, node: str, reason: str = "") -> None:
-        """No new work for a node; what it has, it finishes."""
-        request = cluster_pb2.ClusterServiceDrainRequest(
-            request_id=new_id("r"), node=node, reason=reason
-        )
-
-        async def drain() -> None:
-            with rpc.translated(f"draining {node}"):
-                await self._connection.cluster.Drain(request, timeout=rpc.CALL_TIMEOUT_S)
-
-        self._loop.call(drain())
-
-    def resume(self, node: str) -> None:
-        """Undoes `drain`."""
-        request = cluster_pb2.ClusterServiceResumeRequest(request_id=new_id("r"), node=node)
-
-        async def resume() -> None:
-            with rpc.translated(f"resuming {node}"):
-                await self._connection.cluster.Resume(request, timeout=rpc.CALL_TIMEOUT_S)
-
-        self._loop.call(resume())
 
     # The end
 

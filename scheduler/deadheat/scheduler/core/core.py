@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from deadheat.scheduler.core import events, jobs, nodes, outcomes, rebalance
+from deadheat.scheduler.core import events, jobs, nodes, outcomes
 from deadheat.scheduler.core.effects import Effect
 from deadheat.scheduler.core.world import World
 
@@ -40,7 +40,7 @@ def _on_tick(world: World, event: events.Ticked) -> None:
         elif kind == "job":
             jobs.check_timeout(world, key)
         else:
-            rebalance.on_check_due(world, key)
+            jobs.check_balance(world, key)
 
 
 _HANDLERS: Final[Mapping[type[Any], Callable[[World, Any], None]]] = {

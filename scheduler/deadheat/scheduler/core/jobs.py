@@ -310,6 +310,16 @@ def check_timeout(world: World, job_id: str) -> None:
     fail(world, job, events.Failure(TimedOut.code, message))
 
 
+def check_balance(world: World, job_id: str) -> None:
+    """Somebody is about to run dry, or has not answered in time."""
+    job = world.jobs.get(job_id)
+    if job is None or job.state.is_final or world.now < job.rebalance_check_s:
+        return
+    rebalance.expire_answers(world, job)
+    advance(world, job)
+    rebalance.consider(world, job)
+
+
 def _stop(world: World, job: Job, failure: events.Failure) -> None:
     job.failure = failure
     job.finished_s = world.now

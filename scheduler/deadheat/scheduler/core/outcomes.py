@@ -47,6 +47,7 @@ def _note_progress(world: World, subtask: Subtask, progress: events.Progress) ->
     if subtask.started_s is None:
         subtask.marks.append(Mark(progress.started_s, 0, 0.0))
     subtask.started_s = progress.started_s
+    subtask.is_unresponsive = False
     subtask.row_done = max(subtask.row_done, min(progress.row_done, subtask.rectangle.row_stop))
     subtask.area_done = max(subtask.area_done, min(progress.area_done, subtask.area))
     subtask.cpu_s, subtask.flops = progress.cpu_s, progress.flops
@@ -146,6 +147,7 @@ def on_resized(world: World, event: events.SubtaskResized) -> None:
     if subtask is None:
         return
     job = world.jobs[subtask.job]
+    subtask.is_unresponsive = False
     released = [piece for piece in event.released if piece.area]
     kept = [left for piece in subtask.pieces for left in uncovered(piece, released)]
     if kept and released:

@@ -12,6 +12,7 @@ out are all the same: devices that are dry now.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,25 +42,32 @@ ANSWER_LIMIT_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class _Runner:
-    """A device that has work of the step, or could have: elements left, elements a second."""
+    """A device that has work of the step, or could have."""
 
     device: str
     subtasks: tuple[Subtask, ...]
+    #: Elements a second.
     rate: float
+    #: When it could begin something new if it had nothing of this step.
     free_s: float
+    #: What it has of this step, in seconds of its own work, the running panel counted as it is now.
+    busy_s: float
 
     @property
-    def left(self) -> int:
-        return sum(subtask.left_area for subtask in self.subtasks)
+    def left(self) -> float:
+        return self.busy_s * self.rate
 
     @property
     def finish_s(self) -> float:
         """Seconds from now until it is dry."""
-        return self.free_s + self.left / self.rate
+        return self.free_s + self.busy_s
 
 
 def plan_next_check(world: World, job: Job) -> None:
-    """Wakes the core shortly before the first device of a job runs dry."""
+    """Wakes the core shortly before the first device of a job runs dry.
+
+    A moment that is over already is not waited for again: then the next report decides.
+    """
     if not _may_rebalance(job):
         return
     active = [s for s in job.subtasks.values() if s.state.is_active]
@@ -67,21 +75,22 @@ def plan_next_check(world: World, job: Job) -> None:
     when_s = max(first_s - LEAD_S, job.rebalance_after_s)
     if job.releasing:
         when_s = max(job.releasing.values())
-    # One timer a job: an earlier one that is under way will plan the next.
-    if when_s < job.rebalance_check_s - LEAD_S / 2 or job.rebalance_check_s <= world.now:
-        job.rebalance_check_s = when_s
-        if math.isfinite(when_s):
-            world.wake_at(when_s, "rebalance", job.id)
-
-
-def on_check_due(world: World, job_id: str) -> None:
-    job = world.jobs.get(job_id)
-    if job is None or world.now < job.rebalance_check_s:
+    if not world.now < when_s < math.inf:
         return
-    job.rebalance_check_s = math.inf
-    if job.releasing and world.now >= max(job.releasing.values()):
-        job.releasing.clear()  # Whoever has not answered by now is hung, or gone.
-    consider(world, job)
+    # One timer a job: an earlier one that is under way will plan the next.
+    is_waiting = world.now < job.rebalance_check_s <= when_s + LEAD_S / 2
+    if not is_waiting:
+        job.rebalance_check_s = when_s
+        world.wake_at(when_s, "rebalance", job.id)
+
+
+def expire_answers(world: World, job: Job) -> None:
+    """Whoever has not answered by now is hung: it is not waited for, nor asked again before it
+    has shown that it lives."""
+    for subtask_id, until_s in list(job.releasing.items()):
+        if world.now >= until_s:
+            del job.releasing[subtask_id]
+            job.subtasks[subtask_id].is_unresponsive = True
 
 
 def consider(world: World, job: Job) -> None:
@@ -106,7 +115,7 @@ def _consider_step(world: World, job: Job, step: Step) -> None:
     runners = _runners(world, job, step)
     if not runners or min(runner.finish_s for runner in runners) > LEAD_S:
         return
-    left = float(sum(runner.left for runner in runners))
+    left = sum(runner.left for runner in runners)
     ready_s = np.array([runner.free_s for runner in runners])
     unit_s = np.array([1.0 / runner.rate for runner in runners])
     common_s = level(left, ready_s, unit_s, np.full(len(runners), np.inf))
@@ -115,7 +124,7 @@ def _consider_step(world: World, job: Job, step: Step) -> None:
     if gain_s < max(MIN_GAIN_S, MIN_GAIN_SHARE * total_s):
         return
     for runner, keep_s in zip(runners, common_s - ready_s):
-        surplus = runner.left - max(0.0, keep_s) * runner.rate
+        surplus = runner.left - max(0.0, float(keep_s)) * runner.rate
         if surplus > 0:
             _ask(world, job, runner, int(surplus))
     if job.releasing:
@@ -129,6 +138,8 @@ def _ask(world: World, job: Job, runner: _Runner, surplus: int) -> None:
     for subtask in reversed(runner.subtasks):
         if surplus <= 0:
             return
+        if subtask.is_unresponsive:
+            continue
         taken = min(surplus, subtask.left_area)
         surplus -= taken
         job.releasing[subtask.id] = world.now + ANSWER_LIMIT_S
@@ -150,8 +161,17 @@ def _runners(world: World, job: Job, step: Step) -> list[_Runner]:
         flops = device.measured_flops or modelled
         if flops <= 0 or per_element <= 0:
             continue
+        rate = flops / per_element
         free_s = world.devices[device.id].ready_s(world.now, without_job=job.id)
         if not any(subtask.state is SubtaskState.RUNNING for subtask in own):
             free_s += LAUNCH_S
-        found.append(_Runner(device.id, own, flops / per_element, free_s))
+        found.append(_Runner(device.id, own, rate, free_s, _busy_s(own, rate, world.now)))
     return found
+
+
+def _busy_s(own: Sequence[Subtask], rate: float, now: float) -> float:
+    """Running sub-tasks end when they are expected to; those that wait take their whole time."""
+    running = [s for s in own if s.state is SubtaskState.RUNNING]
+    waiting = [s for s in own if s.state is SubtaskState.ASSIGNED]
+    until_s = max((s.expected_finish_s for s in running), default=now)
+    return max(0.0, until_s - now) + sum(s.area for s in waiting) / rate

@@ -126,6 +126,8 @@ class Subtask:
     started_s: float | None = None
     finished_s: float | None = None
     expected_finish_s: float = 0.0
+    #: It did not answer when it was asked to give something up, and has not reported since.
+    is_unresponsive: bool = False
     marks: deque[Mark] = field(default_factory=lambda: deque(maxlen=MARKS_KEPT))
     cpu_s: float = 0.0
     flops: float = 0.0

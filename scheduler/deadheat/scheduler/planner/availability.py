@@ -19,6 +19,8 @@ HALF_LIFE_S: Final = 0.7
 ACTIVE_SHARE: Final = 0.25
 #: Nothing is ever planned on less: even beside many others a runnable thread gets something.
 MIN_AVAILABILITY: Final = 0.02
+#: Load, in cores, that is housekeeping rather than somebody's work.
+NEGLIGIBLE: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,11 @@ def of_sample(sample: Sample) -> float:
         return max(MIN_AVAILABILITY, min(1.0, sample.run_s / wanted_s))
     free = 1.0 - sample.foreign - sample.steal
     # Within one group of tasks the kernel shares evenly: n of ours against m on C cores get
-    # n * min(1, C / (n + m)), here with one thread of ours for each core of the device.
-    fair = sample.threads / (sample.threads + sample.foreign_runnable)
+    # n * min(1, C / (n + m)), here with one thread of ours for each core of the device. A load
+    # needs as many threads as it has cores full, whether they were seen runnable or not.
+    cores_full = math.ceil(sample.foreign * sample.threads - NEGLIGIBLE)
+    others = max(sample.foreign_runnable, cores_full)
+    fair = sample.threads / (sample.threads + others)
     return max(MIN_AVAILABILITY, min(1.0, max(free, fair * (1.0 - sample.steal))))
 
 

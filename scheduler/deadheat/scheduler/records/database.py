@@ -161,6 +161,6 @@ def _explain(path: Path, error: DatabaseError) -> DataLost | LimitReached:
 
 def _damaged(path: Path, reason: str) -> DataLost:
     return DataLost(
-        f"database {path} is damaged ({reason}); nothing was changed. Restore a backup "
+        f"database {path} is damaged ({' '.join(reason.split())}); nothing was changed. Restore a backup "
         f"({path.name}.before-*), or move the file away to start afresh"
     )

@@ -1,0 +1,138 @@
+"""Attempts: nothing finished is forgotten before it is settled, nothing cancelled is told."""
+
+from __future__ import annotations
+
+from deadheat.agent.core.attempts import (
+    Attempts,
+    Deliver,
+    Drop,
+    Effect,
+    Fetch,
+    Report,
+    Run,
+    ShrinkRun,
+    StopRun,
+)
+from deadheat.runtime.programs import Rectangle
+from deadheat.v1 import agent_pb2 as pb
+from deadheat.v1 import types_pb2
+
+
+def assign(name: str = "s", *, inline: bool = False) -> pb.Assign:
+    matrix = types_pb2.MatrixType(rows=100, columns=50, data_type=types_pb2.DATA_TYPE_FLOAT64)
+    return pb.Assign(
+        subtask_id=name,
+        attempt=1,
+        result_type=matrix,
+        rectangle=types_pb2.Rectangle(row_start=10, row_stop=60, column_stop=50),
+        result_matrix_id="" if inline else "m",
+    )
+
+
+def finished(name: str = "s") -> pb.Finished:
+    return pb.Finished(progress=pb.SubtaskProgress(subtask_id=name, row_done=60))
+
+
+def running(*, inline: bool = False) -> Attempts:
+    attempts = Attempts()
+    attempts.assigned(assign(inline=inline))
+    attempts.fetched("s")
+    return attempts
+
+
+def reported(effects: list[Effect]) -> list[str | None]:
+    return [e.message.WhichOneof("message") for e in effects if isinstance(e, Report)]
+
+
+def test_the_usual_course() -> None:
+    attempts = Attempts()
+    (fetch,) = attempts.assigned(assign())
+    assert isinstance(fetch, Fetch)
+    assert attempts.fetched("s") == [Run("s")]
+    progress = pb.SubtaskProgress(subtask_id="s", row_done=30)
+    assert reported(attempts.progressed(progress)) == ["progress"]
+    effects = attempts.computed(finished(), must_deliver=False)
+    assert reported(effects) == ["finished"]
+    assert Drop("s") in effects
+    assert len(attempts) == 1
+    attempts.settled(["s"])
+    assert len(attempts) == 0
+
+
+def test_an_assignment_that_comes_twice_is_one() -> None:
+    attempts = running()
+    assert attempts.assigned(assign()) == []
+
+
+def test_what_is_finished_is_told_again_until_it_is_settled() -> None:
+    attempts = running()
+    attempts.computed(finished(), must_deliver=False)
+    (held,) = attempts.for_registration()
+    assert held.finished
+    for _ in range(3):
+        assert reported(attempts.session_opened()) == ["finished"]
+    attempts.settled(["s"])
+    assert attempts.session_opened() == []
+
+
+def test_a_result_counts_when_it_is_delivered() -> None:
+    attempts = running()
+    whole = Rectangle(10, 60, 0, 50)
+    assert attempts.computed(finished(), must_deliver=True) == [Deliver("s", (whole,))]
+    # The session broke meanwhile: it is delivered again.
+    assert attempts.session_opened() == [Deliver("s", (whole,))]
+    assert reported(attempts.delivered("s", finished())) == ["finished"]
+
+
+def test_what_was_given_back_is_not_delivered() -> None:
+    attempts = running()
+    assert attempts.resize("s", 1000) == [ShrinkRun("s", 1000)]
+    released = types_pb2.Rectangle(row_start=30, row_stop=60, column_stop=50)
+    effects = attempts.shrunk(pb.Resized(subtask_id="s", released=[released]))
+    assert reported(effects) == ["resized"]
+    kept = Rectangle(10, 30, 0, 50)
+    assert attempts.computed(finished(), must_deliver=True) == [Deliver("s", (kept,))]
+
+
+def test_rows_not_yet_begun_are_given_back_at_once() -> None:
+    attempts = Attempts()
+    attempts.assigned(assign())
+    (told,) = attempts.resize("s", 20 * 50)
+    assert isinstance(told, Report)
+    (piece,) = told.message.resized.released
+    assert (piece.row_start, piece.row_stop) == (30, 60)
+    kept = attempts.assign_of("s")
+    assert kept is not None
+    assert kept.rectangle.row_stop == 30
+    effects = attempts.resize("s", 0)
+    assert Drop("s") in effects
+    assert attempts.assign_of("s") is None
+
+
+def test_cancelled_work_is_dropped_and_not_spoken_of() -> None:
+    attempts = running()
+    assert attempts.cancelled(["s", "unknown"]) == [StopRun("s")]
+    assert attempts.computed(finished(), must_deliver=False) == []
+    assert attempts.failed("s", "internal", "?", row_done=None) == []
+    fetching = Attempts()
+    fetching.assigned(assign())
+    assert fetching.cancelled(["s"]) == [Drop("s")]
+    assert fetching.fetched("s") == [Drop("s")]
+
+
+def test_a_dead_executor_keeps_the_rows_it_had_reported() -> None:
+    attempts = running()
+    attempts.progressed(pb.SubtaskProgress(subtask_id="s", row_done=30))
+    effects = attempts.executor_died("signal 9")
+    (told,) = (effect for effect in effects if isinstance(effect, Report))
+    failed = told.message.failed
+    assert failed.executor_died
+    assert failed.row_done == 30
+    assert "signal 9" in failed.failure.message
+
+
+def test_a_dead_executor_of_an_inline_result_keeps_nothing() -> None:
+    attempts = running(inline=True)
+    attempts.progressed(pb.SubtaskProgress(subtask_id="s", row_done=30))
+    (told,) = (e for e in attempts.executor_died("?") if isinstance(e, Report))
+    assert told.message.failed.row_done == 10

@@ -1,0 +1,204 @@
+"""A real executor process: computes in mappings, gives up, is cancelled, dies and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deadheat.agent.blocks import Memory
+from deadheat.agent.calibration import Fingerprint, load, path_of, save
+from deadheat.agent.executors.link import ExecutorLink
+from deadheat.runtime import wire
+from deadheat.runtime.programs import Gemm, MatrixType, Operation, Rectangle
+from deadheat.v1 import agent_pb2, local_pb2
+
+
+class Harness:
+    """An executor with two threads, and a product in memory that both sides map."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[local_pb2.ExecutorEvent] = asyncio.Queue()
+        self.deaths: asyncio.Queue[str] = asyncio.Queue()
+        self.link = ExecutorLink(2, "normal", self.events.put_nowait, self.deaths.put_nowait)
+
+    async def next(self, *kinds: str) -> Any:
+        while True:
+            event = await asyncio.wait_for(self.events.get(), 60)
+            if (kind := str(event.WhichOneof("event"))) in kinds:
+                return getattr(event, kind)
+
+    def run(
+        self, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], name: str = "s", rank: float = 0.0
+    ) -> np.ndarray[Any, Any]:
+        """Sends a product; returns its result's memory as an array."""
+        shapes = [a.shape, b.shape, (a.shape[0], b.shape[1])]
+        types = [MatrixType(rows, columns, "float64") for rows, columns in shapes]
+        memories = [Memory(matrix.size_bytes) for matrix in types]
+        for memory, array in zip(memories, (a, b)):
+            memory.buffer[:] = array.tobytes()
+        blocks = [
+            local_pb2.MappedBlock(
+                name=label,
+                type=wire.matrix_type_to_wire(matrix),
+                rectangle=wire.rectangle_to_wire(matrix.whole()),
+                size_bytes=matrix.size_bytes,
+            )
+            for label, matrix in zip(("A", "B", ""), types)
+        ]
+        assign = agent_pb2.Assign(
+            subtask_id=name,
+            operations=[wire.operation_to_wire(Operation("C", ("A", "B"), Gemm()))],
+            operands=[
+                agent_pb2.OperandBlock(name=label, type=wire.matrix_type_to_wire(matrix))
+                for label, matrix in zip("AB", types)
+            ],
+            result_type=wire.matrix_type_to_wire(types[2]),
+            rectangle=wire.rectangle_to_wire(types[2].whole()),
+            rank=rank,
+        )
+        run = local_pb2.RunSubtask(assign=assign, operands=blocks[:2], result=blocks[2])
+        self.link.send(
+            local_pb2.ExecutorRequest(run=run), [memory.descriptor for memory in memories]
+        )
+        return np.frombuffer(memories[2].buffer, np.float64).reshape(shapes[2])
+
+
+def with_executor(test: Callable[[Harness], Awaitable[None]]) -> None:
+    async def run() -> None:
+        harness = Harness()
+        ready = await harness.link.start()
+        assert ready.threads == 2
+        try:
+            await test(harness)
+        finally:
+            await harness.link.stop()
+
+    asyncio.run(run())
+
+
+RNG = np.random.default_rng(3)
+SMALL = RNG.random((300, 200)), RNG.random((200, 250))
+LARGE = np.ones((4000, 6000)), np.ones((6000, 4000))
+
+
+def test_the_result_is_in_the_mapping_when_it_says_so() -> None:
+    async def test(harness: Harness) -> None:
+        result = harness.run(*SMALL)
+        finished = await harness.next("finished")
+        assert np.allclose(result, SMALL[0] @ SMALL[1])
+        assert finished.progress.area_done == result.size
+        assert finished.progress.flops == 2 * 300 * 200 * 250
+        assert finished.progress.cpu_s > 0
+        assert (await harness.next("released")).subtask_id == "s"
+
+    with_executor(test)
+
+
+def test_what_is_given_up_is_not_touched() -> None:
+    async def test(harness: Harness) -> None:
+        result = harness.run(*LARGE)
+        await harness.next("progress")
+        resize = agent_pb2.Resize(subtask_id="s", keep_area=0)
+        harness.link.send(local_pb2.ExecutorRequest(resize=resize))
+        resized = await harness.next("resized")
+        await harness.next("finished")
+        whole = MatrixType(4000, 4000, "float64")
+        given = [
+            wire.rectangle_from_wire(piece, within=whole, field="released")
+            for piece in resized.released
+        ]
+        assert given
+        expected = np.full((4000, 4000), 6000.0)
+        for piece in given:
+            rows = slice(piece.row_start, piece.row_stop)
+            expected[rows, piece.column_start : piece.column_stop] = 0
+        assert np.array_equal(result, expected)
+        assert isinstance(given[0], Rectangle)
+
+    with_executor(test)
+
+
+def test_a_cancelled_task_says_when_it_touches_nothing_any_more() -> None:
+    async def test(harness: Harness) -> None:
+        result = harness.run(*LARGE)
+        await harness.next("progress")
+        cancel = agent_pb2.CancelSubtasks(subtask_ids=["s"])
+        harness.link.send(local_pb2.ExecutorRequest(cancel=cancel))
+        released = await harness.next("released", "finished")
+        assert isinstance(released, local_pb2.Released)
+        before = result.copy()
+        other = harness.run(*SMALL, name="t")
+        await harness.next("finished")
+        assert np.allclose(other, SMALL[0] @ SMALL[1])
+        assert np.array_equal(result, before)
+
+    with_executor(test)
+
+
+def test_a_small_task_overtakes_a_large_one_of_lower_rank() -> None:
+    async def test(harness: Harness) -> None:
+        harness.run(*LARGE, name="large", rank=2.0)
+        await harness.next("progress")
+        harness.run(*SMALL, name="small", rank=1.0)
+        assert (await harness.next("finished")).progress.subtask_id == "small"
+
+    with_executor(test)
+
+
+def test_an_executor_that_dies_is_replaced() -> None:
+    async def test(harness: Harness) -> None:
+        first = harness.link.pid
+        os.kill(first, signal.SIGKILL)
+        assert await asyncio.wait_for(harness.deaths.get(), 10) == "signal 9"
+        while harness.link.pid == first:
+            await asyncio.sleep(0.01)
+        for _ in range(500):
+            result = harness.run(*SMALL)
+            try:
+                await asyncio.wait_for(harness.next("finished"), 1)
+                break
+            except TimeoutError:
+                continue
+        assert np.allclose(result, SMALL[0] @ SMALL[1])
+
+    with_executor(test)
+
+
+def test_a_task_that_cannot_be_mapped_fails_and_harms_nobody() -> None:
+    async def test(harness: Harness) -> None:
+        broken = agent_pb2.Assign(
+            subtask_id="broken",
+            operations=[wire.operation_to_wire(Operation("C", ("A", "B"), Gemm()))],
+        )
+        run = local_pb2.RunSubtask(assign=broken)
+        harness.link.send(local_pb2.ExecutorRequest(run=run))
+        failed = await harness.next("failed")
+        assert failed.subtask_id == "broken"
+        result = harness.run(*SMALL)
+        await harness.next("finished")
+        assert np.allclose(result, SMALL[0] @ SMALL[1])
+
+    with_executor(test)
+
+
+def test_calibrations_are_kept_and_read_again(tmp_path: Path) -> None:
+    async def test(harness: Harness) -> None:
+        harness.link.send(local_pb2.ExecutorRequest(calibrate=local_pb2.Calibrate()))
+        points = list((await harness.next("calibrated")).points)
+        assert len({point.data_type for point in points}) == 15
+        assert all(point.seconds > 0 for point in points)
+        fingerprint = Fingerprint("cpu", 2, "blas")
+        assert load(tmp_path, fingerprint) is None
+        save(tmp_path, fingerprint, points)
+        assert load(tmp_path, fingerprint) == points
+        assert load(tmp_path, Fingerprint("cpu", 3, "blas")) is None
+        path_of(tmp_path, fingerprint).write_text("{")
+        assert load(tmp_path, fingerprint) is None
+
+    with_executor(test)

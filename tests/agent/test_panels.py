@@ -1,0 +1,97 @@
+"""Panels: every element once, whatever is given away; large first, small at the end."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deadheat.agent.executors.panels import MAX_PANEL_FLOPS, Panel, Panels
+from deadheat.runtime.programs import GemmShape, Rectangle, merged, uncovered
+
+
+def panels(rows: int, columns: int, inner: int = 4096, threads: int = 1) -> Panels:
+    shape = GemmShape(rows, inner, columns, "float64")
+    return Panels(Rectangle(0, rows, 0, columns), shape, threads)
+
+
+@given(
+    st.integers(1, 3000),
+    st.integers(1, 3000),
+    st.integers(1, 100_000),
+    st.integers(1, 8),
+    st.integers(0, 2**32),
+)
+def test_panels_and_what_was_given_away_are_the_rectangle_exactly_once(
+    rows: int, columns: int, inner: int, threads: int, seed: int
+) -> None:
+    chance = random.Random(seed)
+    top, left = chance.randrange(100), chance.randrange(100)
+    whole = Rectangle(top, top + rows, left, left + columns)
+    made = Panels(whole, GemmShape(rows, inner, columns, "float64"), threads)
+    running: list[Panel] = []
+    done: list[Rectangle] = []
+    released: list[Rectangle] = []
+    while not made.is_done:
+        action = chance.random()
+        if action < 0.5 and len(running) < threads and (panel := made.take()):
+            running.append(panel)
+        elif action < 0.95 and running:
+            panel = running.pop(chance.randrange(len(running)))
+            if chance.random() < 0.05 and made.halve(panel):
+                continue
+            made.finish(panel)
+            done.append(panel.rectangle)
+        elif action > 0.98:
+            released += made.release(chance.randrange(whole.area + 1))
+        # Rows that count as done are done.
+        head = whole.with_rows(whole.row_start, min(made.row_done, whole.row_stop))
+        assert uncovered(head, done + released) == []
+    assert uncovered(whole, done + released) == []
+    assert sum(piece.area for piece in done + released) == whole.area
+    assert made.area_done == sum(piece.area for piece in done)
+    # What was kept is whole rows and at most one part of a band.
+    assert len(merged(uncovered(whole, released))) <= 2
+
+
+def test_sizes_fall_towards_the_end() -> None:
+    made = panels(5461, 8192, 8192)
+    sizes = []
+    while panel := made.take():
+        made.finish(panel)
+        sizes.append(panel.rectangle.area)
+    assert max(sizes) <= 1024 * 1024 * 1.5
+    assert sizes[0] == 1024 * 1024
+    assert sum(sizes[-3:]) < 0.02 * sum(sizes)
+    # The greater part of the work is done in large panels.
+    assert sum(size for size in sizes if size >= 2**19) > 0.85 * sum(sizes)
+
+
+def test_no_panel_takes_for_ever() -> None:
+    made = panels(2000, 2000, inner=1_000_000)
+    per_element = 2.0 * 1_000_000
+    while panel := made.take():
+        made.finish(panel)
+        assert panel.rectangle.area * per_element < 2 * MAX_PANEL_FLOPS
+
+
+def test_a_request_to_keep_a_part_keeps_that_part_closely() -> None:
+    made = panels(4000, 4000)
+    for _ in range(3):
+        panel = made.take()
+        assert panel is not None
+        made.finish(panel)
+    keep = 4000 * 4000 // 2
+    released = made.release(keep)
+    assert abs(4000 * 4000 - sum(piece.area for piece in released) - keep) < 16 * 4000
+
+
+def test_what_has_begun_cannot_be_given_away() -> None:
+    made = panels(300, 300)
+    panel = made.take()
+    assert panel is not None
+    released = made.release(0)
+    assert panel.rectangle.area + sum(piece.area for piece in released) == 300 * 300
+    made.finish(panel)
+    assert made.is_done

@@ -1,0 +1,117 @@
+"""Re-balancing: late, seldom, and only when it pays."""
+
+from __future__ import annotations
+
+import pytest
+from tests.scheduler.core.harness import Pool, check_cover, state_of
+
+from deadheat.scheduler.core import effects
+from deadheat.scheduler.core.state import Job, Subtask
+
+
+@pytest.fixture
+def pool() -> Pool:
+    pool = Pool()
+    pool.join("a")
+    pool.join("b")
+    return pool
+
+
+def run_until_a_is_dry(pool: Pool, b_speed: float) -> tuple[Job, Subtask, Subtask, float]:
+    """Both start together; b is slower than planned by this factor."""
+    job = pool.submit(8192, 8192, 8192)
+    a, b = pool.on(job, "a"), pool.on(job, "b")
+    planned_s = a.placement.predicted_finish_s
+    for tenth in range(1, 10):
+        pool.pass_time(planned_s / 10)
+        took_s = planned_s * tenth / 10
+        pool.progress(a, a.rectangle.area * tenth // 10, took_s=took_s)
+        pool.progress(b, int(b.rectangle.area * tenth / 10 * b_speed), took_s=took_s)
+    pool.pass_time(planned_s / 10 - 0.01)
+    return job, a, b, planned_s
+
+
+def test_drift_moves_nothing_before_somebody_is_about_to_run_dry(pool: Pool) -> None:
+    job = pool.submit(8192, 8192, 8192)
+    a, b = pool.on(job, "a"), pool.on(job, "b")
+    pool.pass_time(2.0)
+    pool.progress(a, a.rectangle.area // 4, took_s=2.0)
+    pool.progress(b, b.rectangle.area // 16, took_s=2.0)
+    assert pool.take_sent(effects.SendResize) == []
+
+
+def test_the_straggler_gives_up_what_the_other_can_do_sooner(pool: Pool) -> None:
+    job, _, b, planned_s = run_until_a_is_dry(pool, 0.5)
+    (request,) = pool.take_sent(effects.SendResize)
+    assert request.node == "b"
+    released = pool.give_up(request)
+    check_cover(job)
+    # b does half as much a second as a, so it keeps a third of what was left.
+    left = b.rectangle.area // 2
+    assert sum(piece.area for piece in released) == pytest.approx(left * 2 / 3, rel=0.1)
+    more = [s for s in pool.active(job) if s.node == "a" and s.attempt == 2]
+    assert sum(s.area for s in more) == pytest.approx(sum(r.area for r in released), rel=0.05)
+    ends = [s.expected_finish_s for s in pool.active(job) if s.attempt == 2 or s.node == "b"]
+    assert max(ends) - min(ends) < 0.03 * planned_s
+
+
+def test_a_little_drift_is_not_worth_the_messages(pool: Pool) -> None:
+    run_until_a_is_dry(pool, 0.99)
+    assert pool.take_sent(effects.SendResize) == []
+
+
+def test_a_device_that_joins_gets_its_part_of_what_was_not_started(pool: Pool) -> None:
+    job = pool.submit(8192, 8192, 8192)
+    a, b = pool.on(job, "a"), pool.on(job, "b")
+    pool.pass_time(1.0)
+    pool.progress(a, a.rectangle.area // 10, took_s=1.0)
+    pool.progress(b, b.rectangle.area // 10, took_s=1.0)
+    pool.join("c", 100.0)
+    pool.pass_time(0.2)
+    pool.progress(a, a.rectangle.area // 8, took_s=1.2)
+    requests = pool.take_sent(effects.SendResize)
+    assert {request.node for request in requests} == {"a", "b"}
+    for request in requests:
+        pool.give_up(request)
+    check_cover(job)
+    assert any(subtask.node == "c" for subtask in pool.active(job))
+    assert job.resplits == 1
+
+
+def test_a_hung_device_does_not_hold_up_what_others_gave(pool: Pool) -> None:
+    pool.join("c")
+    job = pool.submit(8192, 8192, 8192)
+    a, b, c = (pool.on(job, name) for name in "abc")
+    planned_s = a.placement.predicted_finish_s
+    for tenth in range(1, 10):
+        pool.pass_time(planned_s / 10)
+        took_s = planned_s * tenth / 10
+        pool.progress(a, a.rectangle.area * tenth // 10, took_s=took_s)
+        for slow in (b, c):
+            pool.progress(slow, slow.rectangle.area * tenth // 20, took_s=took_s)
+    pool.pass_time(planned_s / 10 - 0.01)
+    requests = pool.take_sent(effects.SendResize)
+    assert len(requests) == 2
+    answered, silent = requests
+    pool.give_up(answered)
+    assert job.releasing.keys() == {silent.subtask}
+    pool.pass_time(0.5)
+    for name in "abc":
+        pool.sample(name)
+    pool.pass_time(2.0)
+    assert not job.releasing
+    assert job.steps[0].gaps == []
+    check_cover(job)
+
+
+def test_a_job_ends_exactly_whatever_moved(pool: Pool) -> None:
+    job, a, *_ = run_until_a_is_dry(pool, 0.3)
+    pool.finish(a)
+    while not job.state.is_final:
+        for request in pool.take_sent(effects.SendResize):
+            pool.give_up(request)
+        pool.pass_time(0.1)
+        for subtask in pool.active(job):
+            pool.finish(subtask)
+        check_cover(job)
+    assert state_of(job) == "done"

@@ -1,0 +1,73 @@
+"""Speed models: between points, beyond them, without them, against false ones."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deadheat.runtime.programs import GemmShape
+from deadheat.scheduler.planner.speed import MAX_FLOPS, UNKNOWN_FLOPS, SpeedModel, SpeedPoint
+
+sizes = st.integers(1, 5000)
+
+
+def square(size: int, dtype: str = "float64") -> GemmShape:
+    return GemmShape(size, size, size, dtype)
+
+
+def test_measured_shapes_take_what_was_measured() -> None:
+    points = (SpeedPoint(square(64), 1e-4), SpeedPoint(square(512), 0.01))
+    model = SpeedModel(points)
+    assert model.seconds(square(64)) == pytest.approx(1e-4)
+    assert model.seconds(square(512)) == pytest.approx(0.01)
+    # Beyond the last point at its rate.
+    assert model.flops_rate(square(4096)) == pytest.approx(model.flops_rate(square(512)))
+
+
+def test_thin_products_have_a_curve_of_their_own() -> None:
+    thin = GemmShape(8, 512, 512, "float64")
+    model = SpeedModel((SpeedPoint(square(512), 0.01), SpeedPoint(thin, 0.002)))
+    assert model.flops_rate(thin) < model.flops_rate(square(512))
+    assert model.flops_rate(GemmShape(8, 1024, 512, "float64")) == pytest.approx(
+        model.flops_rate(thin)
+    )
+
+
+def test_a_dtype_that_was_not_measured_is_guessed_from_its_relative() -> None:
+    model = SpeedModel((SpeedPoint(square(512), 0.01),))
+    rate = model.flops_rate(square(512))
+    assert model.flops_rate(square(512, "float32")) == pytest.approx(2 * rate)
+    assert model.flops_rate(square(512, "int64")) == pytest.approx(UNKNOWN_FLOPS)
+
+
+def test_false_measurements_are_not_believed() -> None:
+    claims = (
+        SpeedPoint(square(512), 1e-12),
+        SpeedPoint(square(512), float("nan")),
+        SpeedPoint(square(512), -1.0),
+        SpeedPoint(GemmShape(0, 5, 5, "float64"), 1.0),
+    )
+    assert SpeedModel(claims).flops_rate(square(512)) == pytest.approx(UNKNOWN_FLOPS)
+    assert SpeedModel(claims).peak_flops("float64") is None
+    assert MAX_FLOPS < 1e18
+
+
+@given(
+    st.lists(st.tuples(st.integers(64, 2000), st.floats(1e-6, 10)), min_size=1, max_size=6),
+    sizes,
+    sizes,
+)
+def test_more_work_never_takes_less_time(
+    measured: list[tuple[int, float]], first: int, second: int
+) -> None:
+    model = SpeedModel(tuple(SpeedPoint(square(size), seconds) for size, seconds in measured))
+    small, large = sorted([max(64, first), max(64, second)])
+    assert model.seconds(square(small)) <= model.seconds(square(large)) * (1 + 1e-9)
+
+
+@given(sizes, sizes, sizes)
+def test_empty_products_take_no_time(rows: int, inner: int, columns: int) -> None:
+    model = SpeedModel((SpeedPoint(square(512), 0.01),))
+    assert model.seconds(GemmShape(0, inner, columns, "float64")) == 0.0
+    assert model.seconds(GemmShape(rows, inner, columns, "float64")) > 0.0

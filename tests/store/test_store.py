@@ -1,0 +1,412 @@
+"""A real store process: mapped and streamed, sealed, spilled, restarted, full."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from tests.store.running import MIB, RunningStore, running_store
+from tests.waiting import wait_until
+
+from deadheat.runtime import rpc, wire
+from deadheat.runtime.errors import (
+    Conflict,
+    DataLost,
+    DeadheatError,
+    InvalidInput,
+    LimitReached,
+    NotFound,
+    PermissionRefused,
+    Unavailable,
+)
+from deadheat.runtime.programs import MatrixType, Rectangle
+from deadheat.store import transfer
+from deadheat.store.descriptors import DescriptorClient
+from deadheat.store.npyfiles import open_regular, read_header
+from deadheat.store.regions import Region
+from deadheat.v1 import local_pb2
+from deadheat.v1 import matrix_pb2 as pb
+
+Test = Callable[[RunningStore], Coroutine[Any, Any, None]]
+
+
+def run(directory: Path, test: Test, **limits: int) -> None:
+    async def inside() -> None:
+        async with running_store(directory, **limits) as store:
+            await test(store)
+
+    asyncio.run(inside())
+
+
+def values(rows: int = 300, columns: int = 200) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(7).random((rows, columns))
+
+
+async def fetched(store: RunningStore, matrix_id: str, like: np.ndarray[Any, Any]) -> Any:
+    matrix = MatrixType(like.shape[0], like.shape[1], like.dtype.name)
+    target = bytearray(matrix.size_bytes)
+    await transfer.get(store.stub, matrix_id, matrix.whole(), memoryview(target))
+    return np.frombuffer(target, like.dtype).reshape(like.shape)
+
+
+async def refused(work: Awaitable[Any], kind: type[DeadheatError], words: str) -> None:
+    async def as_client() -> None:
+        with rpc.translated("test"):
+            await work
+
+    with pytest.raises(kind, match=words):
+        await as_client()
+
+
+def test_what_was_mapped_in_is_mapped_and_streamed_out(tmp_path: Path) -> None:
+    async def test(store: RunningStore) -> None:
+        array = values()
+        matrix_id = await store.fill(array)
+        shared = store.share()
+        mapping = shared.map(matrix_id)
+        view = np.frombuffer(mapping.buffer, np.float64).reshape(array.shape)
+        assert np.array_equal(view, array)
+        view += 1  # Private: nobody else sees it.
+        assert np.array_equal(await fetched(store, matrix_id, array), array)
+        shared.close()
+
+    run(tmp_path, test)
+
+
+def test_rectangles_stream_in_from_several_writers(tmp_path: Path) -> None:
+    async def test(store: RunningStore) -> None:
+        array = values(700, 400)
+        matrix = MatrixType(700, 400, "float64")
+        matrix_id = await store.create(700, 400)
+        pieces = [
+            Rectangle(0, 300, 0, 400),
+            Rectangle(300, 700, 0, 150),
+            Rectangle(300, 700, 150, 400),
+        ]
+        buffer = memoryview(array.data).cast("B")
+        await asyncio.gather(
+            *(
+                transfer.put(store.stub, matrix_id, f"u{k}", piece, Region(buffer, matrix, piece))
+                for k, piece in enumerate(pieces)
+            )
+        )
+        await store.seal(matrix_id)
+        assert np.array_equal(await fetched(store, matrix_id, array), array)
+
+    run(tmp_path, test)
+
+
+def test_a_sealed_matrix_is_not_written_and_an_open_one_not_read(tmp_path: Path) -> None:
+    async def test(store: RunningStore) -> None:
+        matrix = MatrixType(4, 4, "float64")
+        matrix_id = await store.create(4, 4)
+        region = Region(memoryview(bytearray(128)), matrix, matrix.whole())
+        await refused(
+            transfer.get(store.stub, matrix_id, matrix.whole(), memoryview(bytearray(128))),
+            Conflict,
+            "still being written",
+        )
+        shared = store.share()
+        with pytest.raises(Conflict, match="still being written"):
+            shared.map(matrix_id)
+        await store.seal(matrix_id)
+        put = transfer.put(store.stub, matrix_id, "u", matrix.whole(), region)
+        await refused(put, Conflict, "is sealed")
+        with pytest.raises(Conflict, match="is sealed"):
+            shared.map(matrix_id, writable=True)
+        shared.close()
+
+    run(tmp_path, test)
+
+
+def chunk(offset: int, data: bytes, checksum: int | None = None) -> pb.MatrixServicePutRequest:
+    import google_crc32c
+
+    found = google_crc32c.value(data) if checksum is None else checksum
+    return pb.MatrixServicePutRequest(chunk=pb.Chunk(offset=offset, data=data, crc32c=found))
+
+
+def test_an_upload_goes_on_where_it_broke(tmp_path: Path) -> None:
+    async def test(store: RunningStore) -> None:
+        matrix = MatrixType(1000, 100, "float64")
+        matrix_id = await store.create(1000, 100)
+        data = values(1000, 100).tobytes()
+        header = pb.PutHeader(
+            matrix_id=matrix_id, upload_id="u", rectangle=wire.rectangle_to_wire(matrix.whole())
+        )
+
+        async def flipped() -> Any:
+            yield pb.MatrixServicePutRequest(header=header)
+            yield chunk(0, data[:100_000])
+            yield chunk(100_000, data[100_000:200_000], checksum=12345)
+
+        with pytest.raises(grpc.RpcError) as caught:
+            await store.stub.Put(flipped(), timeout=20)
+        assert isinstance(rpc.from_rpc_error(caught.value, doing="test"), DataLost)
+        stat = pb.MatrixServiceStatRequest(matrix_id=matrix_id, upload_id="u")
+        assert (await store.stub.Stat(stat, timeout=20)).received_bytes == 100_000
+
+        header.offset = 100_000
+
+        async def rest() -> Any:
+            yield pb.MatrixServicePutRequest(header=header)
+            yield chunk(100_000, data[100_000:])
+
+        answer = await store.stub.Put(rest(), timeout=20)
+        assert answer.received_bytes == len(data)
+        await store.seal(matrix_id)
+        assert (await fetched(store, matrix_id, values(1000, 100))).tobytes() == data
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("rectangle", "offset", "chunks", "words"),
+    [
+        (Rectangle(0, 5, 0, 4), 0, [], r"is not inside 4 x 4"),
+        (Rectangle(3, 2, 0, 4), 0, [], r"is not inside 4 x 4"),
+        (Rectangle(0, 4, 0, 4), 8, [], "leaves a gap: 0 bytes"),
+        (Rectangle(0, 4, 0, 4), 0, [(8, 8)], "chunk at offset 8; 0 is next"),
+        (Rectangle(0, 4, 0, 4), 0, [(0, 64), (32, 32)], "chunk at offset 32; 64 is next"),
+        (Rectangle(0, 4, 0, 4), 0, [(0, 136)], "ends at 136; the rectangle has 128"),
+    ],
+)
+def test_a_lying_upload_is_refused(
+    tmp_path: Path, rectangle: Rectangle, offset: int, chunks: list[tuple[int, int]], words: str
+) -> None:
+    async def test(store: RunningStore) -> None:
+        header = pb.PutHeader(
+            matrix_id=await store.create(4, 4),
+            upload_id="u",
+            rectangle=wire.rectangle_to_wire(rectangle),
+            offset=offset,
+        )
+
+        async def parts() -> Any:
+            yield pb.MatrixServicePutRequest(header=header)
+            for start, size in chunks:
+                yield chunk(start, bytes(size))
+
+        await refused(store.stub.Put(parts(), timeout=20), InvalidInput, words)
+
+    run(tmp_path, test)
+
+
+def test_creating_twice_with_one_request_makes_one_matrix(tmp_path: Path) -> None:
+    async def test(store: RunningStore) -> None:
+        both = await asyncio.gather(
+            store.create(500, 500, request_id="same"), store.create(500, 500, request_id="same")
+        )
+        assert both[0] == both[1]
+        assert len((await store.listing()).matrices) == 1
+
+    run(tmp_path, test)
+
+
+def test_room_is_used_again_only_when_nobody_maps_it(tmp_path: Path) -> None:
+    async def test(store: RunningStore) -> None:
+        array = values()
+        matrix_id = await store.fill(array)
+        shared = store.share()
+        view = np.frombuffer(shared.map(matrix_id).buffer, np.float64).reshape(array.shape)
+        await store.delete(matrix_id)
+        other = await store.fill(values() + 5)
+        assert np.array_equal(view, array)
+        shared.close()  # The connection stays as long as the array.
+        await store.fill(values() + 7)
+        assert np.array_equal(view, array)
+        used = (await store.listing()).memory_bytes
+        del view
+        while (await store.listing()).memory_bytes > used - array.nbytes:
+            await asyncio.sleep(0.01)
+        await refused(fetched(store, matrix_id, array), NotFound, "is not in the store")
+        assert np.array_equal(await fetched(store, other, array), array + 5)
+
+    run(tmp_path, test)
+
+
+def test_a_held_matrix_outlives_its_owner(tmp_path: Path) -> None:
+    async def test(store: RunningStore) -> None:
+        array = values()
+        matrix_id = await store.fill(array)
+        hold = pb.MatrixServiceHoldRequest(request_id="h", matrix_ids=[matrix_id], holder="job:1")
+        await store.stub.Hold(hold, timeout=20)
+        await store.delete(matrix_id)
+        assert np.array_equal(await fetched(store, matrix_id, array), array)
+        release = pb.MatrixServiceReleaseRequest(request_id="r", holder="job:1")
+        await store.stub.Release(release, timeout=20)
+        await refused(fetched(store, matrix_id, array), NotFound, "is not in the store")
+
+    run(tmp_path, test)
+
+
+def test_memory_that_is_short_spills_what_nobody_maps(tmp_path: Path) -> None:
+    async def test(store: RunningStore) -> None:
+        arrays = [values(512, 512) + k for k in range(6)]  # 2 MiB each, room for four.
+        ids = [await store.fill(array, request_id=f"f{k}") for k, array in enumerate(arrays)]
+        places = {info.id: info.place for info in (await store.listing()).matrices}
+        assert [places[matrix_id] for matrix_id in ids].count("disk") >= 2
+        for matrix_id, array in zip(ids, arrays):
+            assert np.array_equal(await fetched(store, matrix_id, array), array)
+        spilled = next(path for path in (tmp_path / "state" / "matrices").glob("*.npy"))
+        assert read_header(spilled).shape == (512, 512)
+        await refused(store.create(2048, 2048), LimitReached, "of shared memory needed")
+
+    run(tmp_path, test, memory=8 * MIB)
+
+
+def test_a_full_disk_refuses_and_goes_on_serving(tmp_path: Path) -> None:
+    async def test(store: RunningStore) -> None:
+        kept = await store.fill(values(512, 512), request_id="a")
+        await store.fill(values(512, 512), request_id="b")
+        await refused(store.create(512, 512, request_id="c"), LimitReached, "shared memory")
+        assert np.array_equal(await fetched(store, kept, values(512, 512)), values(512, 512))
+
+    run(tmp_path, test, memory=4 * MIB + 4096, disk=MIB)
+
+
+def test_a_restarted_store_has_what_it_had(tmp_path: Path) -> None:
+    array = values()
+
+    async def killed() -> str:
+        async with running_store(tmp_path) as store:
+            matrix_id = await store.fill(array)
+            await store.create(100, 100, matrix_id="unsealed", request_id="u")
+            store.child.process.kill()
+            store.child.process.wait()
+            return matrix_id
+
+    matrix_id = asyncio.run(killed())
+
+    async def after_kill(store: RunningStore) -> None:
+        states = {info.id: info.state for info in (await store.listing()).matrices}
+        assert states == {
+            matrix_id: pb.MATRIX_STATE_SEALED,
+            "unsealed": pb.MATRIX_STATE_WRITING,
+        }
+        assert np.array_equal(await fetched(store, matrix_id, array), array)
+
+    run(tmp_path, after_kill)
+    # It was stopped in good order: nothing stays in shared memory, the matrix is on disk.
+    assert list((tmp_path / "shm").iterdir()) == []
+
+    async def after_stop(store: RunningStore) -> None:
+        places = {info.id: info.place for info in (await store.listing()).matrices}
+        assert places == {matrix_id: "disk"}
+        assert np.array_equal(await fetched(store, matrix_id, array), array)
+
+    run(tmp_path, after_stop)
+
+
+def test_an_orphaned_store_leaves_no_shared_memory_and_loses_nothing(tmp_path: Path) -> None:
+    array = values()
+
+    async def orphan() -> str:
+        async with running_store(tmp_path) as store:
+            matrix_id = await store.fill(array)
+            store.child.abandon()
+            wait_until(lambda: store.child.process.poll() is not None, "its end", timeout_s=2)
+            return matrix_id
+
+    matrix_id = asyncio.run(orphan())
+    assert list((tmp_path / "shm").iterdir()) == []
+
+    async def test(store: RunningStore) -> None:
+        assert np.array_equal(await fetched(store, matrix_id, array), array)
+
+    run(tmp_path, test)
+
+
+def test_a_damaged_sidecar_costs_one_matrix_not_the_store(tmp_path: Path) -> None:
+    async def first(store: RunningStore) -> None:
+        await store.fill(values(), request_id="a")
+        await store.fill(values(), request_id="b")
+
+    run(tmp_path, first)
+    sidecars = sorted((tmp_path / "state" / "matrices").glob("*.json"))
+    sidecars[0].write_text("{")
+    sidecars[1].with_suffix(".npy").write_bytes(b"short")
+
+    async def second(store: RunningStore) -> None:
+        assert len((await store.listing()).matrices) == 0
+        await store.fill(values(), request_id="c")
+
+    run(tmp_path, second)
+
+
+def test_a_users_file_is_read_in_place_and_watched(tmp_path: Path) -> None:
+    async def test(store: RunningStore) -> None:
+        array = values()
+        path = tmp_path / "a.npy"
+        np.save(path, array)
+        header = read_header(path)
+        shared = store.share()
+        adopt = local_pb2.AdoptFile(
+            request_id="a",
+            path=str(path),
+            data_offset=header.data_offset,
+            type=wire.matrix_type_to_wire(MatrixType(300, 200, "float64")),
+        )
+        file = await asyncio.to_thread(open_regular, path)
+        matrix_id = shared.adopt(adopt, file.fileno())
+        file.close()
+        view = np.frombuffer(shared.map(matrix_id).buffer, np.float64).reshape(array.shape)
+        assert np.array_equal(view, array)
+        assert (await store.listing()).memory_bytes == 0
+        await asyncio.to_thread(path.write_bytes, path.read_bytes()[:-8] + b"changed!")
+        await refused(fetched(store, matrix_id, array), Conflict, "was changed while")
+        shared.close()
+
+    run(tmp_path, test)
+
+
+def test_shared_memory_needs_the_ticket_and_the_host(tmp_path: Path) -> None:
+    async def test(store: RunningStore) -> None:
+        matrix_id = await store.fill(values())
+        stranger = DescriptorClient(str(store.child.ready["descriptor_socket"]), "guess")
+        with pytest.raises(PermissionRefused, match="ticket"):
+            stranger.map(matrix_id)
+        stranger.close()
+        with pytest.raises(Unavailable):
+            DescriptorClient("deadheat-nowhere", "guess")
+
+    run(tmp_path, test)
+
+
+def test_two_stores_do_not_share_a_directory(tmp_path: Path) -> None:
+    from tests.store.running import start_child
+
+    from deadheat.runtime.errors import ClusterError
+
+    async def test(store: RunningStore) -> None:
+        with pytest.raises(ClusterError):
+            await asyncio.to_thread(start_child, tmp_path)
+
+    run(tmp_path, test)
+
+
+def test_arenas_of_a_dead_store_without_a_state_directory_are_swept(tmp_path: Path) -> None:
+    import shutil
+
+    async def killed() -> None:
+        async with running_store(tmp_path) as store:
+            await store.fill(values())
+            store.child.process.kill()
+            store.child.process.wait()
+
+    asyncio.run(killed())
+    assert any((tmp_path / "shm").rglob("arena-*"))
+    shutil.rmtree(tmp_path / "state")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "shm").rename(elsewhere / "shm")
+
+    async def test(store: RunningStore) -> None:
+        assert len(list((elsewhere / "shm").iterdir())) == 1
+
+    run(elsewhere, test)
