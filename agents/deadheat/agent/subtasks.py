@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay
+from tenacity.wait import wait_random_exponential
 
 from deadheat.agent.blocks import Blocks, Prepared
 from deadheat.agent.core import attempts
@@ -18,6 +21,9 @@ from deadheat.v1 import agent_pb2 as pb
 from deadheat.v1 import local_pb2
 
 log = logs.get("subtasks")
+
+#: How long a sub-task waits for a store that does not answer before it is given back.
+STORE_PATIENCE_S: Final = 60.0
 
 Tell = Callable[[pb.AgentServiceSessionRequest], None]
 
@@ -160,8 +166,15 @@ class Subtasks:
 
     async def _fetch(self, assign: pb.Assign) -> None:
         subtask = assign.subtask_id
+        # While the store is away (killed and started again, or the scheduler's too) work waits.
+        retrying = AsyncRetrying(
+            stop=stop_after_delay(STORE_PATIENCE_S),
+            wait=wait_random_exponential(multiplier=0.1, max=2.0),
+            retry=retry_if_exception_type(Unavailable),
+            reraise=True,
+        )
         try:
-            self._prepared[subtask] = await self._blocks.prepare(assign)
+            self._prepared[subtask] = await retrying(self._blocks.prepare, assign)
         except DeadheatError as error:
             self._do(self._attempts.failed(subtask, error.code, error.message, row_done=None))
             return

@@ -7,6 +7,8 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 import grpc
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_random_exponential
 
 from deadheat.client import arrays
 from deadheat.client.arrays import Array, ArrayLike, Product
@@ -22,7 +24,7 @@ from deadheat.runtime.errors import DeadheatError, InvalidInput, JobFailed, NotF
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.programs import Activation, Gemm, Operand, gemm_program
 from deadheat.runtime.settings import ClientSettings, Sources
-from deadheat.v1 import job_pb2
+from deadheat.v1 import job_pb2, types_pb2
 
 CutName = Literal["balanced", "equal", "peak", "one-minus-utilization"]
 DurabilityName = Literal["process", "power"]
@@ -41,6 +43,8 @@ DURABILITIES: Final = {
 #: A watch that breaks is opened again, so often in a row.
 MAX_WATCH_FAILURES: Final = 20
 WATCH_RETRY_S: Final = 0.5
+#: Times that a result is asked for while the store is away.
+MAX_DOWNLOADS: Final = 6
 
 
 class Client(Inquiries):
@@ -229,7 +233,7 @@ class Client(Inquiries):
             if last.state != job_pb2.JOB_STATE_DONE:
                 raise failure_of(last.failure)
             result = last.results[0]
-            value = await self._transfers.download(result)
+            value = await self._download(result)
             if not keep and result.matrix_id:
                 await self._transfers.give_up(result.matrix_id)
             job.settle(value if shape is None else value.reshape(shape)[()])
@@ -238,6 +242,20 @@ class Client(Inquiries):
             raise
         except Exception as error:  # noqa: BLE001 - raised where the future is asked.
             job.settle_failure(error)
+
+    async def _download(self, result: types_pb2.Result) -> Array:
+        """Fetches a result; a store that was started anew meanwhile is looked for."""
+        async for attempt in AsyncRetrying(
+            stop=stop_after_attempt(MAX_DOWNLOADS),
+            wait=wait_random_exponential(multiplier=WATCH_RETRY_S, max=4 * WATCH_RETRY_S),
+            retry=retry_if_exception_type(Unavailable),
+            reraise=True,
+        ):
+            with attempt:
+                if attempt.retry_state.attempt_number > 1:
+                    await self._connection.open()
+                return await self._transfers.download(result)
+        raise AssertionError("the last attempt returns or raises")
 
     async def _last_update(self, job: Job) -> job_pb2.JobServiceWatchResponse:
         failures = 0
@@ -281,8 +299,7 @@ class Client(Inquiries):
             raise NotFound(f"job {found.id} has no result any more")
 
         async def fetch() -> Array:
-            await self._connection.open()
-            return await self._transfers.download(found.results[0])
+            return await self._download(found.results[0])
 
         return self._loop.call(fetch())
 

@@ -47,7 +47,9 @@ class LocalCluster:
         listen: str = "127.0.0.1:0",
         memory_bytes: int | None = None,
     ) -> None:
-        self._described = [_describe(agent, k) for k, agent in enumerate(agents or [{}])]
+        self._described = [
+            _describe(agent, k) for k, agent in enumerate([{}] if agents is None else agents)
+        ]
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if state_dir is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="deadheat-")
@@ -99,7 +101,7 @@ class LocalCluster:
             agent = self._start_agent(arguments)
             self.agents.append(agent)
             described[agent] = arguments
-            agent.wait_ready(AGENT_TIMEOUT_S)
+            # It is not waited for: the scheduler that it looks for may have died as well.
             return agent
 
         supervisor = Supervisor(restart, say)

@@ -82,18 +82,6 @@ def test_a_damaged_file_is_refused_and_left_alone(path: Path) -> None:
     assert database.check(path)
 
 
-def test_an_older_schema_is_backed_up_before_it_changes(path: Path) -> None:
-    engine = database.open_engine(path, writes=True)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
-    engine.dispose()
-    if migrations.head() == "0001":
-        pytest.skip("there is only one version yet")
-    copy = database.migrate(path)
-    assert copy is not None
-    assert Path(copy).exists()
-
-
 def test_a_backup_is_a_sound_database(path: Path, tmp_path: Path) -> None:
     database.backup(path, tmp_path / "copy.db")
     assert database.check(tmp_path / "copy.db") == []

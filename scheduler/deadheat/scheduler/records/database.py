@@ -160,7 +160,8 @@ def _explain(path: Path, error: DatabaseError) -> DataLost | LimitReached:
 
 
 def _damaged(path: Path, reason: str) -> DataLost:
+    reason = " ".join(reason.split())
     return DataLost(
-        f"database {path} is damaged ({' '.join(reason.split())}); nothing was changed. Restore a backup "
+        f"database {path} is damaged ({reason}); nothing was changed. Restore a backup "
         f"({path.name}.before-*), or move the file away to start afresh"
     )

@@ -1,0 +1,107 @@
+"""What users hand over: NumPy's semantics, or a clear error before anything is moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deadheat.client import arrays
+from deadheat.runtime.errors import InvalidInput
+
+A = np.arange(12.0).reshape(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "words"),
+    [
+        (A, A, "A is 3 x 4 and B is 3 x 4: inner sizes 4 and 3 differ"),
+        (A, np.ones(3), "inner sizes 4 and 3 differ"),
+        (3.0, A, "A is a scalar"),
+        (A, np.float64(1), "B is a scalar"),
+        (np.ones((2, 2, 2)), A, "A has 3 dimensions (2 x 2 x 2)"),
+        (np.array([[{}]]), A, "A has dtype object"),
+        (np.array([["a"]]), A, "A has dtype <U1"),
+        (np.array([["2020-01-01"]], dtype="M8[D]"), A, "A has dtype datetime64"),
+        (A.astype(np.longdouble), A.T, "A has dtype float128"),
+        (A, np.zeros((4, 2), dtype=[("x", "f8")]), "B has dtype"),
+        ([[1, 2], [3]], A, "inhomogeneous"),
+    ],
+)
+def test_what_cannot_be_multiplied_is_named(a: Any, b: Any, words: str) -> None:
+    with pytest.raises(ValueError, match="(?s)" + words.replace("(", r"\(").replace(")", r"\)")):
+        arrays.product(a, b)
+
+
+def test_a_result_beyond_two_to_the_63_is_refused_without_being_made() -> None:
+    wide = np.broadcast_to(1.0, (2**40, 1))
+    with pytest.raises(InvalidInput, match=r"A @ B is .* bytes; the limit is 9223372036854775807"):
+        arrays.product(wide, wide.T)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "shape"),
+    [
+        (A, A.T, (3, 3)),
+        (A, np.ones(4), (3,)),
+        (np.ones(3), A, (4,)),
+        (np.ones(4), np.ones(4), ()),
+        (np.ones((0, 4)), np.ones((4, 5)), (0, 5)),
+        (np.ones((3, 0)), np.ones((0, 5)), (3, 5)),
+    ],
+)
+def test_shapes_are_numpys(a: Any, b: Any, shape: tuple[int, ...]) -> None:
+    assert arrays.product(a, b).result_shape == shape == np.matmul(a, b).shape
+
+
+@pytest.mark.parametrize("first", ["int8", "int64", "uint64", "float16", "float32", "complex64"])
+@pytest.mark.parametrize("second", ["bool", "int32", "uint8", "float32", "float64"])
+def test_dtypes_are_numpys(first: str, second: str) -> None:
+    a, b = np.ones((2, 2), first), np.ones((2, 2), second)
+    assert arrays.product(a, b).dtype == np.matmul(a, b).dtype.name
+
+
+def test_fortran_order_costs_a_flag_and_no_copy() -> None:
+    found = arrays.product(np.asfortranarray(A), A.T).a
+    assert found.is_transposed
+    assert found.array.flags.c_contiguous
+    assert found.shape == (3, 4)
+
+
+def test_a_bias_is_one_row() -> None:
+    assert arrays.product(A, A.T, np.ones(3)).bias is not None
+    for wrong in (np.ones(4), np.ones((3, 1)), np.ones((2, 3)), 1.0):
+        with pytest.raises(InvalidInput, match="bias is"):
+            arrays.product(A, A.T, wrong)
+
+
+def test_files_are_mapped_and_those_in_place_are_known(tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", A)
+    np.save(tmp_path / "f.npy", np.asfortranarray(A))
+    np.save(tmp_path / "big.npy", A.astype(">f8"))
+    in_c = arrays.product(str(tmp_path / "c.npy"), A.T).a
+    assert in_c.file is not None
+    in_f = arrays.product(tmp_path / "f.npy", A.T).a
+    assert in_f.file is not None
+    assert in_f.is_transposed
+    assert arrays.product(tmp_path / "big.npy", A.T).a.file is None
+
+
+class Cuda:
+    """Stands for an array of another memory: DLPack refuses, NumPy can read it."""
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        raise BufferError("not in host memory")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return A
+
+
+def test_anything_with_an_array_interface_is_taken() -> None:
+    assert np.array_equal(arrays.product(Cuda(), A.T).a.array, A)
+    assert np.array_equal(arrays.product(A.tolist(), A.T.tolist()).a.array, A)
