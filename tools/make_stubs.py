@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import filecmp
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,14 +16,20 @@ PACKAGE = "deadheat/v1"
 
 def generate(out: Path) -> list[Path]:
     """Writes the stubs below `out`; returns their paths relative to it."""
+    # protoc looks for its plug-ins on the path: those of this environment come first.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {**os.environ, "PATH": path}
     sources = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob(f"{PACKAGE}/*.proto"))
     for options, chosen in (
         (["--python_out", "--mypy_out"], sources),
         (["--grpc_python_out", "--mypy_grpc_out"], [s for s in sources if _has_service(s)]),
     ):
         command = [sys.executable, "-m", "grpc_tools.protoc", "-I", str(ROOT)]
-        command += [f"{option}={out}" for option in options] + chosen
-        subprocess.run(command, check=True, capture_output=True)
+        command += [
+            f"{option}=quiet:{out}" if "mypy" in option else f"{option}={out}" for option in options
+        ]
+        command += chosen
+        subprocess.run(command, check=True, env=environment)
     return sorted(path.relative_to(out) for path in out.glob(f"{PACKAGE}/*_pb2*"))
 
 

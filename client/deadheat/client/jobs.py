@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from deadheat.client.reports import Report
+from deadheat.client.inquiries import Inquiries
+from deadheat.client.reports import Report, job_state_name
 from deadheat.runtime.errors import DeadheatError, InvalidInput, JobCancelled, JobFailed, TimedOut
 from deadheat.v1 import job_pb2 as pb
 from deadheat.v1 import types_pb2
-
-if TYPE_CHECKING:
-    from deadheat.client.client import Client
 
 
 class Job(Future[Any]):
     """A submitted job. `result(timeout)` is the product, or raises why there is none."""
 
-    def __init__(self, client: Client, job_id: str) -> None:
+    def __init__(self, cluster: Inquiries, job_id: str) -> None:
         super().__init__()
         self.id = job_id
-        self._client = client
+        self._cluster = cluster
         self._updates: list[Callable[[pb.JobServiceWatchResponse], None]] = []
         self._last: pb.JobServiceWatchResponse | None = None
 
@@ -32,23 +30,21 @@ class Job(Future[Any]):
     @property
     def state(self) -> str:
         """Where the job was when we last heard of it."""
-        from deadheat.client.reports import job_state_name
-
         return job_state_name(self._last.state) if self._last else "queued"
 
     def report(self) -> Report:
         """The job's report, asked for now."""
-        return self._client.report(self.id)
+        return self._cluster.report(self.id)
 
     def explain(self) -> str:
         """Why each device got its share, as text."""
-        return self._client.explain(self.id)
+        return self._cluster.explain(self.id)
 
     def cancel(self) -> bool:
         """Asks the scheduler to cancel; True if the job is cancelled, False if it had ended."""
         if self.done():
             return self.cancelled()
-        if self._client.cancel(self.id) != "cancelled":
+        if self._cluster.cancel(self.id) != "cancelled":
             return False
         self._settle_cancelled()
         return True
