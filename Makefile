@@ -42,8 +42,7 @@ test-wheel: wheel
 	rm -rf $(VENV)/wheel
 	$(PYTHON) -m venv $(VENV)/wheel
 	$(VENV)/wheel/bin/python -m pip install --quiet "$$(ls dist/*.whl)[dev]"
-	cd tests && ../$(VENV)/wheel/bin/python -m pytest -c ../pyproject.toml --rootdir .. \
-		--override-ini "testpaths=tests" .. $(ARGS)
+	$(VENV)/wheel/bin/python -m pytest tests $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist
