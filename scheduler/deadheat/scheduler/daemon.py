@@ -22,8 +22,9 @@ from deadheat.runtime.errors import ClusterError, DeadheatError
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.settings import SchedulerSettings, Sources
 from deadheat.scheduler.core.core import Core
+from deadheat.scheduler.core.effects import Prune
 from deadheat.scheduler.core.restore import restore
-from deadheat.scheduler.records import database
+from deadheat.scheduler.records import database, retention
 from deadheat.scheduler.records.clock import Clock
 from deadheat.scheduler.records.reading import Reader
 from deadheat.scheduler.records.writer import Writer
@@ -91,6 +92,8 @@ class Daemon:
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             watching = loop.create_task(self.store.watch())
             stack.callback(watching.cancel)
+            pruning = loop.create_task(self._prune(shell.writer))
+            stack.callback(pruning.cancel)
             host = rpc.split_address(settings.listen)[0]
             self._say_ready(f"{host}:{port}", ready_fd)
             await self._until(stop)
@@ -149,6 +152,11 @@ class Daemon:
         )
         notify.ready(f"serving on {address}")
         announce_ready(ready_fd, {"address": address, "store_pid": self.store.pid})
+
+    async def _prune(self, writer: Writer) -> None:
+        while True:
+            writer.submit([Prune(self.clock.now())], lambda: None)
+            await asyncio.sleep(retention.INTERVAL_S)
 
     async def _until(self, stop: asyncio.Event) -> None:
         """Serves until it is told to stop, or until it cannot serve any more."""

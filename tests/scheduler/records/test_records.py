@@ -140,6 +140,7 @@ def finished_pool() -> tuple[Pool, Clock]:
         pool.pass_time(0.2)
         pool.finish(active[0])
     inline = pool.submit(2000, 2000, 8, inline=True)
+    pool.pass_time(0.1)
     pool.finish(pool.active(inline)[0])
     return pool, Clock(1_700_000_000.0)
 
@@ -189,3 +190,33 @@ def test_open_jobs_are_read_back_as_they_were(path: Path) -> None:
     assert {node.name for node in reader.nodes()} == {"a", "b"}
     (device,) = next(node for node in reader.nodes() if node.name == "a").devices
     assert device.points == pool.core.world.devices["a/cpu"].facts.points
+
+
+def test_what_is_past_its_time_goes_and_open_jobs_never_do(path: Path) -> None:
+    pool, clock = finished_pool()
+    pool.submit(timeout_s=1e9)
+    pool.feed(events.CancelAsked("j2"))
+    committed(path, pool.committed, clock)
+    reader = Reader(database.open_engine(path, writes=False), clock)
+
+    def after(days: float) -> list[str]:
+        committed(path, [effects.Prune(pool.now + days * 86400)], clock)
+        return [job.id for job in reader.list_jobs("tester", 10)]
+
+    assert after(0.5) == ["j3", "j2", "j1"]
+    ((_, record),) = reader.results("j2")
+    assert record.data is not None
+    assert after(2.0) == ["j3", "j2", "j1"]
+    ((_, record),) = reader.results("j2")
+    assert record.data is None
+    assert after(400.0) == ["j3"]
+    assert reader.job_report("j3") is not None
+
+
+def test_no_more_jobs_are_kept_than_the_limit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, clock = finished_pool()
+    committed(path, pool.committed, clock)
+    monkeypatch.setattr("deadheat.scheduler.records.retention.MAX_JOBS", 1)
+    committed(path, [effects.Prune(pool.now)], clock)
+    reader = Reader(database.open_engine(path, writes=False), clock)
+    assert len(reader.list_jobs("tester", 10)) == 1

@@ -131,6 +131,13 @@ class EventRow:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """What is older than it is kept: seconds before `now_s` (see records/retention.py)."""
+
+    now_s: float
+
+
 Change = (
     NodeRow
     | DeviceRow
@@ -144,6 +151,7 @@ Change = (
     | PlacementChange
     | PlacementPiece
     | EventRow
+    | Prune
 )
 
 

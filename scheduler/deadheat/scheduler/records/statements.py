@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Table, bindparam, delete, insert, update
 from deadheat.runtime import wire
 from deadheat.runtime.programs import MatrixType
 from deadheat.scheduler.core import effects
-from deadheat.scheduler.records import tables
+from deadheat.scheduler.records import retention, tables
 from deadheat.scheduler.records.clock import Clock
 
 Row = dict[str, Any]
@@ -38,7 +38,13 @@ _EVENTS: Final = _table(tables.EventRecord)
 
 def apply(connection: Connection, changes: Iterable[effects.Change], clock: Clock) -> None:
     """Executes changes in order; neighbours of one kind become one batched statement."""
-    rows = (row for change in changes for row in _TRANSLATE[type(change)](change, clock))
+    kept = []
+    for change in changes:
+        if isinstance(change, effects.Prune):
+            retention.prune(connection, change, clock)
+        else:
+            kept.append(change)
+    rows = (row for change in kept for row in _TRANSLATE[type(change)](change, clock))
     for (verb, table, keys, columns), group in groupby(rows, key=_shape):
         values = [row for _, _, _, row in group]
         if verb == "insert":
