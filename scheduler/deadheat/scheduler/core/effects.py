@@ -219,6 +219,8 @@ class SendAssign:
     result_id: str
     rank: float
     predicted_s: float
+    #: Progress is told at most so often, so that a large pool does not drown the scheduler.
+    progress_s: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)

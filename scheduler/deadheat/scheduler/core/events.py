@@ -58,6 +58,9 @@ class NodeRegistered:
     version: str
     devices: Sequence[DeviceFacts]
     held: Sequence[HeldSubtask] = ()
+    #: Of its way to the store, where it knows them; 0 where it does not.
+    bandwidth_bytes_per_s: float = 0.0
+    latency_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
