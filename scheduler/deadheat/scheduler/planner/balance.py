@@ -113,7 +113,10 @@ def balance_curves(
         for _ in range(int(units).bit_length() + 1):
             middle = (low + high + 1) // 2
             fits = times_s(middle.astype(np.float64)) <= finish_s
-            low, high = np.where(fits, middle, low), np.where(fits, high, np.maximum(middle - 1, low))
+            low, high = (
+                np.where(fits, middle, low),
+                np.where(fits, high, np.maximum(middle - 1, low)),
+            )
         return low
 
     high = float(times_s(np.minimum(caps, units).astype(np.float64)).max())
@@ -123,7 +126,7 @@ def balance_curves(
         low, high = (middle, high) if shares_by(middle).sum() < units else (low, middle)
     shares = shares_by(low)
     for _ in range(units - int(shares.sum())):
-        ends = np.where(shares < caps, times_s(shares + 1.0), np.inf)
+        ends = np.where(shares < caps, times_s((shares + 1).astype(np.float64)), np.inf)
         shares[int(np.argmin(ends))] += 1
     return shares
 
@@ -180,14 +183,14 @@ def weighted(units: int, weights: Floats, ready_s: Floats, unit_s: Floats) -> Ba
 
 def apportioned(units: int, weights: Floats) -> Integers:
     """Whole units in proportion to weights, by largest remainder; of equal ones, the first."""
-    exact = units * weights / weights.sum()
-    shares = np.floor(exact).astype(np.int64)
+    exact: Floats = units * weights / weights.sum()
+    shares: Integers = np.floor(exact).astype(np.int64)
     missing = units - int(shares.sum())
     shares[ordered(shares - exact)[:missing]] += 1
     return shares
 
 
 def result_of(shares: Integers, ready_s: Floats, unit_s: Floats) -> Balance:
-    finish_s = ready_s + unit_s * shares
+    finish_s: Floats = ready_s + unit_s * shares
     used = shares > 0
     return Balance(shares, finish_s, float(finish_s[used].max()) if used.any() else 0.0)

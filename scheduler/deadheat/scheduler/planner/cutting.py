@@ -101,7 +101,8 @@ def _curved_rows(prices: Prices, near: Integers, caps: Integers) -> Integers:
         prices.bandwidth[used],
     )
     widths = np.full(len(used), float(prices.shape.columns))
-    rough_s = float(part.costs(near[used] * 1.0, widths, part.rates(near[used], widths)).finish_s.max())
+    heights = near[used].astype(np.float64)
+    rough_s = float(part.costs(heights, widths, part.rates(heights, widths)).finish_s.max())
     if rough_s < CURVES_FROM_S:
         return near
     grid = np.unique(np.geomspace(1, max(2, prices.shape.rows), 24).round())
@@ -201,9 +202,7 @@ def _strips(prices: Prices, policy: Policy, shares: Integers) -> Cutting:
     used = np.flatnonzero(shares)
     stops = np.cumsum(shares[used])
     zeros = np.zeros_like(stops)
-    bounds = np.stack(
-        [stops - shares[used], stops, zeros, zeros + prices.shape.columns], axis=1
-    )
+    bounds = np.stack([stops - shares[used], stops, zeros, zeros + prices.shape.columns], axis=1)
     return finished("rows", prices, policy, used, bounds)
 
 

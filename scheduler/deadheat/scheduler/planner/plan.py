@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
-
+import numpy as np
 
 from deadheat.runtime.programs import Program, Rectangle
 from deadheat.scheduler.planner.amdahl import CurvePoint
@@ -87,6 +87,11 @@ class Unused:
         if start_s + fetch_s >= self.makespan_s:
             return f"fetching its operands would take {fetch_s:.3f} s, until the others finish"
         return f"it would save less time than it costs (start at {start_s:.3f} s)"
+
+
+_NONE: Final = np.zeros(0)
+#: For pieces that are given out together with others: who got nothing is not said for each.
+NOBODY: Final = Unused(_NONE.astype(np.int64), _NONE.astype(np.bool_), _NONE, _NONE, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,5 +237,3 @@ class Plan:
         from deadheat.scheduler.planner.wording import plan_text
 
         return plan_text(self)
-
-

@@ -19,8 +19,9 @@ from deadheat.scheduler.planner import cutting, shapes
 from deadheat.scheduler.planner.amdahl import CurvePoint, speed_up_curve
 from deadheat.scheduler.planner.balance import apportioned
 from deadheat.scheduler.planner.cutting import Cutting
+from deadheat.scheduler.planner.filling import fill
 from deadheat.scheduler.planner.inputs import Cut, PlanningInput, Policy, Work
-from deadheat.scheduler.planner.plan import Alternative, Plan, Step, Unused
+from deadheat.scheduler.planner.plan import NOBODY, Alternative, Plan, Step, Unused
 from deadheat.scheduler.planner.pool import Floats, Integers, Pool, ordered
 from deadheat.scheduler.planner.pricing import Prices, price
 
@@ -42,14 +43,75 @@ def plan(given: PlanningInput, *, now: float) -> Plan:
     pool = given.pool
     steps: list[Step] = []
     pool_flops = 0.0
-    for work in given.work:
-        step, available_flops = _plan_step(given, work, pool)
-        steps.append(step)
-        pool_flops = max(pool_flops, available_flops)
-        pool = _after(pool, step)
+    for works in _together(given):
+        if len(works) == 1:
+            made = [_plan_step(given, works[0], pool)]
+        else:
+            made = _fill_steps(given, works, pool)
+        for step, available_flops in made:
+            steps.append(step)
+            pool_flops = max(pool_flops, available_flops)
+            pool = _after(pool, step)
     makespan_s = max((step.makespan_s for step in steps), default=0.0)
     bound = sum(step.bytes_lower_bound for step in steps)
     return Plan(tuple(steps), makespan_s, pool_flops, bound)
+
+
+def _together(given: PlanningInput) -> list[list[Work]]:
+    """Pieces of one operation for the same devices are given out together; a baseline's are not."""
+    if given.policy.cut is not Cut.BALANCED:
+        return [[work] for work in given.work]
+    found: dict[tuple[int, frozenset[str]], list[Work]] = {}
+    for work in given.work:
+        found.setdefault((work.operation, work.devices), []).append(work)
+    return list(found.values())
+
+
+def _fill_steps(
+    given: PlanningInput, works: Sequence[Work], pool: Pool
+) -> list[tuple[Step, float]]:
+    """A step for each of several left-over pieces, given out together."""
+    operation = given.program.operations[works[0].operation]
+    pool = _allowed(works[0], pool)
+    pieces = [work.rectangle for work in works]
+    found = []
+    for filled in fill(given.program, operation, pieces, pool, given.policy):
+        prices, costs = filled.prices, filled.costs
+        makespan_s = float(costs.finish_s.max(initial=0.0))
+        cut = Cutting(
+            "pieces",
+            filled.used,
+            filled.bounds,
+            costs,
+            makespan_s,
+            makespan_s,
+            filled.rates,
+            prices.bandwidth,
+        )
+        step = Step(
+            operation=works[0].operation,
+            rectangle=filled.rectangle,
+            cut=cut.shape,
+            pool=prices.pool,
+            used=cut.used,
+            bounds=cut.bounds,
+            transfer_s=costs.transfer_s,
+            compute_s=costs.compute_s,
+            finish_s=costs.finish_s,
+            bytes_in=costs.bytes_in,
+            bytes_out=costs.bytes_out,
+            speed_flops=cut.rates,
+            unused=NOBODY,
+            excluded=(),
+            alternatives=(),
+            curve=(),
+            knee=0,
+            makespan_s=makespan_s,
+            bytes_lower_bound=_lower_bound(prices, cut),
+        )
+        idle = pool.rates(prices.shape)
+        found.append((step, float((idle * pool.availability).sum())))
+    return found
 
 
 def _after(pool: Pool, step: Step) -> Pool:
@@ -197,16 +259,14 @@ def _unused(prices: Prices, chosen: Cutting) -> Unused:
     return Unused(numbers, fits, prices.start_s[numbers], fetch_s, chosen.makespan_s)
 
 
-def _speed_up(
-    prices: Prices, policy: Policy, idle: Floats
-) -> tuple[tuple[CurvePoint, ...], int]:
+def _speed_up(prices: Prices, policy: Policy, idle: Floats) -> tuple[tuple[CurvePoint, ...], int]:
     flops = prices.flops_per_element * prices.shape.rows * prices.shape.columns
     speeds = prices.pool.effective(idle)
     return speed_up_curve(flops, prices.start_s, speeds, policy.subtask_cost_s)
 
 
 def _lower_bound(prices: Prices, chosen: Cutting) -> int:
-    """Bytes that no tiling into these areas can do without: squares of operands, and all results."""
+    """Bytes that no tiling into these areas can do without: squares of operands, all results."""
     far = ~prices.pool.is_local[chosen.used]
     if not far.any():
         return 0

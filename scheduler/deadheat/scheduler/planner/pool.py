@@ -1,7 +1,7 @@
-"""The devices of one planning problem, as columns: ten thousand of them cost a few array operations.
+"""The devices of one planning problem, as columns: ten thousand cost a few array operations.
 
-Rules of this file: a `Pool` is a snapshot and never changes; rows are in the order of device ids, so
-that the order in which devices are told makes no difference to a plan.
+Rules of this file: a `Pool` is a snapshot and never changes; rows are in the order of device ids,
+so that the order in which devices are told makes no difference to a plan.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class Pool:
         return np.maximum(by_model[self.model_of] * self.bias, 1.0)
 
     def rates_each(self, heights: Floats, widths: Floats, inner: int, dtype: str) -> Floats:
-        """Idle speed of each device for a rectangle of its own; of a typical one for large pools."""
+        """Idle speed of each device for its own rectangle; for a typical one in large pools."""
         if len(self) > EXACT_DEVICES:
             given = heights > 0
             rows, columns = float(np.median(heights[given])), float(np.median(widths[given]))

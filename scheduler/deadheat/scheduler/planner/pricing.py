@@ -78,7 +78,7 @@ class Prices:
         return self.pool.rates_each(heights, widths, self.shape.inner, self.shape.dtype)
 
     def rows_that_fit(self, widths: Floats, devices: Integers | None = None) -> Integers:
-        """How many rows of so many columns a device's memory holds, operands and result together."""
+        """How many rows of so many columns a device's memory holds, operands and result."""
         row, column, cell = self.memory_bytes
         memory = self.pool.memory_bytes
         room = (memory if devices is None else memory[devices]) - widths * column
@@ -123,9 +123,7 @@ def price(program: Program, operation: Operation, rectangle: Rectangle, pool: Po
     by_row, by_column, by_cell = _operands(program, operation)
     far = ~pool.is_local
     out = float(result.element.itemsize)
-    row, column, cell = (
-        sum(size for _, size in part) for part in (by_row, by_column, by_cell)
-    )
+    row, column, cell = (sum(size for _, size in part) for part in (by_row, by_column, by_cell))
     return Prices(
         pool=pool,
         shape=shape,

@@ -1,10 +1,10 @@
 """Shapes: rectangles of given areas that tile a result, with little traffic.
 
-A device that makes h x w of a result needs h rows of A and w columns of B, so traffic is the sum of
-half-perimeters, and at best every rectangle is a square: 2 * sum(sqrt(area)). Finding the best tiling
-is NP-complete; layouts of columns are near-optimal (PERI-SUM: Beaumont, Boudet, Rastello and Robert,
-"Partitioning a square into rectangles", Algorithmica 2002). One column is a cut into strips of
-rows, and one rectangle in each column a cut into strips of columns.
+A device that makes h x w of a result needs h rows of A and w columns of B, so traffic is the sum
+of half-perimeters, and at best every rectangle is a square: 2 * sum(sqrt(area)). Finding the best
+tiling is NP-complete; layouts of columns are near-optimal (PERI-SUM: Beaumont, Boudet, Rastello and
+Robert, "Partitioning a square into rectangles", Algorithmica 2002). One column is a cut into strips
+of rows, and one rectangle in each column a cut into strips of columns.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Layout:
         before = np.where(first > 0, below[first - 1], 0)
         row_stop = below - before[column]
         return np.stack(
-            [row_stop - self.heights, row_stop, (stops - self.widths)[column], stops[column]], axis=1
+            [row_stop - self.heights, row_stop, (stops - self.widths)[column], stops[column]],
+            axis=1,
         )
 
 
@@ -67,7 +68,7 @@ def columns(areas: Floats, rows: int, width: int) -> tuple[Integers, Integers]:
 
 def _best_columns(share: Floats, rows: int, width: int) -> Integers:
     """Dynamic programming over areas in falling order: f[c][i] = min over j of
-    f[c-1][j] + (i - j) * (share of j..i), the anchors' recurrence, with C * rows added at the end."""
+    f[c-1][j] + (i - j) * (share of j..i); the columns' heights are added at the end."""
     count = len(share)
     before = np.concatenate([[0.0], np.cumsum(share)])
     index = np.arange(count + 1)
@@ -99,8 +100,8 @@ def _best_columns(share: Floats, rows: int, width: int) -> Integers:
 
 
 def _near_square_columns(share: Floats, rows: int, width: int) -> Integers:
-    """For many rectangles: columns of equal sums of sqrt(area), so that squares would fill them, for
-    the few numbers of columns near that at which they are squares."""
+    """For many rectangles: columns of equal sums of sqrt(area), so that squares would fill them,
+    for the few numbers of columns near that at which they are squares."""
     sides = np.cumsum(np.sqrt(share))
     ideal = np.sqrt(len(share) * width / max(1, rows))
     best: tuple[float, Integers] | None = None

@@ -77,6 +77,7 @@ def plan_text(plan: Plan) -> str:
 _CUTS: Final = {
     "rows": "cut into strips of rows",
     "columns": "cut into columns of rectangles",
+    "pieces": "carved together with other pieces",
     "equal": "cut equally (a baseline)",
     "peak": "cut by peak speed (a baseline)",
     "one-minus-utilization": "cut by speed times 1 - utilization (a baseline)",
@@ -85,10 +86,9 @@ _CUTS: Final = {
 
 def _step_text(step: Step) -> str:
     r = step.rectangle
-    lines = [
-        f"operation {step.operation}, {r.rows} x {r.columns} elements at {r}, "
-        f"{_CUTS.get(step.cut, step.cut)}; predicted {format_seconds(step.makespan_s)}"
-    ]
+    what = f"operation {step.operation}, {r.rows} x {r.columns} elements at {r}"
+    how = f"{_CUTS.get(step.cut, step.cut)}; predicted {format_seconds(step.makespan_s)}"
+    lines = [f"{what}, {how}"]
     reasons = step.reasons(TEXT_DEVICES)
     width = max((len(reason.device) for reason in reasons), default=0)
     lines += [_reason_text(step, entry, reason, width) for entry, reason in enumerate(reasons)]
