@@ -330,6 +330,8 @@ class DeviceSample(_message.Message):
     UNKNOWN_FIELD_NUMBER: _builtins.int
     CORE_BUSY_FIELD_NUMBER: _builtins.int
     GPU_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    FAIR_SHARE_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     at_s: _builtins.float
     window_s: _builtins.float
@@ -345,6 +347,12 @@ class DeviceSample(_message.Message):
     memory_free_bytes: _builtins.int
     unknown: _builtins.str
     """Why the figures are unknown; empty when they are known."""
+    quota: _builtins.float
+    """What our control groups may use at most, as a fraction of the device; absent for all of it."""
+    fair_share: _builtins.float
+    """What the weights of control groups and threads would give us if we ran now; absent when nobody
+    else runs.
+    """
     @_builtins.property
     def core_busy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
@@ -366,12 +374,21 @@ class DeviceSample(_message.Message):
         unknown: _builtins.str = ...,
         core_busy: _abc.Iterable[_builtins.float] | None = ...,
         gpu: Global___GpuSample | None = ...,
+        quota: _builtins.float | None = ...,
+        fair_share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["gpu", b"gpu"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fair_share", b"_fair_share", "_quota", b"_quota", "fair_share", b"fair_share", "gpu", b"gpu", "quota", b"quota"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_s", b"at_s", "busy", b"busy", "core_busy", b"core_busy", "device", b"device", "foreign", b"foreign", "foreign_runnable", b"foreign_runnable", "gpu", b"gpu", "memory_free_bytes", b"memory_free_bytes", "own", b"own", "run_s", b"run_s", "steal", b"steal", "unknown", b"unknown", "wait_s", b"wait_s", "window_s", b"window_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fair_share", b"_fair_share", "_quota", b"_quota", "at_s", b"at_s", "busy", b"busy", "core_busy", b"core_busy", "device", b"device", "fair_share", b"fair_share", "foreign", b"foreign", "foreign_runnable", b"foreign_runnable", "gpu", b"gpu", "memory_free_bytes", b"memory_free_bytes", "own", b"own", "quota", b"quota", "run_s", b"run_s", "steal", b"steal", "unknown", b"unknown", "wait_s", b"wait_s", "window_s", b"window_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__fair_share: _TypeAlias = _typing.Literal["fair_share"]  # noqa: Y015
+    _WhichOneofArgType__fair_share: _TypeAlias = _typing.Literal["_fair_share", b"_fair_share"]  # noqa: Y015
+    _WhichOneofReturnType__quota: _TypeAlias = _typing.Literal["quota"]  # noqa: Y015
+    _WhichOneofArgType__quota: _TypeAlias = _typing.Literal["_quota", b"_quota"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fair_share) -> _WhichOneofReturnType__fair_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quota) -> _WhichOneofReturnType__quota | None: ...
 
 Global___DeviceSample: _TypeAlias = DeviceSample  # noqa: Y015
 

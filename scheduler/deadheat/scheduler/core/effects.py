@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from deadheat.runtime.errors import DeadheatError
 from deadheat.runtime.programs import MatrixType, Operation, Program, Rectangle
 from deadheat.scheduler.core.events import DeviceFacts, Failure, JobPolicy
+from deadheat.scheduler.planner.history import SpeedHistory
 from deadheat.scheduler.planner.inputs import PlanningInput
-from deadheat.scheduler.planner.speed import SpeedPoint
 
 # Rows for the database
 
@@ -31,8 +31,10 @@ class DeviceRow:
 
 @dataclass(frozen=True, slots=True)
 class SpeedRows:
+    """All that is known of a device's speed, in place of what was recorded before."""
+
     device: str
-    points: Sequence[SpeedPoint]
+    history: SpeedHistory
 
 
 @dataclass(frozen=True, slots=True)

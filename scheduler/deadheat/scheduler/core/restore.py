@@ -18,8 +18,8 @@ from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
 from deadheat.scheduler.core.nodes import LOST_AFTER_S
 from deadheat.scheduler.core.state import Device, Gap, Job, Node, Step, Subtask
 from deadheat.scheduler.core.world import World
+from deadheat.scheduler.planner.history import SpeedHistory
 from deadheat.scheduler.planner.plan import Placement
-from deadheat.scheduler.planner.speed import SpeedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class RestoredNode:
     version: str
     state: NodeState
     devices: Sequence[DeviceFacts]
+    histories: Mapping[str, SpeedHistory]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,8 @@ def _restore_node(world: World, found: RestoredNode) -> None:
         lost_at_s=world.now + LOST_AFTER_S,
     )
     for facts in found.devices:
-        model = SpeedModel(tuple(facts.points))
-        node.devices[facts.id] = Device(facts, node.name, model, facts.memory_bytes)
+        history = found.histories[facts.id]
+        node.devices[facts.id] = Device(facts, node.name, history, facts.memory_bytes)
     world.nodes[node.name] = node
     world.devices |= node.devices
     if node.state is NodeState.DRAINING:

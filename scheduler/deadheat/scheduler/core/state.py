@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,7 +11,9 @@ from typing import Final
 from deadheat.runtime.programs import MatrixType, Operation, Program, Rectangle
 from deadheat.scheduler.core.events import DeviceFacts, Failure, JobPolicy
 from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
-from deadheat.scheduler.planner.availability import Availability, Sample, estimate
+from deadheat.scheduler.planner.availability import Sample
+from deadheat.scheduler.planner.forecast import Availability, AvailabilityState
+from deadheat.scheduler.planner.history import SpeedHistory
 from deadheat.scheduler.planner.plan import Placement, Plan
 from deadheat.scheduler.planner.speed import SpeedModel
 
@@ -27,29 +29,40 @@ SMOOTHING: Final = 0.5
 #: Panel ends remembered for each sub-task, and the time over which they tell its rate.
 MARKS_KEPT: Final = 64
 RATE_WINDOW_S: Final = 1.0
-MIN_BIAS: Final = 0.25
-MAX_BIAS: Final = 4.0
 
 
 @dataclass(slots=True)
 class Device:
     facts: DeviceFacts
     node: str
-    model: SpeedModel
+    history: SpeedHistory
     memory_free_bytes: int
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=SAMPLES_KEPT))
-    bias: float = 1.0
-    #: Sub-tasks finished for each dtype; the first of a kind says nothing about speed.
-    finished: dict[str, int] = field(default_factory=dict)
+    seen: AvailabilityState = field(default_factory=AvailabilityState)
+    #: Samples that were dropped or had to be clamped, by reason, and when that was last told.
+    bad_samples: Counter[str] = field(default_factory=Counter)
+    bad_told_s: dict[str, float] = field(default_factory=dict)
     bandwidth_bytes_per_s: float = UNKNOWN_BANDWIDTH_BYTES_PER_S
     #: Of its way to the store; 0 where it is not known.
     latency_s: float = 0.0
     active: dict[str, Subtask] = field(default_factory=dict)
     #: Roll-up of samples since the last one was recorded.
     rolled_up: list[tuple[Sample, float]] = field(default_factory=list)
+    #: When the history was recorded, and whether it has changed since.
+    recorded_s: float = -math.inf
+    is_unrecorded: bool = False
 
-    def availability(self, now: float) -> Availability:
-        return estimate(tuple(self.samples), now)
+    @property
+    def model(self) -> SpeedModel:
+        return self.history.model
+
+    @property
+    def bias(self) -> float:
+        return self.history.bias
+
+    def availability(self, now: float, horizon_s: float = 0.0) -> Availability:
+        """What to expect of it from now until a horizon; constant time."""
+        return self.seen.at(now, horizon_s)
 
     def ready_s(self, now: float, *, rank: float = math.inf, without_job: str = "") -> float:
         """Seconds until it has done what goes before work of this rank (but for one job's part)."""
@@ -59,14 +72,6 @@ class Device:
             for subtask in self.active.values()
             if subtask.rank <= rank and subtask.job != without_job
         )
-
-    def learn_speed(self, dtype: str, ratio: float) -> None:
-        """`ratio` is measured over modelled idle speed of one finished sub-task."""
-        seen = self.finished.get(dtype, 0)
-        self.finished[dtype] = seen + 1
-        if seen:
-            mixed = self.bias + SMOOTHING * (ratio - self.bias)
-            self.bias = min(MAX_BIAS, max(MIN_BIAS, mixed))
 
     def learn_bandwidth(self, size_bytes: int, seconds: float) -> None:
         if size_bytes >= 1 << 20 and seconds > 0:

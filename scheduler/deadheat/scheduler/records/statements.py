@@ -28,6 +28,7 @@ _NODES: Final = _table(tables.NodeRecord)
 _DEVICES: Final = _table(tables.DeviceRecord)
 _SAMPLES: Final = _table(tables.SampleRecord)
 _SPEED: Final = _table(tables.SpeedPointRecord)
+_KINDS: Final = _table(tables.SpeedKindRecord)
 _JOBS: Final = _table(tables.JobRecord)
 _OPERATIONS: Final = _table(tables.OperationRecord)
 _MATRICES: Final = _table(tables.MatrixRecord)
@@ -106,11 +107,15 @@ def _device(change: effects.DeviceRow, clock: Clock) -> Iterator[Statement]:
 
 def _speed(change: effects.SpeedRows, clock: Clock) -> Iterator[Statement]:
     del clock
-    yield "delete", _SPEED, ("device",), {"device": change.device}
-    for point in change.points:
+    device, history = change.device, change.history
+    known: Row = {"id": device, "bias": history.bias, "calibration": history.calibration}
+    yield "update", _DEVICES, ("id",), known
+    yield "delete", _SPEED, ("device",), {"device": device}
+    for point in history.model.points:
         shape = point.shape
         row = {
-            "device": change.device,
+            "device": device,
+            "operation": point.operation,
             "dtype": shape.dtype,
             "rows": shape.rows,
             "inner": shape.inner,
@@ -118,6 +123,18 @@ def _speed(change: effects.SpeedRows, clock: Clock) -> Iterator[Statement]:
             "seconds": point.seconds,
         }
         yield "insert", _SPEED, (), row
+    yield "delete", _KINDS, ("device",), {"device": device}
+    for kind, count in history.counts.items():
+        row = {
+            "device": device,
+            "operation": kind.operation,
+            "dtype": kind.dtype,
+            "shape_class": kind.shape_class.value,
+            "samples": count.samples,
+            "outliers": count.outliers,
+            "outliers_in_a_row": count.in_a_row,
+        }
+        yield "insert", _KINDS, (), row
 
 
 def _sample(change: effects.SampleRow, clock: Clock) -> Iterator[Statement]:

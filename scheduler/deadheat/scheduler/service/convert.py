@@ -230,6 +230,9 @@ def sampled(
                     wait_s=one.wait_s,
                     threads=threads.get(one.device, 1),
                     is_known=not one.unknown,
+                    quota=one.quota if one.HasField("quota") else 1.0,
+                    fair_share=one.fair_share if one.HasField("fair_share") else None,
+                    is_prior=one.HasField("gpu"),
                 ),
             )
             for one in message.devices
