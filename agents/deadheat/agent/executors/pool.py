@@ -220,6 +220,7 @@ def _progress(task: Task) -> agent_pb2.SubtaskProgress:
 
 
 def _inner(task: Task) -> int:
+    assert isinstance(task.operation.kind, Gemm)
     block = task.operands[task.operation.operands[0]].rectangle
     return block.rows if task.operation.kind.transpose_a else block.columns
 

@@ -19,7 +19,7 @@ from itertools import groupby
 from typing import Final
 
 from deadheat.runtime.dtypes import element_type
-from deadheat.runtime.programs import GemmShape
+from deadheat.runtime.programs import GemmShape, Op
 
 #: Products with a side below this are bound by memory rather than by arithmetic.
 THIN_SIDE: Final = 64
@@ -40,9 +40,12 @@ _RELATED: Final[Mapping[str, tuple[str, float]]] = {
 class ShapeClass(Enum):
     SQUARE = "square"
     THIN = "thin"
+    SUM = "sum"
 
     @staticmethod
     def of(shape: GemmShape) -> ShapeClass:
+        if shape.op is Op.SUM:
+            return ShapeClass.SUM
         thin = min(shape.rows, shape.inner, shape.columns) < THIN_SIDE
         return ShapeClass.THIN if thin else ShapeClass.SQUARE
 
@@ -125,16 +128,20 @@ class SpeedModel:
         return shape.flops / seconds if seconds else 0.0
 
     def peak_flops(self, dtype: str) -> float | None:
-        """The best rate measured for a dtype; None where it was not measured."""
-        rates = [p.flops_rate for p in self.points if p.shape.dtype == dtype and _is_sane(p)]
+        """The best rate measured for products of a dtype; None where it was not measured."""
+        products = (p for p in self.points if p.shape.op is Op.PRODUCT)
+        rates = [p.flops_rate for p in products if p.shape.dtype == dtype and _is_sane(p)]
         return max(rates, default=None)
 
     def _curve(self, shape: GemmShape) -> tuple[_Curve | None, float]:
         """The nearest curve there is, and what its rate is to be multiplied by."""
         dtype, factor = shape.dtype, 1.0
         wanted = ShapeClass.of(shape)
+        # The rate of a product says nothing of a sum's, nor the other way.
+        products = (wanted, ShapeClass.SQUARE, ShapeClass.THIN)
+        usable = (wanted,) if wanted is ShapeClass.SUM else products
         while True:
-            for shape_class in (wanted, *ShapeClass):
+            for shape_class in usable:
                 if curve := self._curves.get((dtype, shape_class)):
                     return curve, factor
             if dtype not in _RELATED:

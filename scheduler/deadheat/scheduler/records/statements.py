@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Table, bindparam, delete, insert, update
 
 from deadheat.runtime import wire
-from deadheat.runtime.programs import MatrixType
+from deadheat.runtime.programs import MatrixType, Op
 from deadheat.scheduler.core import effects
 from deadheat.scheduler.records import retention, tables
 from deadheat.scheduler.records.clock import Clock
@@ -109,6 +109,8 @@ def _speed(change: effects.SpeedRows, clock: Clock) -> Iterator[Statement]:
     yield "delete", _SPEED, ("device",), {"device": change.device}
     for point in change.points:
         shape = point.shape
+        if shape.op is not Op.PRODUCT:
+            continue  # The table is of products; agents tell the rest when they register.
         row = {
             "device": change.device,
             "dtype": shape.dtype,
@@ -167,7 +169,7 @@ def _job(change: effects.JobRow, clock: Clock) -> Iterator[Statement]:
             "rows": matrix.rows,
             "columns": matrix.columns,
             "dtype": matrix.dtype,
-            "flops": program.shape_of(operation).flops,
+            "flops": program.flops_of(operation),
             "matrix_id": matrix_id or None,
         }
         yield "insert", _OPERATIONS, (), row
