@@ -160,15 +160,17 @@ class Pool:
         by_model = np.array([model.flops_rate(shape) for model in self.models], dtype=np.float64)
         return np.maximum(by_model[self.model_of] * self.bias, 1.0)
 
-    def rates_each(self, heights: Floats, widths: Floats, inner: int, dtype: str) -> Floats:
+    def rates_each(self, heights: Floats, widths: Floats, shape: GemmShape) -> Floats:
         """Idle speed of each device for its own rectangle; for a typical one in large pools."""
+        inner, dtype, op = shape.inner, shape.dtype, shape.op
         if len(self) > EXACT_DEVICES:
             given = heights > 0
             rows, columns = float(np.median(heights[given])), float(np.median(widths[given]))
-            return self.rates(GemmShape(max(1, round(rows)), inner, max(1, round(columns)), dtype))
+            typical = (max(1, round(rows)), inner, max(1, round(columns)))
+            return self.rates(GemmShape(*typical, dtype, op))
         found = [
             self.models[model].flops_rate(
-                GemmShape(max(1, round(height)), inner, max(1, round(width)), dtype)
+                GemmShape(max(1, round(height)), inner, max(1, round(width)), dtype, op)
             )
             for model, height, width in zip(
                 self.model_of.tolist(), heights.tolist(), widths.tolist()

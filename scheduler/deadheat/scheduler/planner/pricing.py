@@ -14,10 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 import numpy as np
 
-from deadheat.runtime.programs import GemmShape, Operation, Program, Rectangle
+from deadheat.runtime.programs import (
+    Chain,
+    Gemm,
+    GemmShape,
+    Operation,
+    Program,
+    Rectangle,
+    Sum,
+)
 from deadheat.scheduler.planner.pool import Flags, Floats, Integers, Pool
 
 
@@ -75,7 +84,7 @@ class Prices:
         )
 
     def rates(self, heights: Floats, widths: Floats) -> Floats:
-        return self.pool.rates_each(heights, widths, self.shape.inner, self.shape.dtype)
+        return self.pool.rates_each(heights, widths, self.shape)
 
     def rows_that_fit(self, widths: Floats, devices: Integers | None = None) -> Integers:
         """How many rows of so many columns a device's memory holds, operands and result."""
@@ -143,11 +152,20 @@ _Part = list[tuple[str, float]]
 def _operands(program: Program, operation: Operation) -> tuple[_Part, _Part, _Part]:
     """Bytes of each operand for a row, for a column, and for an element of the result."""
     names, types = operation.operands, program.types
-    inner = program.shape_of(operation).inner
-    by_row: _Part = [(names[0], float(inner * types[names[0]].element.itemsize))]
-    by_column: _Part = [(names[1], float(inner * types[names[1]].element.itemsize))]
-    by_column += [(name, float(types[name].element.itemsize)) for name in names[2:]]
-    return by_row, by_column, []
+    sizes = [float(types[name].element.itemsize) for name in names]
+    match operation.kind:
+        case Gemm():
+            inner = program.shape_of(operation).inner
+            by_row: _Part = [(names[0], inner * sizes[0])]
+            by_column: _Part = [(names[1], inner * sizes[1]), *zip(names[2:], sizes[2:])]
+            return by_row, by_column, []
+        case Sum(bias=bias):
+            terms = list(zip(names, sizes))
+            return [], terms[-1:] if bias else [], terms[:-1] if bias else terms
+        case Chain():
+            raise AssertionError("a chain is rewritten as products before it is priced")
+        case other:
+            assert_never(other)
 
 
 def _missing(program: Program, parts: Iterable[tuple[str, float]], pool: Pool) -> Floats:

@@ -115,7 +115,7 @@ def _speed(change: effects.SpeedRows, clock: Clock) -> Iterator[Statement]:
         shape = point.shape
         row = {
             "device": device,
-            "operation": point.operation,
+            "operation": shape.op.value,
             "dtype": shape.dtype,
             "rows": shape.rows,
             "inner": shape.inner,
@@ -127,7 +127,7 @@ def _speed(change: effects.SpeedRows, clock: Clock) -> Iterator[Statement]:
     for kind, count in history.counts.items():
         row = {
             "device": device,
-            "operation": kind.operation,
+            "operation": kind.op.value,
             "dtype": kind.dtype,
             "shape_class": kind.shape_class.value,
             "samples": count.samples,
@@ -200,7 +200,7 @@ def _operations(job: str, program: Program, result_ids: Sequence[str]) -> Iterat
             "rows": matrix.rows,
             "columns": matrix.columns,
             "dtype": matrix.dtype,
-            "flops": program.shape_of(operation).flops,
+            "flops": program.flops_of(operation),
             "matrix_id": matrix_id or None,
         }
         yield "insert", _OPERATIONS, (), row
