@@ -616,6 +616,7 @@ class Assign(_message.Message):
     RESULT_MATRIX_ID_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
     PREDICTED_S_FIELD_NUMBER: _builtins.int
+    PROGRESS_S_FIELD_NUMBER: _builtins.int
     subtask_id: _builtins.str
     job_id: _builtins.str
     attempt: _builtins.int
@@ -626,6 +627,8 @@ class Assign(_message.Message):
     """Smaller runs first; equal ones in the order of arrival."""
     predicted_s: _builtins.float
     """The seconds that the plan gives it, for sizing the last panels."""
+    progress_s: _builtins.float
+    """Progress is told at most so often; 0 means ten times a second."""
     @_builtins.property
     def operations(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Operation]: ...
     @_builtins.property
@@ -650,10 +653,11 @@ class Assign(_message.Message):
         result_matrix_id: _builtins.str = ...,
         rank: _builtins.float = ...,
         predicted_s: _builtins.float = ...,
+        progress_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rectangle", b"rectangle", "result_type", b"result_type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "device", b"device", "job_id", b"job_id", "operands", b"operands", "operations", b"operations", "predicted_s", b"predicted_s", "rank", b"rank", "rectangle", b"rectangle", "result_matrix_id", b"result_matrix_id", "result_type", b"result_type", "subtask_id", b"subtask_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "device", b"device", "job_id", b"job_id", "operands", b"operands", "operations", b"operations", "predicted_s", b"predicted_s", "progress_s", b"progress_s", "rank", b"rank", "rectangle", b"rectangle", "result_matrix_id", b"result_matrix_id", "result_type", b"result_type", "subtask_id", b"subtask_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

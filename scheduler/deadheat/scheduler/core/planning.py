@@ -118,8 +118,9 @@ def rewrite(world: World, job: Job, plan: Plan, program: Program) -> None:
 
 
 def _intermediate_id(job: Job, index: int) -> str:
-    """An id for a matrix that nobody asked for; empty where the job's matrices travel inline."""
-    return f"{job.id}-{index}" if any(step.result_id for step in job.steps) else ""
+    """An id for a matrix that nobody asked for. Such matrices are kept in the store even where what
+    was asked for travels inline: several together would not fit into a message."""
+    return f"{job.id}-{index}"
 
 
 def carry_out(world: World, job: Job) -> None:

@@ -24,6 +24,11 @@ ROUNDS: Final = 3
 LINEAR: Final = 0.02
 #: Makespans below this are not worth a search over curves.
 CURVES_FROM_S: Final = 0.05
+#: Another shape than strips of rows has to be better by so much: strips are simplest.
+SHAPE_GAIN: Final = 0.002
+#: Strips lower than this are slow for every BLAS: then other shapes are looked at even where
+#: nothing has to travel.
+LOW_STRIP: Final = 256
 #: The least work is never nothing: an empty product costs no time, but a division by it must not.
 _LEAST_S: Final = 1e-12
 
@@ -126,13 +131,13 @@ def selected(
     units: int, ready_s: Floats, unit_s: Floats, caps: Integers, policy: Policy
 ) -> Integers:
     """Water-filling, without those who would bring less than they cost, nor crumbs."""
-    best = balance(units, ready_s, unit_s, caps)
-    chosen = knee(best.shares, ready_s, unit_s, caps, units, policy)
-    if len(chosen) < np.count_nonzero(best.shares):
+    full = balance(units, ready_s, unit_s, caps)
+    chosen = knee(full.shares, ready_s, unit_s, caps, units, policy)
+    if len(chosen) < np.count_nonzero(full.shares):
         limited = np.zeros_like(caps)
         limited[chosen] = caps[chosen]
-        best = balance(units, ready_s, unit_s, limited)
-    return _without_crumbs(units, ready_s, unit_s, caps, policy, best.shares)
+        full = balance(units, ready_s, unit_s, limited)
+    return _without_crumbs(units, ready_s, unit_s, caps, policy, full.shares)
 
 
 def knee(
@@ -179,6 +184,29 @@ def _without_crumbs(
         shares = balance(units, ready_s, unit_s, left).shares
 
 
+def tried(prices: Prices, policy: Policy) -> list[Cutting]:
+    """Every cut that is sensible, the best one first: strips of rows unless another is clearly
+    better, but the single device if it is not worse."""
+    by_rows = rows(prices, policy)
+    found = [by_rows]
+    strip = prices.shape.rows / max(1, len(by_rows.used))
+    if len(by_rows.used) > 1 and (prices.is_far or strip < LOW_STRIP):
+        by_columns = columns(prices, policy)
+        if by_columns:
+            found.append(by_columns)
+    alone = single(prices, policy)
+    if alone and len(by_rows.used) > 1:
+        found.append(alone)
+    first = min(found, key=lambda cut: cut.total_s)
+    if first.total_s > (1.0 - SHAPE_GAIN) * by_rows.total_s and first is not alone:
+        first = by_rows
+    return [first, *(cut for cut in found if cut is not first)]
+
+
+def best(prices: Prices, policy: Policy) -> Cutting:
+    return tried(prices, policy)[0]
+
+
 def weighted_rows(prices: Prices, policy: Policy, weights: Floats) -> Cutting:
     """Strips of rows in proportion to weights, whatever comes of it: the baselines."""
     return _strips(prices, policy, apportioned(prices.shape.rows, weights))
@@ -219,14 +247,14 @@ def columns(prices: Prices, policy: Policy) -> Cutting | None:
         return None
     side = np.full(count, np.sqrt(area / count))
     heights, widths = np.minimum(side, height), np.minimum(side, width)
-    best: Cutting | None = None
+    chosen: Cutting | None = None
     for _ in range(ROUNDS if prices.is_far else 2):
         rates = prices.rates(heights, widths)
         made = _columns_round(prices, policy, heights, widths, rates)
         if made is None:
             break
-        if best is None or made.total_s < best.total_s:
-            best = made
+        if chosen is None or made.total_s < chosen.total_s:
+            chosen = made
         used = made.used
         heights, widths = np.array(heights, copy=True), np.array(widths, copy=True)
         heights[used] = made.bounds[:, 1] - made.bounds[:, 0]
@@ -234,7 +262,7 @@ def columns(prices: Prices, policy: Policy) -> Cutting | None:
         flags = np.zeros(count, dtype=np.bool_)
         flags[used] = True
         prices = prices.shared_port(flags)
-    return best
+    return chosen
 
 
 def _columns_round(

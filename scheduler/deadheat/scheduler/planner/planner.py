@@ -19,17 +19,12 @@ from deadheat.scheduler.planner import cutting, shapes
 from deadheat.scheduler.planner.amdahl import CurvePoint, speed_up_curve
 from deadheat.scheduler.planner.balance import apportioned
 from deadheat.scheduler.planner.cutting import Cutting
+from deadheat.scheduler.planner.deciding import decided
 from deadheat.scheduler.planner.filling import fill
 from deadheat.scheduler.planner.inputs import Cut, PlanningInput, Policy, Work
 from deadheat.scheduler.planner.plan import NOBODY, Alternative, Plan, Step, Unused
 from deadheat.scheduler.planner.pool import Floats, Integers, Pool, ordered
 from deadheat.scheduler.planner.pricing import Prices, price
-
-#: Another shape than strips of rows has to be better by so much: strips are simplest.
-SHAPE_GAIN = 0.002
-#: Strips lower than this are slow for every BLAS: then other shapes are looked at even where
-#: nothing has to travel.
-LOW_STRIP = 256
 
 
 def plan(given: PlanningInput, *, now: float) -> Plan:
@@ -40,6 +35,8 @@ def plan(given: PlanningInput, *, now: float) -> Plan:
     del now  # Snapshots carry ages, not dates; the caller stamps the plan.
     if not len(given.pool):
         raise Unavailable("no device may be used for this job")
+    if rewritten := decided(given):
+        return rewritten
     pool = given.pool
     steps: list[Step] = []
     pool_flops = 0.0
@@ -176,21 +173,7 @@ def _tried(prices: Prices, policy: Policy, idle: Floats) -> list[Cutting]:
     """Every cut that was tried, the chosen one first."""
     if policy.cut is not Cut.BALANCED:
         return [cutting.weighted_rows(prices, policy, _weights(policy.cut, prices, idle))]
-    by_rows = cutting.rows(prices, policy)
-    found = [by_rows]
-    strip = prices.shape.rows / max(1, len(by_rows.used))
-    if len(by_rows.used) > 1 and (prices.is_far or strip < LOW_STRIP):
-        by_columns = cutting.columns(prices, policy)
-        if by_columns:
-            found.append(by_columns)
-    alone = cutting.single(prices, policy)
-    if alone and len(by_rows.used) > 1:
-        found.append(alone)
-    # Strips of rows unless another is clearly better; the single device if it is not worse.
-    best = min(found, key=lambda cut: cut.total_s)
-    if best.total_s > (1.0 - SHAPE_GAIN) * by_rows.total_s and best is not alone:
-        best = by_rows
-    return [best, *(cut for cut in found if cut is not best)]
+    return cutting.tried(prices, policy)
 
 
 def _weights(cut: Cut, prices: Prices, idle: Floats) -> Floats:

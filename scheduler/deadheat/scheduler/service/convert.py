@@ -309,6 +309,7 @@ def assign(effect: effects.SendAssign) -> agent_pb2.AgentServiceSessionResponse:
         result_matrix_id=effect.result_id,
         rank=effect.rank,
         predicted_s=effect.predicted_s,
+        progress_s=effect.progress_s,
     )
     return agent_pb2.AgentServiceSessionResponse(assign=message)
 
