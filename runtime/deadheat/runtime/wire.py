@@ -25,6 +25,8 @@ _ACTIVATIONS: Final = {
     Activation.TANH: pb.ACTIVATION_TANH,
     Activation.SIGMOID: pb.ACTIVATION_SIGMOID,
 }
+#: Stands for the id of an operand that is not in the store (yet).
+UNSENT: Final = "unsent"
 _ACTIVATIONS_BACK: Final = {wire: activation for activation, wire in _ACTIVATIONS.items()}
 
 
@@ -119,3 +121,21 @@ def program_from_wire(message: pb.Program) -> Program:
         operations=tuple(operation_from_wire(operation) for operation in message.operations),
         results=tuple(message.results),
     )
+
+
+def outline_from_wire(message: pb.Program) -> Program:
+    """A program whose operands may come as types alone: to be planned, not to be run."""
+    outline = pb.Program()
+    outline.CopyFrom(message)
+    for operand in outline.operands:
+        if operand.WhichOneof("source") is None:
+            operand.matrix_id = UNSENT
+    return program_from_wire(outline)
+
+
+def outline_to_wire(program: Program) -> pb.Program:
+    """A program without its operands' bytes and ids."""
+    outline = program_to_wire(program)
+    for operand in outline.operands:
+        operand.ClearField("source")
+    return outline
