@@ -7,6 +7,7 @@ from typing import Final
 from deadheat.runtime import dtypes
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.programs import (
+    UNSENT,
     Activation,
     Gemm,
     MatrixType,
@@ -25,8 +26,6 @@ _ACTIVATIONS: Final = {
     Activation.TANH: pb.ACTIVATION_TANH,
     Activation.SIGMOID: pb.ACTIVATION_SIGMOID,
 }
-#: Stands for the id of an operand that is not in the store (yet).
-UNSENT: Final = "unsent"
 _ACTIVATIONS_BACK: Final = {wire: activation for activation, wire in _ACTIVATIONS.items()}
 
 

@@ -141,12 +141,12 @@ class LayerEstimate:
             f"{self.multiply_accumulates_per_sample:,} of them, "
             f"{_number(self.cycles_per_sample)} cycles, {_duration(self.seconds_per_sample)}"
         )
+        whole = f"{_duration(self.total_s)}, {_percent(self.share_of_day)} of a day"
         rows = {
             "a multiply-accumulate": f"{_number(self.cycles_per_multiply_accumulate)} cycles: "
             + parts,
             "a sample": sample,
-            f"{self.samples:,} samples": f"{_duration(self.total_s)}, "
-            f"{_percent(self.share_of_day)} of a day",
+            f"{self.samples:,} sample{'s' if self.samples > 1 else ''}": whole,
         }
         width = max(len(name) for name in rows)
         return "\n".join([title, *(f"  {name:<{width}}  {text}" for name, text in rows.items())])
@@ -196,15 +196,39 @@ def estimate_product(
     return estimate_layer(machine, inputs=k, outputs=n, samples=m, operands=operands)
 
 
+def described(
+    *,
+    clock_ghz: float,
+    register_cycles: str,
+    multiply_cycles: float,
+    add_cycles: float,
+    cache_cycles: float | None = None,
+    memory_cycles: float | None = None,
+) -> Machine:
+    """A machine as people describe it; raises InvalidInput.
+
+    >>> described(clock_ghz=2.5, register_cycles="1+1", multiply_cycles=20, add_cycles=1.0)
+    Machine(clock_hz=2500000000, register_cycles=(1, 1), multiply_cycles=20, add_cycles=1, \
+cache_cycles=None, memory_cycles=None)
+    """
+    return Machine(
+        clock_hz=_exact(clock_ghz * 1e9),
+        register_cycles=parse_register_cycles(register_cycles),
+        multiply_cycles=_exact(multiply_cycles),
+        add_cycles=_exact(add_cycles),
+        cache_cycles=None if cache_cycles is None else _exact(cache_cycles),
+        memory_cycles=None if memory_cycles is None else _exact(memory_cycles),
+    )
+
+
 def parse_register_cycles(text: str) -> tuple[float, float]:
-    """Cycles of a register's read and write, as people write them.
+    """Cycles of a register's read and write.
 
     >>> parse_register_cycles("1+1")
     (1, 1)
     """
-    parts = text.split("+")
     try:
-        read, write = (_exact(float(part)) for part in parts)
+        read, write = (_exact(float(part)) for part in text.split("+"))
     except ValueError:
         raise _bad_registers(text) from None
     return read, write
@@ -212,7 +236,7 @@ def parse_register_cycles(text: str) -> tuple[float, float]:
 
 def _exact(value: float) -> float:
     """Whole numbers as such, so that cycles are counted exactly however many there are."""
-    return int(value) if math.isfinite(value) and value.is_integer() else value
+    return int(value) if math.isfinite(value) and float(value).is_integer() else value
 
 
 def _bad_registers(value: object) -> InvalidInput:
