@@ -17,7 +17,14 @@ import numpy.typing as npt
 
 from deadheat.runtime import dtypes
 from deadheat.runtime.errors import InvalidInput
-from deadheat.runtime.programs import MatrixType
+from deadheat.runtime.programs import (
+    UNSENT,
+    Gemm,
+    MatrixType,
+    Operand,
+    Program,
+    gemm_program,
+)
 from deadheat.store.npyfiles import NpyFile, read_header
 
 ArrayLike = Any
@@ -57,6 +64,15 @@ class Product:
     @property
     def sources(self) -> Sequence[Source]:
         return [self.a, self.b, *([self.bias] if self.bias else [])]
+
+    def outline(self, kind: Gemm) -> Program:
+        """Its program without any bytes, to be checked before they are moved; raises
+        InvalidInput."""
+        operands = [
+            Operand(source.name, source.stored_type(self.dtype), matrix_id=UNSENT)
+            for source in self.sources
+        ]
+        return gemm_program(tuple(operands), kind)
 
 
 def product(a: ArrayLike, b: ArrayLike, bias: ArrayLike | None = None) -> Product:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Final, Self
 
 import grpc
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
@@ -12,6 +12,15 @@ from tenacity.wait import wait_random_exponential
 
 from deadheat.client import arrays
 from deadheat.client.arrays import Array, ArrayLike, Product
+from deadheat.client.choices import (
+    ACTIVATIONS,
+    CUTS,
+    DURABILITIES,
+    ActivationName,
+    CutName,
+    DurabilityName,
+    choice,
+)
 from deadheat.client.cluster import LocalCluster
 from deadheat.client.connection import Connection, LoopThread
 from deadheat.client.inquiries import Inquiries
@@ -20,26 +29,12 @@ from deadheat.client.progress import shown
 from deadheat.client.reports import job_state_name
 from deadheat.client.transfers import Transfers
 from deadheat.runtime import hosts, rpc, wire
-from deadheat.runtime.errors import DeadheatError, InvalidInput, JobFailed, NotFound, Unavailable
+from deadheat.runtime.errors import DeadheatError, JobFailed, NotFound, Unavailable
 from deadheat.runtime.ids import new_id
-from deadheat.runtime.programs import Activation, Gemm, Operand, gemm_program
+from deadheat.runtime.programs import Gemm, Operand, gemm_program
 from deadheat.runtime.settings import ClientSettings, Sources
 from deadheat.v1 import job_pb2, types_pb2
 
-CutName = Literal["balanced", "equal", "peak", "one-minus-utilization"]
-DurabilityName = Literal["process", "power"]
-ActivationName = Literal["none", "relu", "gelu", "gelu_tanh", "tanh", "sigmoid"]
-
-CUTS: Final = {
-    "balanced": job_pb2.CUT_BALANCED,
-    "equal": job_pb2.CUT_EQUAL,
-    "peak": job_pb2.CUT_PEAK,
-    "one-minus-utilization": job_pb2.CUT_ONE_MINUS_UTILIZATION,
-}
-DURABILITIES: Final = {
-    "process": job_pb2.DURABILITY_PROCESS,
-    "power": job_pb2.DURABILITY_POWER,
-}
 #: A watch that breaks is opened again, so often in a row.
 MAX_WATCH_FAILURES: Final = 20
 WATCH_RETRY_S: Final = 0.5
@@ -173,11 +168,11 @@ class Client(Inquiries):
             transpose_a=checked.a.is_transposed,
             transpose_b=checked.b.is_transposed,
             alpha=float(alpha),
-            activation=_choice(activation, "activation", {a.value: a for a in Activation}),
+            activation=choice(activation, "activation", ACTIVATIONS),
         )
         policy = job_pb2.JobPolicy(
-            cut=_choice(cut, "cut", CUTS),
-            durability=_choice(durability, "durability", DURABILITIES),
+            cut=choice(cut, "cut", CUTS),
+            durability=choice(durability, "durability", DURABILITIES),
             timeout_s=timeout,
         )
         return self._loop.call(self._submit(checked, kind, policy, _keep))
@@ -186,7 +181,7 @@ class Client(Inquiries):
         self, checked: Product, kind: Gemm, policy: job_pb2.JobPolicy, keep: bool
     ) -> Job:
         # What is wrong is said before anything is uploaded.
-        gemm_program(_placeholders(checked), kind)
+        checked.outline(kind)
         await self._connection.open()  # The store may have been started anew since.
         operands = await self._upload(checked, policy)
         uploaded = [operand.matrix_id for operand in operands if operand.matrix_id]
@@ -326,20 +321,3 @@ class Client(Inquiries):
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _choice(value: object, name: str, choices: dict[str, Any]) -> Any:
-    try:
-        return choices[str(value)]
-    except KeyError:
-        raise InvalidInput(
-            f"{name} is {value!r}; it may be {', '.join(choices)}", field=name
-        ) from None
-
-
-def _placeholders(checked: Product) -> tuple[Operand, ...]:
-    """Operands with everything but their bytes, to check a program before they are moved."""
-    return tuple(
-        Operand(source.name, source.stored_type(checked.dtype), matrix_id="unsent")
-        for source in checked.sources
-    )
