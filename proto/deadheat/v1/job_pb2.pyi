@@ -643,17 +643,20 @@ class EstimatedAlternative(_message.Message):
     MAKESPAN_S_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     makespan_s: _builtins.float
+    """Absent where it is impossible (memory)."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
-        makespan_s: _builtins.float = ...,
+        makespan_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_makespan_s", b"_makespan_s", "makespan_s", b"makespan_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["makespan_s", b"makespan_s", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_makespan_s", b"_makespan_s", "makespan_s", b"makespan_s", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__makespan_s: _TypeAlias = _typing.Literal["makespan_s"]  # noqa: Y015
+    _WhichOneofArgType__makespan_s: _TypeAlias = _typing.Literal["_makespan_s", b"_makespan_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__makespan_s) -> _WhichOneofReturnType__makespan_s | None: ...
 
 Global___EstimatedAlternative: _TypeAlias = EstimatedAlternative  # noqa: Y015
 

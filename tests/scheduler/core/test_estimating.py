@@ -85,6 +85,7 @@ def test_alternatives_cost_no_less() -> None:
     assert found.makespan_s is not None
     assert len(found.alternatives) >= 2
     for other in found.alternatives:
+        assert other.makespan_s is not None
         assert other.makespan_s >= found.makespan_s * (1 - 1e-9)
 
 

@@ -15,7 +15,7 @@ def room_refusal(world: World, writer_problem: str = "") -> Failure | None:
     if writer_problem:
         message = f"no new jobs: the database cannot be written ({writer_problem})"
         return Failure(LimitReached.code, message)
-    open_jobs = sum(not job.state.is_final for job in world.jobs.values())
+    open_jobs = len(world.open)
     if open_jobs >= MAX_OPEN_JOBS:
         message = f"{open_jobs} jobs are open; the limit is {MAX_OPEN_JOBS}"
         return Failure(LimitReached.code, message)

@@ -11,14 +11,20 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from deadheat.runtime.programs import Program, Rectangle, needed_blocks
 from deadheat.scheduler.core import snapshot
 from deadheat.scheduler.core.events import Failure, JobPolicy
+from deadheat.scheduler.core.queueing import LEVEL, rank_of
 from deadheat.scheduler.core.state import Job
 from deadheat.scheduler.core.world import World
-from deadheat.scheduler.planner.inputs import Device, PlanningInput, Policy, Work
+from deadheat.scheduler.planner.inputs import PlanningInput, Policy, Pool, Work
 from deadheat.scheduler.planner.plan import Alternative, LeftOut, Placement, Plan, Reason, Step
 from deadheat.scheduler.planner.planner import plan
+
+#: Devices that are named although they would get nothing.
+MAX_LISTED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +33,13 @@ class Problem:
 
     program: Program
     policy: Policy
-    devices: Sequence[Device]
+    pool: Pool
     excluded: Sequence[tuple[str, str]]
 
     @property
     def size(self) -> int:
         """Devices times operations: what planning time grows with."""
-        return len(self.devices) * len(self.program.operations)
+        return len(self.pool) * len(self.program.operations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +86,43 @@ def estimate(world: World, program: Program, policy: JobPolicy, now: float) -> P
 
 
 def problem(world: World, program: Program, policy: JobPolicy) -> Problem:
+    """As if a user without other jobs asked. With a time limit it may go before others of its
+    priority, as a job does that would miss its limit otherwise."""
     nobody = Job("", "", "", "", program, policy, world.serial, world.now, [])
-    devices, excluded = snapshot.pool(world, nobody, set())
-    return Problem(program, Policy(policy.cut), devices, excluded)
+    cost_s = program.flops / max(1.0, world.pool_flops)
+    tag = world.queue.would_be(cost_s, world.now) if policy.timeout_s is None else -LEVEL / 2
+    nobody.rank = rank_of(policy.priority, tag)
+    pool, excluded = snapshot.pool(world, nobody, set())
+    return Problem(program, Policy(policy.cut), pool, excluded)
 
 
 def solve(given: Problem, now: float) -> Plan:
     """Plans level by level, as a job is: an operation starts when all that it reads is complete."""
-    program, devices = given.program, list(given.devices)
+    first = _planned(given, given.program, now, may_rewrite=True)
+    if first.program is None:
+        return first
+    # Its order was decided first; what it is made of is planned like any other program.
+    whole = _planned(given, first.program, now, may_rewrite=False)
+    return replace(whole, program=first.program, order=first.order)
+
+
+def _planned(given: Problem, program: Program, now: float, *, may_rewrite: bool) -> Plan:
+    pool = given.pool
     steps: list[Step] = []
     makespan_s = pool_flops = 0.0
     lower_bound = 0
     for work in _levels(program):
-        made = plan(PlanningInput(program, work, devices, given.policy, given.excluded), now=now)
+        wanted = PlanningInput(
+            program, work, pool, given.policy, given.excluded, may_rewrite=may_rewrite
+        )
+        made = plan(wanted, now=now)
+        if made.program is not None:
+            return made
         steps += made.steps
         makespan_s = max(makespan_s, made.makespan_s)
         pool_flops = max(pool_flops, made.pool_flops)
         lower_bound += made.bytes_lower_bound
-        devices = [replace(d, ready_s=max(d.ready_s, makespan_s)) for d in devices]
+        pool = pool.with_ready(np.maximum(pool.ready_s, makespan_s))
     return Plan(tuple(steps), makespan_s, pool_flops, lower_bound)
 
 
@@ -118,18 +143,19 @@ def summary(given: Problem, made: Plan) -> Estimate:
     """A plan, added up by device."""
     parts: dict[str, list[tuple[Placement, Reason]]] = defaultdict(list)
     for step in made.steps:
-        reasons = {reason.device: reason for reason in step.reasons}
+        reasons = {reason.device: reason for reason in step.reasons()}
         for placement in step.placements:
             parts[placement.device].append((placement, reasons[placement.device]))
-    left_out = {out.device: out for step in made.steps for out in step.left_out}
+    left_out = {out.device: out for step in made.steps for out in step.left_out(MAX_LISTED)}
+    program = made.program or given.program
     return Estimate(
-        flops=given.program.flops,
+        flops=program.flops,
         makespan_s=made.makespan_s,
         bytes_to_move=sum(p.predicted_bytes_in + p.predicted_bytes_out for p in made.placements),
         bytes_lower_bound=made.bytes_lower_bound,
         pool_flops=made.pool_flops,
-        devices=[_device(given.program, parts[name]) for name in sorted(parts)],
-        alternatives=_alternatives(made.steps),
+        devices=[_device(program, parts[name]) for name in sorted(parts)],
+        alternatives=_alternatives(made),
         left_out=[out for name, out in sorted(left_out.items()) if name not in parts],
     )
 
@@ -182,12 +208,18 @@ def _memory_bytes(program: Program, placements: Sequence[Placement]) -> int:
     )
 
 
-def _alternatives(steps: Sequence[Step]) -> Sequence[Alternative]:
-    """What it would cost if every operation were cut that way."""
-    totals: dict[str, float] = defaultdict(float)
+def _alternatives(made: Plan) -> Sequence[Alternative]:
+    """What it would cost if every operation were cut that way, and other orders of a chain."""
+    if made.order:
+        return made.order.alternatives
+    totals: dict[str, float | None] = {}
     begun_s = 0.0
-    for step in steps:
+    for step in made.steps:
         for other in step.alternatives:
-            totals[other.name] += other.makespan_s - begun_s
+            before_s = totals.get(other.name, 0.0)
+            if before_s is None or other.makespan_s is None:
+                totals[other.name] = None
+            else:
+                totals[other.name] = before_s + other.makespan_s - begun_s
         begun_s = step.makespan_s
     return [Alternative(name, total_s) for name, total_s in totals.items()]

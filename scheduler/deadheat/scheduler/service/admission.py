@@ -16,7 +16,7 @@ from deadheat.runtime.programs import Program
 from deadheat.scheduler.core import admission, estimating
 from deadheat.scheduler.core.estimating import DeviceEstimate, Estimate, Problem
 from deadheat.scheduler.core.events import Failure, JobPolicy
-from deadheat.scheduler.core.jobs import NO_AGENT
+from deadheat.scheduler.core.planning import NO_AGENT
 from deadheat.scheduler.service import convert
 from deadheat.scheduler.service.shell import INLINE_PLANNING, Shell
 from deadheat.v1 import job_pb2 as pb
