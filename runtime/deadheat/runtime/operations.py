@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import Enum, StrEnum
 
 from deadheat.runtime.dtypes import element_type
 
@@ -74,7 +74,7 @@ class Operation:
     kind: Kind
 
 
-class Op(Enum):
+class Op(StrEnum):
     """What a device's speed depends on besides shape and dtype: a product is bound by arithmetic,
     a sum by memory, and the one says nothing of the other."""
 

@@ -32,7 +32,7 @@ from deadheat.v1 import agent_pb2, local_pb2, types_pb2
 Array = Any
 Emit = Callable[[local_pb2.ExecutorEvent], None]
 
-#: Progress of a sub-task is told at most so often.
+#: Progress of a sub-task is told at most so often, unless the scheduler says otherwise.
 PROGRESS_INTERVAL_S: Final = 0.1
 
 
@@ -59,6 +59,8 @@ class Task:
     panels: Panels
     #: The result goes back in the event rather than in a mapping.
     is_inline: bool
+    #: Progress is told at most so often.
+    progress_s: float = PROGRESS_INTERVAL_S
     arrival: int = 0
     running: int = 0
     started_s: float | None = None
@@ -162,7 +164,7 @@ class Pool:
             task.wall_s += wall_s
             task.flops += _flops(task, panel)
             task.at_s = time.monotonic()
-            task.panels.finish(panel)
+            task.panels.finish(panel, wall_s)
             progress = None if task.is_over else self._news(task)
         if progress:
             self._emit(local_pb2.ExecutorEvent(progress=progress))
@@ -171,7 +173,7 @@ class Pool:
 
     def _news(self, task: Task) -> agent_pb2.SubtaskProgress | None:
         """Progress, if some time has passed since it was told."""
-        if task.at_s - task.told_s < PROGRESS_INTERVAL_S:
+        if task.at_s - task.told_s < task.progress_s:
             return None
         task.told_s = task.at_s
         return _progress(task)

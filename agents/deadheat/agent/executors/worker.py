@@ -20,7 +20,7 @@ import numpy as np
 
 from deadheat.agent.executors.calibrate import calibrate
 from deadheat.agent.executors.panels import Panels
-from deadheat.agent.executors.pool import Block, Pool, Task
+from deadheat.agent.executors.pool import PROGRESS_INTERVAL_S, Block, Pool, Task
 from deadheat.runtime import wire
 from deadheat.runtime.dtypes import element_type, numpy_dtype
 from deadheat.runtime.frames import FrameSocket
@@ -77,6 +77,7 @@ def _task(message: local_pb2.RunSubtask, descriptors: list[int], threads: int) -
             rectangle, replace(shape, rows=rectangle.rows, columns=rectangle.columns), threads
         ),
         is_inline=message.result.is_inline,
+        progress_s=assign.progress_s or PROGRESS_INTERVAL_S,
     )
 
 

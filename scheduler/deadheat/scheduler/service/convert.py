@@ -242,6 +242,9 @@ def sampled(
                     wait_s=one.wait_s,
                     threads=threads.get(one.device, 1),
                     is_known=not one.unknown,
+                    quota=one.quota if one.HasField("quota") else 1.0,
+                    fair_share=one.fair_share if one.HasField("fair_share") else None,
+                    is_prior=one.HasField("gpu"),
                 ),
             )
             for one in message.devices
@@ -306,6 +309,7 @@ def assign(effect: effects.SendAssign) -> agent_pb2.AgentServiceSessionResponse:
         result_matrix_id=effect.result_id,
         rank=effect.rank,
         predicted_s=effect.predicted_s,
+        progress_s=effect.progress_s,
     )
     return agent_pb2.AgentServiceSessionResponse(assign=message)
 
