@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deadheat.runtime.programs import GemmShape
+from deadheat.runtime.programs import GemmShape, Op
 from deadheat.scheduler.planner.speed import (
     MAX_FLOPS,
     MAX_POINTS,
@@ -83,14 +83,6 @@ def test_no_more_claims_are_kept_than_a_curve_needs() -> None:
     assert model.flops_rate(square(3000)) == pytest.approx(5e10)
 
 
-def test_each_operation_has_a_curve_of_its_own() -> None:
-    claims = (SpeedPoint(square(512), 0.01), SpeedPoint(square(512), 0.1, "add"))
-    model = SpeedModel(claims)
-    assert model.seconds(square(512)) == pytest.approx(0.01)
-    assert model.seconds(square(512), "add") == pytest.approx(0.1)
-    assert model.flops_rate(square(512), "relu") == pytest.approx(UNKNOWN_FLOPS)
-
-
 @given(
     st.lists(st.tuples(st.integers(64, 2000), st.floats(1e-6, 10)), min_size=1, max_size=6),
     sizes,
@@ -109,3 +101,14 @@ def test_empty_products_take_no_time(rows: int, inner: int, columns: int) -> Non
     model = SpeedModel((SpeedPoint(square(512), 0.01),))
     assert model.seconds(GemmShape(0, inner, columns, "float64")) == 0.0
     assert model.seconds(GemmShape(rows, inner, columns, "float64")) > 0.0
+
+
+def test_sums_and_products_say_nothing_of_each_other() -> None:
+    added = GemmShape(512, 4, 512, "float32", Op.SUM)
+    model = SpeedModel((SpeedPoint(square(512), 0.01), SpeedPoint(added, 0.001)))
+    assert model.seconds(added) == pytest.approx(0.001)
+    assert model.seconds(square(512)) == pytest.approx(0.01)
+    assert SpeedModel((SpeedPoint(square(512), 0.01),)).flops_rate(added) == pytest.approx(
+        UNKNOWN_FLOPS
+    )
+    assert SpeedModel((SpeedPoint(added, 0.001),)).peak_flops("float32") is None

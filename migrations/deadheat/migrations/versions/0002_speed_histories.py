@@ -15,7 +15,7 @@ def upgrade() -> None:
     )
     op.add_column(
         "speed_points",
-        sa.Column("operation", sa.String(32), nullable=False, server_default="gemm"),
+        sa.Column("operation", sa.String(32), nullable=False, server_default="product"),
     )
     op.create_table(
         "speed_kinds",

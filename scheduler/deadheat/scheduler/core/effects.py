@@ -64,6 +64,15 @@ class JobRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ProgramChange:
+    """Other operations that come to the same: they replace those that were submitted."""
+
+    id: str
+    program: Program
+    result_ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class JobChange:
     """New values for columns of a job; seconds that end in `_at_s` are moments."""
 
@@ -146,6 +155,7 @@ Change = (
     | SpeedRows
     | SampleRow
     | JobRow
+    | ProgramChange
     | JobChange
     | ResultBytes
     | PlanRow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from deadheat.runtime.errors import Conflict, NotFound
-from deadheat.scheduler.core import events, jobs, learning, subtasks
+from deadheat.scheduler.core import endings, events, jobs, learning, subtasks
 from deadheat.scheduler.core.effects import (
     AcceptNode,
     DeviceRow,
@@ -56,7 +56,9 @@ def on_registered(world: World, event: events.NodeRegistered) -> None:
     if known and known.instance != event.instance:
         _abandon_all(world, known)
     for facts in event.devices:
-        node.devices[facts.id] = learning.registered(world, node, facts)
+        device = node.devices[facts.id] = learning.registered(world, node, facts)
+        device.bandwidth_bytes_per_s = event.bandwidth_bytes_per_s or device.bandwidth_bytes_per_s
+        device.latency_s = event.latency_s
     world.nodes[event.node] = node
     world.devices = {id_: d for id_, d in world.devices.items() if d.node != node.name}
     world.devices |= node.devices
@@ -207,7 +209,7 @@ def _leave(world: World, node: Node, why: NodeEvent, detail: str) -> None:
 def _abandon_all(world: World, node: Node, *, died: bool = True) -> None:
     """An agent that left in good order did not die of its work."""
     for subtask in node.active():
-        jobs.abandon(world, subtask, f"node {node.name} was lost", died=died)
+        endings.abandon(world, subtask, f"node {node.name} was lost", died=died)
 
 
 def on_drain(world: World, event: events.DrainAsked) -> None:

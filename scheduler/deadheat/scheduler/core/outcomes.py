@@ -6,7 +6,7 @@ from typing import Final
 
 from deadheat.runtime.errors import Conflict, DataLost, InvalidInput
 from deadheat.runtime.programs import MatrixType, Rectangle, uncovered
-from deadheat.scheduler.core import events, jobs, learning, nodes, rebalance, subtasks
+from deadheat.scheduler.core import endings, events, jobs, learning, nodes, rebalance, subtasks
 from deadheat.scheduler.core.effects import EventRow, NotifyJob, SendCancel, SendSettled
 from deadheat.scheduler.core.machine import SUBTASK, SubtaskEvent
 from deadheat.scheduler.core.state import Job, Mark, Step, Subtask
@@ -33,6 +33,7 @@ def on_progress(world: World, event: events.SubtasksProgressed) -> None:
             continue
         subtask.state = SUBTASK.next(subtask.state, SubtaskEvent.PROGRESS)
         _note_progress(world, subtask, progress)
+        rebalance.note(world, world.jobs[subtask.job], subtask)
         touched.add(subtask.job)
     if stale:
         world.emit(SendCancel(event.node, stale))
@@ -65,7 +66,7 @@ def on_finished(world: World, event: events.SubtaskFinished) -> None:
     state = SUBTASK.next(subtask.state, SubtaskEvent.FINISH)
     if step.inline is not None and not _is_inline_complete(step, subtask, event.inline):
         failure = events.Failure(DataLost.code, f"sub-task {subtask.id} sent too few bytes")
-        jobs.fail(world, job, failure)
+        endings.fail(world, job, failure)
         return
     subtask.state = state
     _note_progress(world, subtask, event.progress)
@@ -120,10 +121,10 @@ def on_failed(world: World, event: events.SubtaskFailed) -> None:
     )
     job = world.jobs[subtask.job]
     if event.failure.code in _FINAL_CODES:
-        jobs.fail(world, job, event.failure)
+        endings.fail(world, job, event.failure)
         return
     # Whether it died or only failed: three times is a property of the work, not of the device.
-    jobs.abandon(world, subtask, event.failure.message, died=True, failed=True)
+    endings.abandon(world, subtask, event.failure.message, died=True, failed=True)
     jobs.advance(world, job)
 
 

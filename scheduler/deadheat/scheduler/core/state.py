@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -42,6 +43,8 @@ class Device:
     bad_samples: Counter[str] = field(default_factory=Counter)
     bad_told_s: dict[str, float] = field(default_factory=dict)
     bandwidth_bytes_per_s: float = UNKNOWN_BANDWIDTH_BYTES_PER_S
+    #: Of its way to the store; 0 where it is not known.
+    latency_s: float = 0.0
     active: dict[str, Subtask] = field(default_factory=dict)
     #: Roll-up of samples since the last one was recorded.
     rolled_up: list[tuple[Sample, float]] = field(default_factory=list)
@@ -61,10 +64,14 @@ class Device:
         """What to expect of it from now until a horizon; constant time."""
         return self.seen.at(now, horizon_s)
 
-    def ready_s(self, now: float, *, without_job: str = "") -> float:
-        """Seconds until it has done what it has (but for one job's part of it)."""
-        ends = [s.expected_finish_s for s in self.active.values() if s.job != without_job]
-        return max(0.0, max(ends, default=now) - now)
+    def ready_s(self, now: float, *, rank: float = math.inf, without_job: str = "") -> float:
+        """Seconds until it has done what goes before work of this rank (but for one job's part)."""
+        threads = self.facts.threads
+        return sum(
+            subtask.remaining_s(threads, now)
+            for subtask in self.active.values()
+            if subtask.rank <= rank and subtask.job != without_job
+        )
 
     def learn_bandwidth(self, size_bytes: int, seconds: float) -> None:
         if size_bytes >= 1 << 20 and seconds > 0:
@@ -125,6 +132,8 @@ class Subtask:
     plan: int
     placement: Placement
     planned_at_s: float
+    #: Smaller runs first on a device.
+    rank: float = 0.0
     state: SubtaskState = SubtaskState.ASSIGNED
     row_done: int = 0
     area_done: int = 0
@@ -180,15 +189,28 @@ class Subtask:
         silent_s = now - new.at_s
         return min(rate, panel / silent_s) if silent_s > 0 and panel else rate
 
+    @property
+    def planned_s(self) -> float:
+        """The seconds that its plan gave to what it still has of its rectangle."""
+        planned_s = self.placement.predicted_finish_s - self.placement.predicted_start_s
+        return planned_s * self.area / max(1, self.placement.rectangle.area)
+
+    def remaining_s(self, threads: int, now: float) -> float:
+        """Seconds of its device that it still needs."""
+        if rate := self.rate(threads, now):
+            since_s = now - self.marks[-1].at_s
+            return max(0.0, self.left_area / rate - since_s)
+        if self.started_s is not None:
+            return max(0.0, self.started_s + self.planned_s - now)
+        return self.planned_s
+
     def update_expectation(self, threads: int, now: float) -> None:
         if rate := self.rate(threads, now):
             last_s = self.marks[-1].at_s
             self.expected_finish_s = max(now, last_s + self.left_area / rate)
         elif self.started_s is not None:
             # It has begun when it has begun, not when the plan said.
-            planned_s = self.placement.predicted_finish_s - self.placement.predicted_start_s
-            share = self.area / max(1, self.placement.rectangle.area)
-            self.expected_finish_s = max(now, self.started_s + planned_s * share)
+            self.expected_finish_s = max(now, self.started_s + self.planned_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,10 +250,16 @@ class Job:
     kind: str
     program: Program
     policy: JobPolicy
-    #: Order of arrival: ranks sub-tasks of different jobs on one device.
+    #: Order of arrival.
     serial: int
     submitted_s: float
     steps: list[Step]
+    #: Whose sub-tasks go first on a device (see queueing.py).
+    rank: float = 0.0
+    #: It goes before all others of its priority, since it would miss its time limit otherwise.
+    is_urgent: bool = False
+    #: Operations that are meant for some devices only.
+    groups: Mapping[int, frozenset[str]] = field(default_factory=dict)
     state: JobState = JobState.QUEUED
     note: str = ""
     failure: Failure | None = None
@@ -245,9 +273,14 @@ class Job:
     pending_plan: Plan | None = None
     pending_since_s: float = 0.0
     plans: int = 0
-    plan_text: str = ""
-    plan_document: list[object] = field(default_factory=list)
+    #: What `explain` tells: one entry for each plan.
+    plan_texts: list[str] = field(default_factory=list)
+    plan_documents: list[Mapping[str, object]] = field(default_factory=list)
     planning_s: float = 0.0
+    #: What the next plan is made for.
+    cause: str = "the first plan"
+    #: The earliest expected finish of its sub-tasks, or an earlier moment.
+    next_dry_s: float = math.inf
     #: Re-balances so far; not before `rebalance_after_s`; sub-tasks asked to give something up.
     resplits: int = 0
     rebalance_after_s: float = 0.0

@@ -21,7 +21,7 @@ from itertools import pairwise
 from typing import Final
 
 from deadheat.runtime.programs import GemmShape
-from deadheat.scheduler.planner.speed import GEMM, MAX_POINTS, Kind, SpeedModel, SpeedPoint
+from deadheat.scheduler.planner.speed import MAX_POINTS, Kind, SpeedModel, SpeedPoint
 
 #: A measurement further from what is known, relative to it, is an outlier (StarPU's 50 %).
 MAX_ERROR: Final = 0.5
@@ -91,18 +91,16 @@ class SpeedHistory:
         claims = tuple(points)
         return SpeedHistory(SpeedModel.of_claims(claims), digest(claims))
 
-    def expected_s(self, shape: GemmShape, operation: str = GEMM) -> float:
-        return self.model.seconds(shape, operation) / self.bias
+    def expected_s(self, shape: GemmShape) -> float:
+        return self.model.seconds(shape) / self.bias
 
     def after_start(self) -> SpeedHistory:
         """With a new executor, of which the first measurement of each kind says nothing again."""
         return replace(self, warm=frozenset())
 
-    def learn(
-        self, shape: GemmShape, idle_s: float, operation: str = GEMM
-    ) -> tuple[SpeedHistory, Verdict]:
+    def learn(self, shape: GemmShape, idle_s: float) -> tuple[SpeedHistory, Verdict]:
         """With one more measurement: what the whole idle device needs for a shape."""
-        point, kind = SpeedPoint(shape, idle_s, operation), Kind.of(shape, operation)
+        point, kind = SpeedPoint(shape, idle_s), Kind.of(shape)
         if not point.is_sane or idle_s < MIN_MEASURED_S:
             return self, Verdict.REFUSED
         if kind not in self.warm:
@@ -110,7 +108,7 @@ class SpeedHistory:
         points = self.model.by_kind.get(kind)
         if points is None:
             return self._with(kind, (point,), Count(samples=1)), Verdict.MIXED
-        known_s = self.model.seconds(shape, operation)
+        known_s = self.model.seconds(shape)
         is_outlier = abs(idle_s - known_s) > MAX_ERROR * known_s
         count = self.counts.get(kind, Count()).plus(outlier=is_outlier)
         if is_outlier and count.outliers >= count.samples:
@@ -122,7 +120,7 @@ class SpeedHistory:
             return replace(self, bias=bias, counts={**self.counts, kind: count}), Verdict.OUTLIER
         mixed = self._with(kind, _mix(points, point, known_s), count)
         # Of what the bias should say now, the points have taken over a part.
-        taken_over = known_s / mixed.model.seconds(shape, operation)
+        taken_over = known_s / mixed.model.seconds(shape)
         bias = _clamped(_mixed(self.bias, known_s / idle_s, idle_s) / taken_over)
         return replace(mixed, bias=bias), Verdict.MIXED
 

@@ -22,10 +22,8 @@ from itertools import chain, groupby
 from typing import Final
 
 from deadheat.runtime.dtypes import element_type
-from deadheat.runtime.programs import GemmShape
+from deadheat.runtime.programs import GemmShape, Op
 
-#: The operation whose speed is meant where none is named.
-GEMM: Final = "gemm"
 #: Products with a side below this are bound by memory rather than by arithmetic.
 THIN_SIDE: Final = 64
 #: Before anything is measured: a slow device that one sub-task will correct.
@@ -63,13 +61,13 @@ class ShapeClass(StrEnum):
 class Kind:
     """What has one curve: measurements of one kind say something about one another."""
 
-    operation: str
+    op: Op
     dtype: str
     shape_class: ShapeClass
 
     @staticmethod
-    def of(shape: GemmShape, operation: str = GEMM) -> Kind:
-        return Kind(operation, shape.dtype, ShapeClass.of(shape))
+    def of(shape: GemmShape) -> Kind:
+        return Kind(shape.op, shape.dtype, ShapeClass.of(shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +76,10 @@ class SpeedPoint:
 
     shape: GemmShape
     seconds: float
-    operation: str = GEMM
 
     @property
     def kind(self) -> Kind:
-        return Kind.of(self.shape, self.operation)
+        return Kind.of(self.shape)
 
     @property
     def flops_rate(self) -> float:
@@ -166,7 +163,7 @@ class SpeedModel:
         return hash(self.points)
 
     @cached_property
-    def _remembered(self) -> dict[tuple[GemmShape, str], float]:
+    def _remembered(self) -> dict[GemmShape, float]:
         return {}
 
     @cached_property
@@ -192,41 +189,45 @@ class SpeedModel:
     def dtypes(self) -> tuple[str, ...]:
         return tuple(sorted({kind.dtype for kind in self._curves}))
 
-    def seconds(self, shape: GemmShape, operation: str = GEMM) -> float:
+    def seconds(self, shape: GemmShape) -> float:
         """Predicted seconds for a product on the whole idle device; 0 for an empty one."""
-        found = self._remembered.get((shape, operation))
+        found = self._remembered.get(shape)
         if found is None:
-            found = self._seconds(shape, operation)
+            found = self._seconds(shape)
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()
-            self._remembered[shape, operation] = found
+            self._remembered[shape] = found
         return found
 
-    def _seconds(self, shape: GemmShape, operation: str) -> float:
+    def _seconds(self, shape: GemmShape) -> float:
         flops = shape.flops
         if flops <= 0:
             return 0.0
-        curve, factor = self._curve(shape, operation)
+        curve, factor = self._curve(shape)
         if curve is None:
             return flops / UNKNOWN_FLOPS
         return curve.seconds(flops) / factor
 
-    def flops_rate(self, shape: GemmShape, operation: str = GEMM) -> float:
-        seconds = self.seconds(shape, operation)
+    def flops_rate(self, shape: GemmShape) -> float:
+        seconds = self.seconds(shape)
         return shape.flops / seconds if seconds else 0.0
 
     def peak_flops(self, dtype: str) -> float | None:
-        """The best rate measured for a dtype; None where it was not measured."""
-        kinds = [points for kind, points in self.by_kind.items() if kind.dtype == dtype]
+        """The best rate measured for products of a dtype; None where it was not measured."""
+        kinds = [
+            points
+            for kind, points in self.by_kind.items()
+            if kind.dtype == dtype and kind.op is Op.PRODUCT
+        ]
         return max((point.flops_rate for points in kinds for point in points), default=None)
 
-    def _curve(self, shape: GemmShape, operation: str) -> tuple[_Curve | None, float]:
+    def _curve(self, shape: GemmShape) -> tuple[_Curve | None, float]:
         """The nearest curve there is, and what its rate is to be multiplied by."""
         dtype, factor = shape.dtype, 1.0
         wanted = ShapeClass.of(shape)
         while True:
             for shape_class in (wanted, *ShapeClass):
-                if curve := self._curves.get(Kind(operation, dtype, shape_class)):
+                if curve := self._curves.get(Kind(shape.op, dtype, shape_class)):
                     return curve, factor
             if dtype not in _RELATED:
                 return None, 1.0

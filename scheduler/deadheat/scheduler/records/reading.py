@@ -9,7 +9,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from deadheat.runtime import wire
-from deadheat.runtime.programs import GemmShape, Rectangle
+from deadheat.runtime.programs import GemmShape, Op, Rectangle
 from deadheat.scheduler.core import effects, events, report
 from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
 from deadheat.scheduler.core.restore import RestoredJob, RestoredNode, RestoredPlacement
@@ -56,11 +56,11 @@ class Reader:
         points: dict[str, list[SpeedPoint]] = {}
         ordered = select(tables.SpeedPointRecord).order_by(tables.SpeedPointRecord.id)
         for p in session.scalars(ordered):
-            shape = GemmShape(p.rows, p.inner, p.columns, p.dtype)
-            points.setdefault(p.device, []).append(SpeedPoint(shape, p.seconds, p.operation))
+            shape = GemmShape(p.rows, p.inner, p.columns, p.dtype, Op(p.operation))
+            points.setdefault(p.device, []).append(SpeedPoint(shape, p.seconds))
         counts: dict[str, dict[Kind, Count]] = {}
         for k in session.scalars(select(tables.SpeedKindRecord)):
-            kind = Kind(k.operation, k.dtype, ShapeClass(k.shape_class))
+            kind = Kind(Op(k.operation), k.dtype, ShapeClass(k.shape_class))
             count = Count(k.samples, k.outliers, k.outliers_in_a_row)
             counts.setdefault(k.device, {})[kind] = count
         return {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final
 
 from sqlalchemy import Connection, Table, bindparam, delete, insert, update
 
 from deadheat.runtime import wire
-from deadheat.runtime.programs import MatrixType
+from deadheat.runtime.programs import MatrixType, Program
 from deadheat.scheduler.core import effects
 from deadheat.scheduler.records import retention, tables
 from deadheat.scheduler.records.clock import Clock
@@ -115,7 +115,7 @@ def _speed(change: effects.SpeedRows, clock: Clock) -> Iterator[Statement]:
         shape = point.shape
         row = {
             "device": device,
-            "operation": point.operation,
+            "operation": shape.op.value,
             "dtype": shape.dtype,
             "rows": shape.rows,
             "inner": shape.inner,
@@ -127,7 +127,7 @@ def _speed(change: effects.SpeedRows, clock: Clock) -> Iterator[Statement]:
     for kind, count in history.counts.items():
         row = {
             "device": device,
-            "operation": kind.operation,
+            "operation": kind.op.value,
             "dtype": kind.dtype,
             "shape_class": kind.shape_class.value,
             "samples": count.samples,
@@ -172,19 +172,35 @@ def _job(change: effects.JobRow, clock: Clock) -> Iterator[Statement]:
     yield "insert", _JOBS, (), row
     for operand in program.operands:
         yield from _matrix(change.id, operand.name, "operand", operand.type, operand.matrix_id)
+    yield from _operations(change.id, program, change.result_ids)
+
+
+def _program(change: effects.ProgramChange, clock: Clock) -> Iterator[Statement]:
+    """Operands stay what they are; operations and what they make are written anew."""
+    del clock
+    program = change.program
+    serialized = wire.program_to_wire(program).SerializeToString(deterministic=True)
+    yield "update", _JOBS, ("id",), {"id": change.id, "program": serialized}
+    yield "delete", _OPERATIONS, ("job_id",), {"job_id": change.id}
+    for role in ("result", "intermediate"):
+        yield "delete", _MATRICES, ("job_id", "role"), {"job_id": change.id, "role": role}
+    yield from _operations(change.id, program, change.result_ids)
+
+
+def _operations(job: str, program: Program, result_ids: Sequence[str]) -> Iterator[Statement]:
     for number, operation in enumerate(program.operations):
-        matrix, matrix_id = program.types[operation.result], change.result_ids[number]
+        matrix, matrix_id = program.types[operation.result], result_ids[number]
         role = "result" if operation.result in program.results else "intermediate"
-        yield from _matrix(change.id, operation.result, role, matrix, matrix_id)
+        yield from _matrix(job, operation.result, role, matrix, matrix_id)
         row = {
-            "job_id": change.id,
+            "job_id": job,
             "number": number,
             "result": operation.result,
             "kind": type(operation.kind).__name__.lower(),
             "rows": matrix.rows,
             "columns": matrix.columns,
             "dtype": matrix.dtype,
-            "flops": program.shape_of(operation).flops,
+            "flops": program.flops_of(operation),
             "matrix_id": matrix_id or None,
         }
         yield "insert", _OPERATIONS, (), row
@@ -291,6 +307,7 @@ _TRANSLATE: Final[Mapping[type[Any], Callable[[Any, Clock], Iterator[Statement]]
     effects.SpeedRows: _speed,
     effects.SampleRow: _sample,
     effects.JobRow: _job,
+    effects.ProgramChange: _program,
     effects.JobChange: _job_change,
     effects.ResultBytes: _result,
     effects.PlanRow: _plan,

@@ -78,7 +78,7 @@ class SpeedPointRecord(Base):
     inner: Mapped[int] = mapped_column(BigInteger)
     columns: Mapped[int] = mapped_column(BigInteger)
     seconds: Mapped[float]
-    operation: Mapped[str] = mapped_column(String(32), server_default="gemm")
+    operation: Mapped[str] = mapped_column(String(32), server_default="product")
 
 
 class SpeedKindRecord(Base):

@@ -1,0 +1,137 @@
+"""A sub-task's panels as the agent's executor would cut them, for one thread.
+
+The same rules as the executor's (bands of whole rows, an eighth of what is left, from 1024 x 1024
+down to 256 x 256, a limit on a panel's work), but laid down at once: one thread takes panels in
+their order, so nothing of it depends on time until a part is given away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from typing import Final
+
+from deadheat.runtime.programs import Rectangle
+
+MAX_AREA: Final = 1024 * 1024
+MIN_AREA: Final = 256 * 256
+MAX_PANEL_FLOPS: Final = 2e10
+PANELS_LEFT: Final = 8
+GRAIN: Final = 16
+#: A sub-task of more is simulated in larger panels: memory and time of a simulation are bounded.
+MAX_PANELS: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Rows from `top` to `bottom` of its sub-task, columns up to `right` (from where the one
+    before in its band ended)."""
+
+    top: int
+    bottom: int
+    right: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Panels in their order, and the area before each and in all."""
+
+    panels: Sequence[Panel]
+    areas: Sequence[int]
+
+    def row_done(self, count: int) -> int:
+        """Whole rows below this one are computed when `count` panels are."""
+        if count < len(self.panels):
+            return self.panels[count].top
+        return self.panels[-1].bottom if self.panels else 0
+
+
+def largest_area(flops_per_element: float, area: int) -> float:
+    most = min(MAX_AREA, MAX_PANEL_FLOPS / max(1.0, flops_per_element))
+    return max(most, area / MAX_PANELS)
+
+
+@lru_cache(maxsize=4096)
+def lay_out(rows: int, columns: int, most: float) -> Layout:
+    """The panels of a whole rectangle."""
+    return _lay_out(0, 0, 0, 0, rows, columns, most)
+
+
+def _lay_out(
+    top: int, bottom: int, left: int, stop: int, row_stop: int, columns: int, most: float
+) -> Layout:
+    """What is left of a band (from `left` to `stop`), and the rows below it."""
+    panels: list[Panel] = []
+    areas: list[int] = [0]
+    least = min(most, MIN_AREA)
+    while True:
+        height = bottom - top
+        while left < stop:
+            rest = stop - left
+            share = ((row_stop - bottom) * columns + rest * height) / PANELS_LEFT
+            side = max(GRAIN, int(min(most, max(share, least)) ** 0.5))
+            width = _up(max(1, side * side // height))
+            count = max(1, round(rest / width))
+            width = min(rest, _up(-(-rest // count)))
+            left += width
+            panels.append(Panel(top, bottom, left))
+            areas.append(width * height)
+        rows_left = row_stop - bottom
+        if rows_left <= 0:
+            return Layout(panels, list(accumulate(areas)))
+        side = max(GRAIN, int(min(most, max(rows_left * columns / PANELS_LEFT, least)) ** 0.5))
+        height = min(rows_left, _up(max(min(side, rows_left // 2), min(256, side))))
+        if rows_left - height < GRAIN:
+            height = rows_left
+        top, bottom, left, stop = bottom, bottom + height, 0, columns
+
+
+def release(
+    layout: Layout, started: int, keep_area: int, home: Rectangle, most: float
+) -> tuple[list[Rectangle], Layout]:
+    """Gives up what was not started beyond the first `keep_area` elements; returns it, and the
+    panels that remain. The first `started` panels of `home` can only be kept."""
+    columns = home.columns
+    row_stop = layout.panels[-1].bottom if layout.panels else 0
+    top = bottom = right = stop = 0
+    if started:
+        band = layout.panels[started - 1]
+        top, bottom, right = band.top, band.bottom, band.right
+        stop = right
+        for panel in layout.panels[started:]:
+            if panel.top != top:
+                break
+            stop = panel.right
+    released: list[Rectangle] = []
+    height, rest = bottom - top, stop - right
+    keep = max(0, keep_area - layout.areas[started])
+    cut = stop
+    if rest and keep < rest * height:
+        cut = min(stop, right + _up(-(-keep // height)))
+        if cut < stop:
+            released.append(
+                Rectangle(
+                    home.row_start + top,
+                    home.row_start + bottom,
+                    home.column_start + cut,
+                    home.column_start + stop,
+                )
+            )
+    keep = max(0, keep - rest * height)
+    row = min(row_stop, bottom + _up(-(-keep // max(1, columns))))
+    if row < row_stop:
+        released.append(home.with_rows(home.row_start + row, home.row_start + row_stop))
+    if not released:
+        return released, layout
+    tail = _lay_out(top, bottom, right, cut, row, columns, most)
+    before = layout.areas[started]
+    return released, Layout(
+        [*layout.panels[:started], *tail.panels],
+        [*layout.areas[:started], *(before + area for area in tail.areas)],
+    )
+
+
+def _up(size: int) -> int:
+    return -(-size // GRAIN) * GRAIN

@@ -1,0 +1,78 @@
+"""A sub-task on a simulated device, from its assignment to its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from deadheat.runtime.programs import Rectangle
+from deadheat.scheduler.core.effects import SendAssign
+from deadheat.scheduler.core.events import Progress
+from deadheat.scheduler.simulator.panels import Layout
+
+BlockKey = tuple[str, Rectangle]
+
+
+class Phase(Enum):
+    FETCHING = "fetching"
+    READY = "ready"
+    DELIVERING = "delivering"
+
+
+@dataclass(eq=False, slots=True)
+class Task:
+    """`order` is its rank, then its arrival. Panels count from its rectangle's first row."""
+
+    id: str
+    assign: SendAssign
+    order: tuple[float, int]
+    rectangle: Rectangle
+    flops_per_element: float
+    #: The largest area of a panel.
+    most: float
+    phase: Phase = Phase.FETCHING
+    layout: Layout = Layout((), (0,))
+    #: Idle seconds of the device up to the end of each panel, noise included; 0 comes first.
+    efforts: Sequence[float] = (0.0,)
+    #: Panels that are done, as far as they are booked.
+    done: int = 0
+    released: list[Rectangle] = field(default_factory=list)
+    #: Operand blocks that it is the first to need here.
+    fetched: Sequence[BlockKey] = ()
+    started_s: float | None = None
+    told_s: float = -math.inf
+    at_s: float = 0.0
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    #: When the transfer under way was asked for.
+    asked_s: float = 0.0
+    bytes_in: int = 0
+    transfer_s: float = 0.0
+
+    def __lt__(self, other: Task) -> bool:
+        return self.order < other.order
+
+    @property
+    def is_computed(self) -> bool:
+        return self.done >= len(self.layout.panels)
+
+    @property
+    def area_done(self) -> int:
+        return self.layout.areas[self.done]
+
+    def progress(self, now: float, *, delivers: bool) -> Progress:
+        """What its agent says of it; rows that have to be delivered do not count before."""
+        top = self.rectangle.row_start
+        area = self.layout.areas[self.done]
+        return Progress(
+            self.id,
+            top if delivers else top + self.layout.row_done(self.done),
+            area,
+            now if self.started_s is None else self.started_s,
+            self.at_s or now,
+            self.cpu_s,
+            self.wall_s,
+            area * self.flops_per_element,
+        )
