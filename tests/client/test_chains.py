@@ -17,7 +17,6 @@ RNG = np.random.default_rng(23)
 Array = np.ndarray[Any, Any]
 
 #: Strict: it fails, and goes, as soon as the core rewrites chains.
-needs_core = pytest.mark.xfail(reason="the core does not plan chains yet", strict=True)
 
 
 def matrices(*sizes: int, dtype: str = "float64") -> list[Array]:
@@ -34,20 +33,17 @@ def close_to_numpy(found: Array, given: list[Array]) -> None:
     assert (np.abs(found - expected) <= 2 * len(given) * longest * eps * scale).all()
 
 
-@needs_core
 @pytest.mark.parametrize("dtype", ["float64", "float32", "complex128"])
 def test_chains_are_numpys(client: Client, dtype: str) -> None:
     given = matrices(300, 40, 500, 20, 350, dtype=dtype)
     close_to_numpy(client.multi_dot(given), given)
 
 
-@needs_core
 def test_small_chains_travel_inline(client: Client) -> None:
     given = matrices(3, 4, 5, 6)
     close_to_numpy(client.multi_dot(given), given)
 
 
-@needs_core
 @pytest.mark.parametrize("ends", ["first", "last", "both"])
 def test_ends_of_one_dimension_are_a_row_and_a_column(client: Client, ends: str) -> None:
     given = matrices(200, 300, 150)
@@ -61,13 +57,11 @@ def test_ends_of_one_dimension_are_a_row_and_a_column(client: Client, ends: str)
     assert np.allclose(found, expected, rtol=1e-10)
 
 
-@needs_core
 def test_transposed_matrices_are_read_in_place(client: Client) -> None:
     given = [m if n % 2 else np.asfortranarray(m) for n, m in enumerate(matrices(300, 40, 500, 20))]
     close_to_numpy(client.multi_dot(given), given)
 
 
-@needs_core
 def test_integers_are_exact_in_their_common_dtype(client: Client) -> None:
     """In int8 alone the first product would overflow, in some orders and not in others."""
     given = [RNG.integers(-90, 90, (50, 50)).astype(dtype) for dtype in ("int8", "int8", "int64")]
@@ -76,7 +70,6 @@ def test_integers_are_exact_in_their_common_dtype(client: Client) -> None:
     assert np.array_equal(found, np.linalg.multi_dot([m.astype(np.int64) for m in given]))
 
 
-@needs_core
 def test_a_chain_is_a_job_like_any_other(client: Client) -> None:
     given = matrices(400, 30, 500, 25)
     job = client.submit_multi_dot(given)
@@ -106,7 +99,6 @@ def files(tmp_path: Path) -> list[str]:
     return paths
 
 
-@needs_core
 def test_the_command_runs_a_chain(cluster: LocalCluster, files: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out.npy"
     made = deadheat("run", "chain", *files, "-o", str(out), "--scheduler", cluster.address)
@@ -118,7 +110,6 @@ def test_the_command_runs_a_chain(cluster: LocalCluster, files: list[str], tmp_p
     assert json.loads(shown.stdout)["kind"] == "chain"
 
 
-@needs_core
 def test_the_command_submits_a_chain(
     cluster: LocalCluster, files: list[str], tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from deadheat.client import arrays
 from deadheat.client.arrays import Array, ArrayLike, Checked
 from deadheat.client.choices import (
+    ACTIVATIONS,
     CUTS,
     DURABILITIES,
     ActivationName,
