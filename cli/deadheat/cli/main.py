@@ -27,6 +27,7 @@ _COMMANDS: Final = (
     ("explain", "jobs", "Say why each device got its share of a job."),
     ("nodes", "nodes", "List nodes and devices, and what they have to give."),
     ("node", "nodes", "Drain a node, or resume it."),
+    ("simulate", "simulate", "Run a scenario on devices that do not exist."),
     ("db", "db", "Upgrade, check or back up the database."),
     ("doctor", "doctor", "Look for what could be wrong on this machine."),
 )
