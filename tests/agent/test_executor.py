@@ -5,17 +5,29 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from deadheat.agent.blocks import Memory
 from deadheat.agent.calibration import Fingerprint, load, path_of, save
 from deadheat.agent.executors.link import ExecutorLink
 from deadheat.runtime import wire
-from deadheat.runtime.programs import Gemm, MatrixType, Operation, Rectangle
+from deadheat.runtime.dtypes import numpy_dtype
+from deadheat.runtime.programs import (
+    Activation,
+    Chain,
+    Gemm,
+    MatrixType,
+    Operation,
+    Rectangle,
+    Sum,
+    needed_blocks,
+)
+from deadheat.runtime.rules import result_type
 from deadheat.v1 import agent_pb2, local_pb2
 
 
@@ -32,41 +44,67 @@ class Harness:
             event = await asyncio.wait_for(self.events.get(), 60)
             if (kind := str(event.WhichOneof("event"))) in kinds:
                 return getattr(event, kind)
+            assert kind != "failed", event.failed.failure.message
 
     def run(
         self, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], name: str = "s", rank: float = 0.0
     ) -> np.ndarray[Any, Any]:
         """Sends a product; returns its result's memory as an array."""
-        shapes = [a.shape, b.shape, (a.shape[0], b.shape[1])]
-        types = [MatrixType(rows, columns, "float64") for rows, columns in shapes]
-        memories = [Memory(matrix.size_bytes) for matrix in types]
-        for memory, array in zip(memories, (a, b)):
-            memory.buffer[:] = array.tobytes()
+        return self.execute(Operation("C", ("A", "B"), Gemm()), (a, b), name=name, rank=rank)
+
+    def execute(
+        self,
+        operation: Operation,
+        arrays: Sequence[np.ndarray[Any, Any]],
+        *,
+        cut: Rectangle | None = None,
+        name: str = "s",
+        rank: float = 0.0,
+    ) -> np.ndarray[Any, Any]:
+        """Sends an operation, with operands whole or (for the rectangle `cut` of the result) as
+        they are streamed, only what it needs; returns the memory of that part of the result."""
+        given = [MatrixType(a.shape[0], a.shape[1], a.dtype.name) for a in arrays]
+        types = dict(zip(operation.operands, given))
+        made = result_type(operation, types)
+        rectangle = cut or made.whole()
+        held = [matrix.whole() for matrix in given]
+        if cut:
+            held = [block for _, block in needed_blocks(operation, types, cut)]
+        pieces = [
+            array[r.row_start : r.row_stop, r.column_start : r.column_stop]
+            for array, r in zip(arrays, held)
+        ]
+        result = Memory(rectangle.area * made.element.itemsize)
+        memories = [*(Memory(piece.nbytes) for piece in pieces), result]
+        for memory, piece in zip(memories, pieces):
+            memory.buffer[:] = piece.tobytes()
+        places = zip((*operation.operands, ""), (*given, made), (*held, rectangle))
         blocks = [
             local_pb2.MappedBlock(
                 name=label,
                 type=wire.matrix_type_to_wire(matrix),
-                rectangle=wire.rectangle_to_wire(matrix.whole()),
-                size_bytes=matrix.size_bytes,
+                rectangle=wire.rectangle_to_wire(place),
+                size_bytes=place.area * matrix.element.itemsize,
             )
-            for label, matrix in zip(("A", "B", ""), types)
+            for label, matrix, place in places
         ]
         assign = agent_pb2.Assign(
             subtask_id=name,
-            operations=[wire.operation_to_wire(Operation("C", ("A", "B"), Gemm()))],
+            operations=[wire.operation_to_wire(operation)],
             operands=[
                 agent_pb2.OperandBlock(name=label, type=wire.matrix_type_to_wire(matrix))
-                for label, matrix in zip("AB", types)
+                for label, matrix in zip(operation.operands, given)
             ],
-            result_type=wire.matrix_type_to_wire(types[2]),
-            rectangle=wire.rectangle_to_wire(types[2].whole()),
+            result_type=wire.matrix_type_to_wire(made),
+            rectangle=wire.rectangle_to_wire(rectangle),
             rank=rank,
         )
-        run = local_pb2.RunSubtask(assign=assign, operands=blocks[:2], result=blocks[2])
+        run = local_pb2.RunSubtask(assign=assign, operands=blocks[:-1], result=blocks[-1])
         self.link.send(
             local_pb2.ExecutorRequest(run=run), [memory.descriptor for memory in memories]
         )
-        return np.frombuffer(memories[2].buffer, np.float64).reshape(shapes[2])
+        shape = (rectangle.rows, rectangle.columns)
+        return np.frombuffer(result.buffer, numpy_dtype(made.dtype)).reshape(shape)
 
 
 def with_executor(test: Callable[[Harness], Awaitable[None]]) -> None:
@@ -96,6 +134,68 @@ def test_the_result_is_in_the_mapping_when_it_says_so() -> None:
         assert finished.progress.flops == 2 * 300 * 200 * 250
         assert finished.progress.cpu_s > 0
         assert (await harness.next("released")).subtask_id == "s"
+
+    with_executor(test)
+
+
+@pytest.mark.parametrize("cut", [None, Rectangle(30, 170, 64, 300)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_window_of_the_inner_dimension_is_cut_from_whole_and_from_streamed_blocks(
+    cut: Rectangle | None, transposed: bool
+) -> None:
+    kind = Gemm(transpose_a=transposed, transpose_b=transposed, inner=(17, 90))
+    a, b = RNG.random((200, 150)), RNG.random((150, 310))
+
+    async def test(harness: Harness) -> None:
+        given = (np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)) if transposed else (a, b)
+        result = harness.execute(Operation("C~k0", ("A", "B"), kind), given, cut=cut)
+        finished = await harness.next("finished")
+        rows = slice(cut.row_start, cut.row_stop) if cut else slice(None)
+        columns = slice(cut.column_start, cut.column_stop) if cut else slice(None)
+        assert np.allclose(result, a[rows, 17:90] @ b[17:90, columns])
+        assert finished.progress.flops == 2 * result.size * 73
+
+    with_executor(test)
+
+
+@pytest.mark.parametrize("cut", [None, Rectangle(30, 170, 64, 300)])
+def test_sums_with_bias_are_rounded_once(cut: Rectangle | None) -> None:
+    kind = Sum(bias=True, alpha=0.5, activation=Activation.RELU, dtype="float16")
+    terms = [RNG.standard_normal((200, 310)).astype(np.float32) for _ in range(3)]
+    bias = RNG.standard_normal((1, 310)).astype(np.float16)
+    whole = np.maximum((terms[0] + terms[1] + terms[2]) * np.float32(0.5) + bias, 0)
+    operation = Operation("C", ("C~k0", "C~k1", "C~k2", "bias"), kind)
+
+    async def test(harness: Harness) -> None:
+        result = harness.execute(operation, (*terms, bias), cut=cut)
+        finished = await harness.next("finished")
+        r = cut or Rectangle(0, 200, 0, 310)
+        expected = whole[r.row_start : r.row_stop, r.column_start : r.column_stop]
+        assert result.dtype == np.float16
+        assert np.array_equal(result, expected.astype(np.float16))
+        assert finished.progress.flops == 5 * result.size
+
+    with_executor(test)
+
+
+def test_a_matrix_may_be_both_operands() -> None:
+    square = RNG.random((150, 150))
+
+    async def test(harness: Harness) -> None:
+        rows = Rectangle(40, 90, 0, 150)
+        both = Operation("C", ("A", "A"), Gemm(transpose_b=True))
+        result = harness.execute(both, (square, square), cut=rows)
+        await harness.next("finished")
+        assert np.allclose(result, square[40:90] @ square.T)
+
+    with_executor(test)
+
+
+def test_a_chain_that_nobody_rewrote_is_refused() -> None:
+    async def test(harness: Harness) -> None:
+        harness.execute(Operation("C", ("A", "B"), Chain()), SMALL)
+        failed = await harness.next("failed")
+        assert "rewritten" in failed.failure.message
 
     with_executor(test)
 
@@ -193,6 +293,10 @@ def test_calibrations_are_kept_and_read_again(tmp_path: Path) -> None:
         points = list((await harness.next("calibrated")).points)
         assert len({point.data_type for point in points}) == 15
         assert all(point.seconds > 0 for point in points)
+        assert {point.op for point in points} == {
+            agent_pb2.SPEED_OP_PRODUCT,
+            agent_pb2.SPEED_OP_SUM,
+        }
         fingerprint = Fingerprint("cpu", 2, "blas")
         assert load(tmp_path, fingerprint) is None
         save(tmp_path, fingerprint, points)

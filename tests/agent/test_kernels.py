@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
-from deadheat.agent.executors.kernels import gemm_panel
+from deadheat.agent.executors.kernels import SUM_BLOCK_BYTES, gemm_panel, sum_panel
 from deadheat.runtime.dtypes import BY_NAME, numpy_dtype
-from deadheat.runtime.programs import Activation, Gemm
+from deadheat.runtime.programs import Activation, Gemm, Sum
 
 Array = np.ndarray[Any, Any]
 
@@ -34,6 +35,26 @@ def computed(kind: Gemm, dtype: str, a: Array, b: Array, bias: Array | None = No
     return out
 
 
+def _wide(array: Array) -> Array:
+    return array.astype("complex128" if array.dtype.kind == "c" else "float64")
+
+
+def error(found: Array, a: Array, b: Array) -> Array:
+    difference: Array = _wide(found) - _wide(a) @ _wide(b)
+    return difference
+
+
+def bound(dtype: str, a: Array, b: Array) -> Array:
+    """K * eps * (|A| @ |B|) with eps of the accumulation type, plus one rounding."""
+    element = BY_NAME[dtype]
+    accumulated = float(np.finfo(element.compute).eps)
+    found: Array = a.shape[1] * accumulated * (np.abs(_wide(a)) @ np.abs(_wide(b)))
+    if element.compute != dtype:
+        once = {"float16": 2.0**-10, "bfloat16": 2.0**-7}[dtype]
+        found = found + np.abs(_wide(a) @ _wide(b)) * once
+    return found
+
+
 @pytest.mark.parametrize("dtype", sorted(BY_NAME))
 def test_products_equal_numpys(dtype: str) -> None:
     a, b, _ = operands(dtype)
@@ -42,14 +63,7 @@ def test_products_equal_numpys(dtype: str) -> None:
     if element.is_exact:
         assert np.array_equal(found, a @ b)
         return
-    wide = "complex128" if dtype.startswith("complex") else "float64"
-    exact = a.astype(wide) @ b.astype(wide)
-    accumulated = float(np.finfo(element.compute).eps)
-    bound = a.shape[1] * accumulated * (np.abs(a.astype(wide)) @ np.abs(b.astype(wide)))
-    if element.compute != dtype:
-        once = {"float16": 2.0**-10, "bfloat16": 2.0**-7}[dtype]
-        bound = bound + np.abs(exact) * once
-    assert (np.abs(found.astype(wide) - exact) <= bound).all()
+    assert (np.abs(error(found, a, b)) <= bound(dtype, a, b)).all()
 
 
 @pytest.mark.parametrize("activation", Activation)
@@ -88,3 +102,80 @@ def test_half_precision_is_rounded_once() -> None:
     """2048 ones and one more: in float16 alone the sum would stop at 2048."""
     a, b = np.ones((1, 2050), np.float16), np.ones((2050, 1), np.float16)
     assert computed(Gemm(), "float16", a, b)[0, 0] == 2050
+
+
+def split(
+    kind: Sum, dtype: str, a: Array, b: Array, cuts: list[int], bias: Array | None = None
+) -> Array:
+    """A product as the planner splits it along K: parts in the accumulation type, then a sum."""
+    wide = BY_NAME[dtype].compute
+    parts = []
+    for start, stop in pairwise(cuts):
+        part = np.empty((a.shape[0], b.shape[1]), wide)
+        gemm_panel(np, Gemm(), dtype, a[:, start:stop], b[start:stop], None, part)
+        parts.append(part)
+    out = np.empty((a.shape[0], b.shape[1]), a.dtype)
+    sum_panel(np, kind, wide, parts, bias, out)
+    return out
+
+
+@pytest.mark.parametrize("dtype", sorted(BY_NAME))
+def test_a_product_split_along_k_is_numpys(dtype: str) -> None:
+    a, b, _ = operands(dtype)
+    found = split(Sum(), dtype, a, b, [0, 1, 20, 69, 70])
+    if BY_NAME[dtype].is_exact:
+        assert np.array_equal(found, a @ b)
+    else:
+        assert (np.abs(error(found, a, b)) <= bound(dtype, a, b)).all()
+
+
+def test_parts_of_half_precision_are_not_rounded_before_they_are_added() -> None:
+    """Two parts of 1 + 2^-11, which float16 cannot hold: rounded first, both tails are lost."""
+    tails = np.array([[1.0, 2.0**-11, 1.0, 2.0**-11]], np.float16)
+    ones = np.ones((4, 1), np.float16)
+    once = np.float16(2 + 2.0**-10)
+    assert split(Sum(), "float16", tails, ones, [0, 2, 4])[0, 0] == once
+    single = np.empty((1, 1), np.float32)
+    gemm_panel(np, Gemm(out_dtype="float32"), "float16", tails[:, :2], ones[:2], None, single)
+    assert single[0, 0] == 1 + 2.0**-11
+
+
+@pytest.mark.parametrize("activation", Activation)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_epilogues_move_from_a_product_to_the_sum_of_its_parts(
+    activation: Activation, dtype: str
+) -> None:
+    a, b, _ = operands(dtype)
+    bias = np.linspace(-1, 1, b.shape[1]).astype(a.dtype).reshape(1, -1)
+    whole = computed(Gemm(alpha=0.25, activation=activation), dtype, a, b, bias)
+    kind = Sum(bias=True, alpha=0.25, activation=activation, dtype=dtype)
+    found = split(kind, dtype, a, b, [0, 30, 70], bias)
+    tolerance = {"float64": 1e-13, "float32": 1e-4, "float16": 2e-3}[dtype]
+    assert np.allclose(found.astype(float), whole.astype(float), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", sorted(BY_NAME))
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_sums_are_numpys(dtype: str, count: int) -> None:
+    terms = [operands(dtype, m=33 + i, k=70)[0][i : 33 + i] for i in range(count)]
+    out = np.empty(terms[0].shape, terms[0].dtype)
+    sum_panel(np, Sum(), dtype, terms, None, out)
+    wide = BY_NAME[dtype].compute
+    expected = terms[0].astype(wide)
+    for term in terms[1:]:
+        expected = expected + term.astype(wide)
+    assert np.array_equal(out, expected.astype(out.dtype))
+
+
+def test_sums_wider_and_longer_than_a_block_are_whole() -> None:
+    columns = SUM_BLOCK_BYTES // 8 // 5  # Five rows fit in a block; seventeen do not.
+    terms = [np.full((17, columns), float(i)) for i in range(1, 4)]
+    out = np.full((17, columns), np.nan)
+    sum_panel(np, Sum(), "float64", terms, None, out)
+    assert (out == 6).all()
+    wide = [np.ones((2, SUM_BLOCK_BYTES))] * 2
+    out = np.empty((2, SUM_BLOCK_BYTES))
+    sum_panel(np, Sum(), "float64", wide, None, out)
+    assert (out == 2).all()
+    nothing = np.empty((0, 5))
+    sum_panel(np, Sum(), "float64", [nothing, nothing], None, np.empty((0, 5)))

@@ -95,3 +95,16 @@ def test_what_has_begun_cannot_be_given_away() -> None:
     assert panel.rectangle.area + sum(piece.area for piece in released) == 300 * 300
     made.finish(panel)
     assert made.is_done
+
+
+def test_uneven_panels_become_smaller_than_even_ones() -> None:
+    def sizes(seconds: list[float]) -> list[int]:
+        made, found = panels(8192, 8192, threads=4), []
+        while panel := made.take():
+            found.append(panel.rectangle.area)
+            made.finish(panel, panel.rectangle.area * seconds[len(found) % len(seconds)])
+        return found
+
+    even, uneven = sizes([1e-8]), sizes([1e-8, 1e-8, 1e-8, 5e-7])
+    assert sum(even) == sum(uneven) == 8192 * 8192
+    assert len(uneven) > len(even)

@@ -18,7 +18,7 @@ from deadheat.v1 import agent_pb2 as pb
 log = logs.get("calibration")
 
 #: Changes when the way of measuring changes: older files are measured again.
-METHOD: Final = 1
+METHOD: Final = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,7 @@ def node_as_dict(node: cluster_pb2.Node) -> dict[str, Any]:
                 "availability": optional(device, "availability"),
                 "queue_s": optional(device, "queue_s"),
                 "speed_flops": dict(sorted(device.speed_flops.items())),
+                "bad_samples": device.bad_samples,
             }
             for device in node.devices
         ],

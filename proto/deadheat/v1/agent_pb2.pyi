@@ -9,6 +9,7 @@ from deadheat.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,25 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _SpeedOp:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SpeedOpEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SpeedOp.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SPEED_OP_UNSPECIFIED: _SpeedOp.ValueType  # 0
+    """Measured by agents that knew products only."""
+    SPEED_OP_PRODUCT: _SpeedOp.ValueType  # 1
+    SPEED_OP_SUM: _SpeedOp.ValueType  # 2
+
+class SpeedOp(_SpeedOp, metaclass=_SpeedOpEnumTypeWrapper): ...
+
+SPEED_OP_UNSPECIFIED: SpeedOp.ValueType  # 0
+"""Measured by agents that knew products only."""
+SPEED_OP_PRODUCT: SpeedOp.ValueType  # 1
+SPEED_OP_SUM: SpeedOp.ValueType  # 2
+Global___SpeedOp: _TypeAlias = SpeedOp  # noqa: Y015
 
 @_typing.final
 class AgentServiceSessionRequest(_message.Message):
@@ -205,8 +225,8 @@ Global___DeviceInfo: _TypeAlias = DeviceInfo  # noqa: Y015
 
 @_typing.final
 class SpeedPoint(_message.Message):
-    """One calibrated measurement: a product of this shape takes so many seconds on the whole device
-    when nobody else uses it.
+    """One calibrated measurement: a product (or sum) of this shape takes so many seconds on the whole
+    device when nobody else uses it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -216,11 +236,14 @@ class SpeedPoint(_message.Message):
     INNER_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    OP_FIELD_NUMBER: _builtins.int
     data_type: _types_pb2.DataType.ValueType
     rows: _builtins.int
     inner: _builtins.int
     columns: _builtins.int
     seconds: _builtins.float
+    op: Global___SpeedOp.ValueType
+    """Of a sum, inner counts the operations for one element."""
     def __init__(
         self,
         *,
@@ -229,10 +252,11 @@ class SpeedPoint(_message.Message):
         inner: _builtins.int = ...,
         columns: _builtins.int = ...,
         seconds: _builtins.float = ...,
+        op: Global___SpeedOp.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "data_type", b"data_type", "inner", b"inner", "rows", b"rows", "seconds", b"seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "data_type", b"data_type", "inner", b"inner", "op", b"op", "rows", b"rows", "seconds", b"seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -330,6 +354,8 @@ class DeviceSample(_message.Message):
     UNKNOWN_FIELD_NUMBER: _builtins.int
     CORE_BUSY_FIELD_NUMBER: _builtins.int
     GPU_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    FAIR_SHARE_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     at_s: _builtins.float
     window_s: _builtins.float
@@ -345,6 +371,12 @@ class DeviceSample(_message.Message):
     memory_free_bytes: _builtins.int
     unknown: _builtins.str
     """Why the figures are unknown; empty when they are known."""
+    quota: _builtins.float
+    """What our control groups may use at most, as a fraction of the device; absent for all of it."""
+    fair_share: _builtins.float
+    """What the weights of control groups and threads would give us if we ran now; absent when nobody
+    else runs.
+    """
     @_builtins.property
     def core_busy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
@@ -366,12 +398,21 @@ class DeviceSample(_message.Message):
         unknown: _builtins.str = ...,
         core_busy: _abc.Iterable[_builtins.float] | None = ...,
         gpu: Global___GpuSample | None = ...,
+        quota: _builtins.float | None = ...,
+        fair_share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["gpu", b"gpu"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fair_share", b"_fair_share", "_quota", b"_quota", "fair_share", b"fair_share", "gpu", b"gpu", "quota", b"quota"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_s", b"at_s", "busy", b"busy", "core_busy", b"core_busy", "device", b"device", "foreign", b"foreign", "foreign_runnable", b"foreign_runnable", "gpu", b"gpu", "memory_free_bytes", b"memory_free_bytes", "own", b"own", "run_s", b"run_s", "steal", b"steal", "unknown", b"unknown", "wait_s", b"wait_s", "window_s", b"window_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fair_share", b"_fair_share", "_quota", b"_quota", "at_s", b"at_s", "busy", b"busy", "core_busy", b"core_busy", "device", b"device", "fair_share", b"fair_share", "foreign", b"foreign", "foreign_runnable", b"foreign_runnable", "gpu", b"gpu", "memory_free_bytes", b"memory_free_bytes", "own", b"own", "quota", b"quota", "run_s", b"run_s", "steal", b"steal", "unknown", b"unknown", "wait_s", b"wait_s", "window_s", b"window_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__fair_share: _TypeAlias = _typing.Literal["fair_share"]  # noqa: Y015
+    _WhichOneofArgType__fair_share: _TypeAlias = _typing.Literal["_fair_share", b"_fair_share"]  # noqa: Y015
+    _WhichOneofReturnType__quota: _TypeAlias = _typing.Literal["quota"]  # noqa: Y015
+    _WhichOneofArgType__quota: _TypeAlias = _typing.Literal["_quota", b"_quota"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fair_share) -> _WhichOneofReturnType__fair_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quota) -> _WhichOneofReturnType__quota | None: ...
 
 Global___DeviceSample: _TypeAlias = DeviceSample  # noqa: Y015
 
@@ -575,6 +616,7 @@ class Assign(_message.Message):
     RESULT_MATRIX_ID_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
     PREDICTED_S_FIELD_NUMBER: _builtins.int
+    PROGRESS_S_FIELD_NUMBER: _builtins.int
     subtask_id: _builtins.str
     job_id: _builtins.str
     attempt: _builtins.int
@@ -585,6 +627,8 @@ class Assign(_message.Message):
     """Smaller runs first; equal ones in the order of arrival."""
     predicted_s: _builtins.float
     """The seconds that the plan gives it, for sizing the last panels."""
+    progress_s: _builtins.float
+    """Progress is told at most so often; 0 means ten times a second."""
     @_builtins.property
     def operations(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Operation]: ...
     @_builtins.property
@@ -609,10 +653,11 @@ class Assign(_message.Message):
         result_matrix_id: _builtins.str = ...,
         rank: _builtins.float = ...,
         predicted_s: _builtins.float = ...,
+        progress_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rectangle", b"rectangle", "result_type", b"result_type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "device", b"device", "job_id", b"job_id", "operands", b"operands", "operations", b"operations", "predicted_s", b"predicted_s", "rank", b"rank", "rectangle", b"rectangle", "result_matrix_id", b"result_matrix_id", "result_type", b"result_type", "subtask_id", b"subtask_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "device", b"device", "job_id", b"job_id", "operands", b"operands", "operations", b"operations", "predicted_s", b"predicted_s", "progress_s", b"progress_s", "rank", b"rank", "rectangle", b"rectangle", "result_matrix_id", b"result_matrix_id", "result_type", b"result_type", "subtask_id", b"subtask_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

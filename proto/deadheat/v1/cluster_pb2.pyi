@@ -225,6 +225,7 @@ class Device(_message.Message):
     AVAILABILITY_FIELD_NUMBER: _builtins.int
     QUEUE_S_FIELD_NUMBER: _builtins.int
     SPEED_FLOPS_FIELD_NUMBER: _builtins.int
+    BAD_SAMPLES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: _builtins.str
     model: _builtins.str
@@ -237,6 +238,8 @@ class Device(_message.Message):
     availability: _builtins.float
     queue_s: _builtins.float
     """Seconds of planned work that wait or run there."""
+    bad_samples: _builtins.int
+    """Samples of it that were dropped or had to be clamped since it registered."""
     @_builtins.property
     def speed_flops(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
     def __init__(
@@ -253,10 +256,11 @@ class Device(_message.Message):
         availability: _builtins.float | None = ...,
         queue_s: _builtins.float | None = ...,
         speed_flops: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        bad_samples: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_availability", b"_availability", "_busy", b"_busy", "_foreign", b"_foreign", "_memory_free_bytes", b"_memory_free_bytes", "_queue_s", b"_queue_s", "availability", b"availability", "busy", b"busy", "foreign", b"foreign", "memory_free_bytes", b"memory_free_bytes", "queue_s", b"queue_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_availability", b"_availability", "_busy", b"_busy", "_foreign", b"_foreign", "_memory_free_bytes", b"_memory_free_bytes", "_queue_s", b"_queue_s", "availability", b"availability", "busy", b"busy", "foreign", b"foreign", "id", b"id", "kind", b"kind", "memory_bytes", b"memory_bytes", "memory_free_bytes", b"memory_free_bytes", "model", b"model", "queue_s", b"queue_s", "speed_flops", b"speed_flops", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_availability", b"_availability", "_busy", b"_busy", "_foreign", b"_foreign", "_memory_free_bytes", b"_memory_free_bytes", "_queue_s", b"_queue_s", "availability", b"availability", "bad_samples", b"bad_samples", "busy", b"busy", "foreign", b"foreign", "id", b"id", "kind", b"kind", "memory_bytes", b"memory_bytes", "memory_free_bytes", b"memory_free_bytes", "model", b"model", "queue_s", b"queue_s", "speed_flops", b"speed_flops", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__availability: _TypeAlias = _typing.Literal["availability"]  # noqa: Y015
     _WhichOneofArgType__availability: _TypeAlias = _typing.Literal["_availability", b"_availability"]  # noqa: Y015

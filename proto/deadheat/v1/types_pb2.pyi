@@ -212,11 +212,19 @@ class Gemm(_message.Message):
     TRANSPOSE_B_FIELD_NUMBER: _builtins.int
     ALPHA_FIELD_NUMBER: _builtins.int
     ACTIVATION_FIELD_NUMBER: _builtins.int
+    INNER_FIELD_NUMBER: _builtins.int
+    OUT_DATA_TYPE_FIELD_NUMBER: _builtins.int
     transpose_a: _builtins.bool
     transpose_b: _builtins.bool
     alpha: _builtins.float
     """Absent means 1."""
     activation: Global___Activation.ValueType
+    out_data_type: Global___DataType.ValueType
+    """The result's type: that of the operands (unspecified), or that in which they are summed."""
+    @_builtins.property
+    def inner(self) -> Global___InnerWindow:
+        """Only these columns of op(A) and rows of op(B): one part of a product split along them."""
+
     def __init__(
         self,
         *,
@@ -224,16 +232,103 @@ class Gemm(_message.Message):
         transpose_b: _builtins.bool = ...,
         alpha: _builtins.float | None = ...,
         activation: Global___Activation.ValueType = ...,
+        inner: Global___InnerWindow | None = ...,
+        out_data_type: Global___DataType.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "alpha", b"alpha"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "alpha", b"alpha", "inner", b"inner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "activation", b"activation", "alpha", b"alpha", "transpose_a", b"transpose_a", "transpose_b", b"transpose_b"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "activation", b"activation", "alpha", b"alpha", "inner", b"inner", "out_data_type", b"out_data_type", "transpose_a", b"transpose_a", "transpose_b", b"transpose_b"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__alpha) -> _WhichOneofReturnType__alpha | None: ...
 
 Global___Gemm: _TypeAlias = Gemm  # noqa: Y015
+
+@_typing.final
+class InnerWindow(_message.Message):
+    """Indices [start, stop) of the dimension that a product sums over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    stop: _builtins.int
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        stop: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["start", b"start", "stop", b"stop"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InnerWindow: _TypeAlias = InnerWindow  # noqa: Y015
+
+@_typing.final
+class Sum(_message.Message):
+    """activation(alpha * (P1 + ... + Pn) + bias), operands in the order P1, ..., Pn[, bias]. Terms are
+    added in that order; the sum is rounded once.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BIAS_FIELD_NUMBER: _builtins.int
+    ALPHA_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
+    DATA_TYPE_FIELD_NUMBER: _builtins.int
+    bias: _builtins.bool
+    """The last operand is a bias: one row."""
+    alpha: _builtins.float
+    """Absent means 1."""
+    activation: Global___Activation.ValueType
+    data_type: Global___DataType.ValueType
+    """The result's type: that of the terms (unspecified), or one that is summed in it."""
+    def __init__(
+        self,
+        *,
+        bias: _builtins.bool = ...,
+        alpha: _builtins.float | None = ...,
+        activation: Global___Activation.ValueType = ...,
+        data_type: Global___DataType.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "alpha", b"alpha"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "activation", b"activation", "alpha", b"alpha", "bias", b"bias", "data_type", b"data_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
+    _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__alpha) -> _WhichOneofReturnType__alpha | None: ...
+
+Global___Sum: _TypeAlias = Sum  # noqa: Y015
+
+@_typing.final
+class Chain(_message.Message):
+    """op(M1) @ ... @ op(Mn) in the order that the planner finds fastest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSPOSED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def transposed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Positions (from 0, ascending) of the operands that are read transposed."""
+
+    def __init__(
+        self,
+        *,
+        transposed: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transposed", b"transposed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Chain: _TypeAlias = Chain  # noqa: Y015
 
 @_typing.final
 class Operation(_message.Message):
@@ -244,23 +339,31 @@ class Operation(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     OPERANDS_FIELD_NUMBER: _builtins.int
     GEMM_FIELD_NUMBER: _builtins.int
+    SUM_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
     result: _builtins.str
     @_builtins.property
     def operands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def gemm(self) -> Global___Gemm: ...
+    @_builtins.property
+    def sum(self) -> Global___Sum: ...
+    @_builtins.property
+    def chain(self) -> Global___Chain: ...
     def __init__(
         self,
         *,
         result: _builtins.str = ...,
         operands: _abc.Iterable[_builtins.str] | None = ...,
         gemm: Global___Gemm | None = ...,
+        sum: Global___Sum | None = ...,
+        chain: Global___Chain | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["gemm", b"gemm", "kind", b"kind"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "gemm", b"gemm", "kind", b"kind", "sum", b"sum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gemm", b"gemm", "kind", b"kind", "operands", b"operands", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "result", b"result", "sum", b"sum"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "chain"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

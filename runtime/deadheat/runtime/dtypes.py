@@ -28,6 +28,11 @@ class ElementType:
     flops_per_step: int = 2
 
     @property
+    def flops_per_add(self) -> int:
+        """Real floating-point operations for one addition."""
+        return 2 if self.compute.startswith("complex") else 1
+
+    @property
     def is_float(self) -> bool:
         return self.compute.startswith("float")
 

@@ -6,166 +6,63 @@ its readers never check again; what is wrong is said with the field, the value a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import cached_property
 from typing import Final
 
-from deadheat.runtime.dtypes import ElementType, element_type
 from deadheat.runtime.errors import InvalidInput
+from deadheat.runtime.operations import (
+    Activation,
+    Chain,
+    Gemm,
+    GemmShape,
+    Kind,
+    Op,
+    Operation,
+    Sum,
+)
+from deadheat.runtime.rectangles import MAX_BYTES, MatrixType, Rectangle, merged, uncovered
+from deadheat.runtime.rules import (
+    MAX_CHAIN,
+    MAX_TERMS,
+    needed_blocks,
+    result_type,
+    work_flops,
+    work_shape,
+)
+
+# What programs are made of, under one roof for those who read them.
+__all__ = [
+    "MAX_BYTES",
+    "MAX_CHAIN",
+    "MAX_NAME",
+    "MAX_OPERATIONS",
+    "MAX_TERMS",
+    "Activation",
+    "Chain",
+    "Gemm",
+    "GemmShape",
+    "Kind",
+    "MatrixType",
+    "Op",
+    "Operand",
+    "Operation",
+    "Program",
+    "Rectangle",
+    "Sum",
+    "chain_program",
+    "gemm_program",
+    "merged",
+    "needed_blocks",
+    "uncovered",
+    "work_shape",
+]
 
 #: A program is planned whole, so its length is bounded; a training step needs a few hundred.
 MAX_OPERATIONS: Final = 10_000
-#: Sizes and offsets travel as signed 64-bit numbers.
-MAX_BYTES: Final = (1 << 63) - 1
 #: Names are printed and logged; long or odd ones are somebody's mistake or attack.
 MAX_NAME: Final = 128
-
-
-@dataclass(frozen=True, slots=True)
-class MatrixType:
-    """A row-major matrix without gaps: `rows` by `columns` elements of `dtype`."""
-
-    rows: int
-    columns: int
-    dtype: str
-
-    @property
-    def element(self) -> ElementType:
-        return element_type(self.dtype)
-
-    @property
-    def size_bytes(self) -> int:
-        return self.rows * self.columns * self.element.itemsize
-
-    @property
-    def row_bytes(self) -> int:
-        return self.columns * self.element.itemsize
-
-    def transposed(self) -> MatrixType:
-        return MatrixType(self.columns, self.rows, self.dtype)
-
-    def whole(self) -> Rectangle:
-        return Rectangle(0, self.rows, 0, self.columns)
-
-    def check(self, name: str) -> None:
-        """Raises InvalidInput for negative sizes and for more than 2^63 - 1 bytes."""
-        element_type(self.dtype, field=name)
-        if self.rows < 0 or self.columns < 0:
-            raise InvalidInput(f"{name} is {self}; sizes cannot be negative", field=name)
-        if self.size_bytes > MAX_BYTES:
-            raise InvalidInput(
-                f"{name} is {self}: {self.size_bytes} bytes; the limit is {MAX_BYTES}", field=name
-            )
-
-    def __str__(self) -> str:
-        return f"{self.rows} x {self.columns} {self.dtype}"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Rectangle:
-    """Rows [row_start, row_stop) and columns [column_start, column_stop)."""
-
-    row_start: int
-    row_stop: int
-    column_start: int
-    column_stop: int
-
-    @property
-    def rows(self) -> int:
-        return self.row_stop - self.row_start
-
-    @property
-    def columns(self) -> int:
-        return self.column_stop - self.column_start
-
-    @property
-    def area(self) -> int:
-        return self.rows * self.columns
-
-    def with_rows(self, row_start: int, row_stop: int) -> Rectangle:
-        return Rectangle(row_start, row_stop, self.column_start, self.column_stop)
-
-    def is_within(self, matrix: MatrixType) -> bool:
-        return (
-            0 <= self.row_start <= self.row_stop <= matrix.rows
-            and 0 <= self.column_start <= self.column_stop <= matrix.columns
-        )
-
-    def __str__(self) -> str:
-        columns = f"{self.column_start}:{self.column_stop}"
-        return f"[{self.row_start}:{self.row_stop}, {columns}]"
-
-
-def uncovered(whole: Rectangle, taken: Iterable[Rectangle]) -> list[Rectangle]:
-    """What is left of a rectangle when others (that may reach beyond it) are taken out of it."""
-    left = [whole] if whole.area else []
-    for hole in taken:
-        left = [piece for rectangle in left for piece in _without(rectangle, hole)]
-    return left
-
-
-def merged(pieces: Iterable[Rectangle]) -> tuple[Rectangle, ...]:
-    """The same area in fewer rectangles: neighbours with the same columns become one."""
-    found: list[Rectangle] = []
-    for piece in sorted(pieces, key=lambda r: (r.column_start, r.column_stop, r.row_start)):
-        last = found[-1] if found else None
-        same = last and (last.column_start, last.column_stop) == (
-            piece.column_start,
-            piece.column_stop,
-        )
-        if last and same and last.row_stop == piece.row_start:
-            found[-1] = last.with_rows(last.row_start, piece.row_stop)
-        else:
-            found.append(piece)
-    return tuple(sorted(found))
-
-
-def _without(r: Rectangle, hole: Rectangle) -> Iterator[Rectangle]:
-    top, bottom = max(r.row_start, hole.row_start), min(r.row_stop, hole.row_stop)
-    left = max(r.column_start, hole.column_start)
-    right = min(r.column_stop, hole.column_stop)
-    if top >= bottom or left >= right:
-        yield r
-        return
-    pieces = (
-        r.with_rows(r.row_start, top),
-        Rectangle(top, bottom, r.column_start, left),
-        Rectangle(top, bottom, right, r.column_stop),
-        r.with_rows(bottom, r.row_stop),
-    )
-    yield from (piece for piece in pieces if piece.area)
-
-
-class Activation(Enum):
-    """What is applied to each element of a product; `GELU` is the exact form, with erf."""
-
-    NONE = "none"
-    RELU = "relu"
-    GELU = "gelu"
-    GELU_TANH = "gelu_tanh"
-    TANH = "tanh"
-    SIGMOID = "sigmoid"
-
-
-@dataclass(frozen=True, slots=True)
-class Gemm:
-    """`activation(alpha * op(A) @ op(B) + bias)`; operands in the order A, B[, bias]."""
-
-    transpose_a: bool = False
-    transpose_b: bool = False
-    alpha: float = 1.0
-    activation: Activation = Activation.NONE
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One step: `result = kind(*operands)`."""
-
-    result: str
-    operands: tuple[str, ...]
-    kind: Gemm
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,24 +73,6 @@ class Operand:
     type: MatrixType
     matrix_id: str = ""
     inline: bytes | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class GemmShape:
-    """The sizes of one product, C (rows x columns) = A (rows x inner) @ B (inner x columns)."""
-
-    rows: int
-    inner: int
-    columns: int
-    dtype: str
-
-    @property
-    def flops(self) -> float:
-        steps = float(self.rows) * self.inner * self.columns
-        return steps * element_type(self.dtype).flops_per_step
-
-    def with_rows(self, rows: int) -> GemmShape:
-        return GemmShape(rows, self.inner, self.columns, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -230,8 +109,7 @@ class Program:
                     raise InvalidInput(
                         f"{operation.result!r} uses {name!r}, which is not defined before it"
                     )
-            given = [types[name] for name in operation.operands]
-            _define(types, operation.result, _gemm_type(operation, given))
+            _define(types, operation.result, result_type(operation, types))
         return types
 
     @cached_property
@@ -239,14 +117,16 @@ class Program:
         return {operand.name: operand for operand in self.operands}
 
     def shape_of(self, operation: Operation) -> GemmShape:
-        result = self.types[operation.result]
-        first = self.types[operation.operands[0]]
-        inner = first.rows if operation.kind.transpose_a else first.columns
-        return GemmShape(result.rows, inner, result.columns, result.dtype)
+        """The shape by which a device's speed for this operation is looked up."""
+        return work_shape(operation, self.types)
+
+    def flops_of(self, operation: Operation) -> float:
+        """The work of an operation; of a chain, that of its order with the fewest operations."""
+        return work_flops(operation, self.types)
 
     @cached_property
     def flops(self) -> float:
-        return sum(self.shape_of(operation).flops for operation in self.operations)
+        return sum(self.flops_of(operation) for operation in self.operations)
 
 
 def gemm_program(operands: tuple[Operand, ...], kind: Gemm, result: str = "C") -> Program:
@@ -255,23 +135,12 @@ def gemm_program(operands: tuple[Operand, ...], kind: Gemm, result: str = "C") -
     return Program(operands, (Operation(result, names, kind),), (result,))
 
 
-def needed_blocks(
-    operation: Operation, types: Mapping[str, MatrixType], rectangle: Rectangle
-) -> Iterator[tuple[str, Rectangle]]:
-    """The part of each operand that `rectangle` of the operation's result needs."""
-    kind, names = operation.kind, operation.operands
-    rows = (rectangle.row_start, rectangle.row_stop)
-    columns = (rectangle.column_start, rectangle.column_stop)
-    a, b = types[names[0]], types[names[1]]
-    whole_a = (0, a.rows) if kind.transpose_a else (0, a.columns)
-    whole_b = (0, b.columns) if kind.transpose_b else (0, b.rows)
-    yield names[0], Rectangle(*whole_a, *rows) if kind.transpose_a else Rectangle(*rows, *whole_a)
-    yield (
-        names[1],
-        Rectangle(*columns, *whole_b) if kind.transpose_b else Rectangle(*whole_b, *columns),
-    )
-    if len(names) == 3:
-        yield names[2], Rectangle(0, 1, *columns)
+def chain_program(
+    operands: tuple[Operand, ...], kind: Chain | None = None, result: str = "C"
+) -> Program:
+    """The program of one chain of products (job kind "chain"); the result is called `result`."""
+    names = tuple(operand.name for operand in operands)
+    return Program(operands, (Operation(result, names, kind or Chain()),), (result,))
 
 
 def _check_operand(operand: Operand) -> None:
@@ -292,28 +161,3 @@ def _define(types: dict[str, MatrixType], name: str, matrix: MatrixType) -> None
         raise InvalidInput(f"name {name!r} is assigned twice")
     matrix.check(name)
     types[name] = matrix
-
-
-def _gemm_type(operation: Operation, given: list[MatrixType]) -> MatrixType:
-    kind, names = operation.kind, operation.operands
-    if len(given) not in (2, 3):
-        raise InvalidInput(f"{operation.result!r}: a product has 2 or 3 operands, not {len(given)}")
-    a = given[0].transposed() if kind.transpose_a else given[0]
-    b = given[1].transposed() if kind.transpose_b else given[1]
-    if a.columns != b.rows:
-        raise InvalidInput(
-            f"{names[0]!r} is {a.rows} x {a.columns} and {names[1]!r} is {b.rows} x {b.columns}: "
-            f"inner sizes {a.columns} and {b.rows} differ"
-        )
-    if len({matrix.dtype for matrix in given}) > 1:
-        dtypes = ", ".join(f"{name!r} {matrix.dtype}" for name, matrix in zip(names, given))
-        raise InvalidInput(f"operands of {operation.result!r} must share one dtype: {dtypes}")
-    if len(given) == 3 and (given[2].rows, given[2].columns) != (1, b.columns):
-        raise InvalidInput(
-            f"bias {names[2]!r} is {given[2].rows} x {given[2].columns}; it must be 1 x {b.columns}"
-        )
-    if kind.alpha != 1.0 and a.element.is_exact:
-        raise InvalidInput(f"alpha is {kind.alpha}; products of {a.dtype} take alpha = 1 only")
-    if kind.activation is not Activation.NONE and not a.element.is_float:
-        raise InvalidInput(f"activation {kind.activation.value} needs a real float, not {a.dtype}")
-    return MatrixType(a.rows, b.columns, a.dtype)

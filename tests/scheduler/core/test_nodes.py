@@ -111,7 +111,7 @@ def test_a_drained_node_finishes_and_gets_nothing_new(pool: Pool) -> None:
     pool.finish(pool.on(job, "a"))
     second = pool.submit()
     assert {subtask.node for subtask in pool.active(second)} == {"a"}
-    assert "drained (maintenance)" in second.plan_text
+    assert "drained (maintenance)" in second.plan_texts[-1]
     pool.feed(events.ResumeAsked("b"))
     third = pool.submit()
     assert "b" in {subtask.node for subtask in pool.active(third)}

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deadheat.runtime.programs import Gemm, GemmShape, MatrixType, Operand, Program, gemm_program
-from deadheat.scheduler.planner.inputs import Cut, Device, Link, PlanningInput, Policy, Work
+from deadheat.scheduler.planner.inputs import (
+    Cut,
+    Device,
+    Link,
+    PlanningInput,
+    Policy,
+    Pool,
+    Work,
+)
 from deadheat.scheduler.planner.speed import SpeedModel, SpeedPoint
 
 LOCAL = Link(is_local=True)
@@ -55,4 +63,4 @@ def problem(
 ) -> PlanningInput:
     whole = program.types["C"].whole()
     policy = Policy(cut, min_subtask_s)
-    return PlanningInput(program, (Work(0, whole),), devices, policy, excluded)
+    return PlanningInput(program, (Work(0, whole),), Pool.of(devices), policy, excluded)

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from deadheat.scheduler.planner.availability import (
     MIN_AVAILABILITY,
     Sample,
-    estimate,
     of_sample,
 )
 
 
-def sample(at_s: float = 0.0, **values: float | bool) -> Sample:
-    defaults: dict[str, float | int | bool] = {
+def sample(at_s: float = 0.0, **values: float | bool | None) -> Sample:
+    defaults: dict[str, float | int | bool | None] = {
         "window_s": 1.0,
         "busy": 0.0,
         "own": 0.0,
@@ -52,33 +51,49 @@ def test_stolen_time_is_not_ours() -> None:
     assert of_sample(sample(steal=0.25)) == pytest.approx(0.75)
 
 
-def test_newer_samples_weigh_more() -> None:
-    history = [sample(at_s=float(k), busy=1.0, foreign=1.0, foreign_runnable=1) for k in range(5)]
-    history += [sample(at_s=5.0 + k) for k in range(3)]
-    found = estimate(history, 8.0)
-    assert found.mean > 0.9
-    assert found.observed_s == 7.0
-    assert 0 < found.deviation < 0.5
+def test_nobody_gets_more_than_the_quota() -> None:
+    assert of_sample(sample(quota=0.75)) == 0.75
+    # A thread that the quota stops waits: what the kernel counted holds the quota already.
+    throttled = sample(own=0.75, run_s=0.75, wait_s=0.25, quota=0.75)
+    assert of_sample(throttled) == pytest.approx(0.75)
 
 
-def test_unknown_devices_are_tried() -> None:
-    assert estimate([], 5.0).mean == 1.0
-    assert estimate([sample(is_known=False, foreign=1.0)], 5.0).mean == 1.0
-
-
-def test_very_old_samples_still_say_something() -> None:
-    assert estimate([sample(at_s=0.0, foreign=0.4)], 1e9).mean == pytest.approx(0.6)
+def test_what_group_weights_give_replaces_the_even_share() -> None:
+    heavy = sample(busy=1.0, foreign=1.0, foreign_runnable=2, threads=2, fair_share=0.1)
+    assert of_sample(heavy) == pytest.approx(0.1)
+    light = sample(busy=1.0, foreign=1.0, foreign_runnable=2, threads=2, fair_share=0.9)
+    assert of_sample(light) == pytest.approx(0.9)
 
 
 share = st.floats(0, 1)
 
 
-@given(share, share, share, st.integers(0, 64), st.integers(1, 64), share, share)
+@given(
+    share,
+    share,
+    share,
+    st.integers(0, 64),
+    st.integers(1, 64),
+    share,
+    share,
+    share,
+    st.none() | share,
+)
 def test_it_is_always_a_fraction_that_can_be_planned_on(
-    busy: float, foreign: float, steal: float, runnable: int, threads: int, run: float, wait: float
+    busy: float,
+    foreign: float,
+    steal: float,
+    runnable: int,
+    threads: int,
+    run: float,
+    wait: float,
+    quota: float,
+    fair: float | None,
 ) -> None:
     found = of_sample(
         sample(
+            quota=quota,
+            fair_share=fair,
             busy=busy,
             foreign=foreign,
             steal=steal,

@@ -15,17 +15,20 @@ from deadheat.scheduler.planner.inputs import Cut, Device
 from deadheat.scheduler.planner.planner import plan
 
 GOLDEN = """\
-operation 0 [0:4096, 0:4096] by rows, predicted 1.87 s
-  laptop/cpu            13.6% of the rows [0:556, 0:4096]: 20.0 GFLOP/s x 0.50 available, \
-ready in 0.0 ms, moves 0 bytes in 0.0 ms, computes 1.87 s, finishes at 1.87 s
-  shared/cpu            34.0% of the rows [556:1948, 0:4096]: 50.0 GFLOP/s x 0.50 available, \
-ready in 0.0 ms, moves 0 bytes in 0.0 ms, computes 1.87 s, finishes at 1.87 s
-  ws/cpu                52.4% of the rows [1948:4096, 0:4096]: 50.0 GFLOP/s x 1.00 available, \
-ready in 427.0 ms, moves 0 bytes in 0.0 ms, computes 1.44 s, finishes at 1.87 s
-  gone/cpu             left out: its node is lost
-  late/cpu             left out: it could only start at 9.001 s, when the others finish
+operation 0, 4096 x 4096 elements at [0:4096, 0:4096], cut into strips of rows; predicted 1.87 s
+  laptop/cpu  gets  13.6% [0:556, 0:4096]: 20.0 GFLOP/s when idle, 50% of it free, \
+computes 1.87 s, finishes at 1.87 s
+  shared/cpu  gets  34.0% [556:1948, 0:4096]: 50.0 GFLOP/s when idle, 50% of it free, \
+computes 1.87 s, finishes at 1.87 s
+  ws/cpu      gets  52.4% [1948:4096, 0:4096]: 50.0 GFLOP/s when idle, 100% of it free, \
+busy for 427.0 ms first, computes 1.44 s, finishes at 1.87 s
+  gone/cpu    left out: its node is lost
+  late/cpu    left out: it could only start at 9.001 s, when the others finish
   instead, the best single device: 3.18 s
-  instead, the same rows for everybody: 9.69 s"""
+  instead, the same rows for everybody: 9.69 s
+  instead, only the 2 devices with the largest shares: 2.26 s
+  predicted speed-up over the fastest device, by number of devices: \
+1: 1.00x, 2: 1.50x, 3: 1.70x; the knee is at 3"""
 
 
 def test_a_plan_reads_like_a_table() -> None:
@@ -69,7 +72,7 @@ def test_a_small_job_is_not_cut_into_crumbs() -> None:
 def test_a_slow_device_with_no_room_is_left_out_with_the_reason() -> None:
     tiny = device("tiny", link=GIGABIT, memory_bytes=1000)
     step = plan(problem(product(512, 512, 512), [device("ws"), tiny]), now=0.0).steps[0]
-    assert [(out.device, out.reason) for out in step.left_out] == [
+    assert [(out.device, out.reason) for out in step.left_out()] == [
         ("tiny/cpu", "its memory does not hold the operands")
     ]
 
@@ -149,7 +152,7 @@ def test_every_plan_covers_the_result_once_and_keeps_memory(
             rows = placement.rectangle.rows
             needed = (k * n + rows * (k + n)) * 8
             assert needed <= by_id[placement.device].memory_bytes
-    named = {p.device for p in found.placements} | {o.device for o in found.steps[0].left_out}
+    named = {p.device for p in found.placements} | {o.device for o in found.steps[0].left_out()}
     assert named == {d.id for d in devices}
 
 

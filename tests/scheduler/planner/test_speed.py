@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deadheat.runtime.programs import GemmShape
+from deadheat.runtime.programs import GemmShape, Op
 from deadheat.scheduler.planner.speed import MAX_FLOPS, UNKNOWN_FLOPS, SpeedModel, SpeedPoint
 
 sizes = st.integers(1, 5000)
@@ -71,3 +71,14 @@ def test_empty_products_take_no_time(rows: int, inner: int, columns: int) -> Non
     model = SpeedModel((SpeedPoint(square(512), 0.01),))
     assert model.seconds(GemmShape(0, inner, columns, "float64")) == 0.0
     assert model.seconds(GemmShape(rows, inner, columns, "float64")) > 0.0
+
+
+def test_sums_and_products_say_nothing_of_each_other() -> None:
+    added = GemmShape(512, 4, 512, "float32", Op.SUM)
+    model = SpeedModel((SpeedPoint(square(512), 0.01), SpeedPoint(added, 0.001)))
+    assert model.seconds(added) == pytest.approx(0.001)
+    assert model.seconds(square(512)) == pytest.approx(0.01)
+    assert SpeedModel((SpeedPoint(square(512), 0.01),)).flops_rate(added) == pytest.approx(
+        UNKNOWN_FLOPS
+    )
+    assert SpeedModel((SpeedPoint(added, 0.001),)).peak_flops("float32") is None

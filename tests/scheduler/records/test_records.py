@@ -61,6 +61,21 @@ def test_migrations_go_up_down_and_up(path: Path) -> None:
     engine.dispose()
 
 
+def test_what_an_older_release_knew_of_speed_is_still_known(path: Path) -> None:
+    pool, clock = finished_pool()
+    committed(path, pool.committed, clock)
+    engine = database.open_engine(path, writes=True)
+    with engine.begin() as connection:
+        migrations.downgrade(connection, "0001")
+    engine.dispose()
+    database.migrate(path)
+    nodes = Reader(database.open_engine(path, writes=False), clock).nodes()
+    found = next(node for node in nodes if node.name == "a").histories["a/cpu"]
+    assert found.model == pool.core.world.devices["a/cpu"].model
+    # It does not know whose claims those were: those that come next are taken as new.
+    assert (found.calibration, found.bias, found.counts) == ("", 1.0, {})
+
+
 def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")

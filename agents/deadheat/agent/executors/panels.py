@@ -2,13 +2,14 @@
 
 Rules of this file: pure bookkeeping under its caller's lock. Work goes in bands of whole rows from
 the top, each band in panels from the left, and sizes are chosen when a band or a panel starts: an
-eighth of what is left for each thread, within bounds. So all threads end together, and at any
-moment what has not been started is one run (the rest of the band, and the rows below) of which
-any part can be given back.
+eighth of what is left for each thread, within bounds, or less where panels of one size take unlike
+times (adaptive factoring). So all threads end together, and at any moment what has not been
+started is one run (the rest of the band, and the rows below) of which any part can be given back.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
@@ -24,6 +25,8 @@ MIN_SIDE: Final = 256
 MAX_PANEL_FLOPS: Final = 2e10
 #: Panels that are left for each thread when sizes begin to fall.
 PANELS_LEFT: Final = 8
+#: Panels that have to have ended before their variance says something.
+MIN_PANELS: Final = 4
 #: Cuts and bands are multiples of this, which suits every BLAS kernel.
 GRAIN: Final = 16
 
@@ -44,6 +47,41 @@ class Panel:
     band: int
 
 
+@dataclass(slots=True)
+class _Pace:
+    """Mean and variance of the seconds that an element takes, from panels (Welford's sums)."""
+
+    count: int = 0
+    mean_s: float = 0.0
+    squares: float = 0.0
+    area: float = 0.0
+
+    def add(self, area: int, seconds: float) -> None:
+        each_s = seconds / area
+        self.count += 1
+        before = each_s - self.mean_s
+        self.mean_s += before / self.count
+        self.squares += before * (each_s - self.mean_s)
+        self.area += area
+
+    def chunk(self, area_left: float, threads: int) -> float:
+        """Elements for one thread's next panel by adaptive factoring, for threads of one pace:
+
+            D = P * sigma^2 / mu,  T = mu / P
+            chunk = (D + 2 T R - sqrt(D^2 + 4 D T R)) / (2 mu)
+
+        (Banicescu and Liu, "Adaptive factoring", 2000). mu and sigma are of one element; a panel
+        of n elements that vary independently varies by sigma * sqrt(n). Even panels (sigma = 0)
+        may be as large as R / P.
+        """
+        if self.count < MIN_PANELS or self.mean_s <= 0.0:
+            return math.inf
+        variance = self.squares / (self.count - 1) * (self.area / self.count)
+        d, t = threads * variance / self.mean_s, self.mean_s / threads
+        twice = d + 2 * t * area_left - math.sqrt(d * d + 4 * d * t * area_left)
+        return twice / (2 * self.mean_s)
+
+
 @dataclass
 class Panels:
     """The panels of one sub-task. `shape` is its product, for the work of an element."""
@@ -61,6 +99,7 @@ class Panels:
     _column_stop: int = field(init=False, default=0)
     _returned: deque[Panel] = field(init=False, default_factory=deque)
     _first_open: int = field(init=False, default=0)
+    _pace: _Pace = field(init=False, default_factory=_Pace)
 
     def __post_init__(self) -> None:
         self.row_stop = self.rectangle.row_stop
@@ -87,9 +126,11 @@ class Panels:
         band.is_issued = stop >= self._column_stop
         return panel
 
-    def finish(self, panel: Panel) -> None:
+    def finish(self, panel: Panel, seconds: float = 0.0) -> None:
         self._bands[panel.band].open -= 1
         self.area_done += panel.rectangle.area
+        if seconds > 0.0:
+            self._pace.add(panel.rectangle.area, seconds)
 
     def halve(self, panel: Panel) -> bool:
         """Puts a panel back as two of half its columns (it did not fit in memory); False when it
@@ -179,7 +220,9 @@ class Panels:
         """The side of a square panel that suits what is left."""
         flops = self.shape.flops / max(1, self.shape.rows * self.shape.columns)
         most = min(MAX_SIDE**2, MAX_PANEL_FLOPS / max(1.0, flops))
-        share = area_left / (PANELS_LEFT * self.threads)
+        share = min(
+            area_left / (PANELS_LEFT * self.threads), self._pace.chunk(area_left, self.threads)
+        )
         return max(GRAIN, int(min(most, max(share, min(most, MIN_SIDE**2))) ** 0.5))
 
 

@@ -9,22 +9,30 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, assert_never
 
 import numpy as np
 
-from deadheat.agent.executors.kernels import gemm_panel
+from deadheat.agent.executors.kernels import gemm_panel, sum_panel
 from deadheat.agent.executors.panels import Panel, Panels
 from deadheat.runtime import wire
-from deadheat.runtime.programs import Gemm, GemmShape, Operation, Rectangle
+from deadheat.runtime.programs import (
+    Chain,
+    Gemm,
+    MatrixType,
+    Operation,
+    Rectangle,
+    Sum,
+    needed_blocks,
+)
 from deadheat.v1 import agent_pb2, local_pb2, types_pb2
 
 Array = Any
 Emit = Callable[[local_pb2.ExecutorEvent], None]
 
-#: Progress of a sub-task is told at most so often.
+#: Progress of a sub-task is told at most so often, unless the scheduler says otherwise.
 PROGRESS_INTERVAL_S: Final = 0.1
 
 
@@ -43,12 +51,16 @@ class Task:
     id: str
     rank: float
     operation: Operation
-    dtype: str
-    operands: Mapping[str, Block]
+    #: The types of the operands, whole, by name.
+    types: Mapping[str, MatrixType]
+    #: In the order of the operation's operands.
+    operands: Sequence[Block]
     result: Block
     panels: Panels
     #: The result goes back in the event rather than in a mapping.
     is_inline: bool
+    #: Progress is told at most so often.
+    progress_s: float = PROGRESS_INTERVAL_S
     arrival: int = 0
     running: int = 0
     started_s: float | None = None
@@ -152,7 +164,7 @@ class Pool:
             task.wall_s += wall_s
             task.flops += _flops(task, panel)
             task.at_s = time.monotonic()
-            task.panels.finish(panel)
+            task.panels.finish(panel, wall_s)
             progress = None if task.is_over else self._news(task)
         if progress:
             self._emit(local_pb2.ExecutorEvent(progress=progress))
@@ -161,7 +173,7 @@ class Pool:
 
     def _news(self, task: Task) -> agent_pb2.SubtaskProgress | None:
         """Progress, if some time has passed since it was told."""
-        if task.at_s - task.told_s < PROGRESS_INTERVAL_S:
+        if task.at_s - task.told_s < task.progress_s:
             return None
         task.told_s = task.at_s
         return _progress(task)
@@ -219,38 +231,40 @@ def _progress(task: Task) -> agent_pb2.SubtaskProgress:
     )
 
 
-def _inner(task: Task) -> int:
-    block = task.operands[task.operation.operands[0]].rectangle
-    return block.rows if task.operation.kind.transpose_a else block.columns
-
-
 def _flops(task: Task, panel: Panel) -> float:
     r = panel.rectangle
-    return GemmShape(r.rows, _inner(task), r.columns, task.dtype).flops
+    return replace(task.panels.shape, rows=r.rows, columns=r.columns).flops
 
 
 def _compute(task: Task, panel: Panel) -> None:
-    kind, names, r = task.operation.kind, task.operation.operands, panel.rectangle
-    assert isinstance(kind, Gemm)
-    rows, columns = slice(r.row_start, r.row_stop), slice(r.column_start, r.column_stop)
-    a = _part(task.operands[names[0]], rows, transpose=kind.transpose_a, axis=0)
-    b = _part(task.operands[names[1]], columns, transpose=kind.transpose_b, axis=1)
-    bias = None
-    if len(names) == 3:
-        bias = _part(task.operands[names[2]], columns, transpose=False, axis=1)
-    home = task.result.rectangle
-    out = task.result.array[
-        r.row_start - home.row_start : r.row_stop - home.row_start,
-        r.column_start - home.column_start : r.column_stop - home.column_start,
-    ]
-    gemm_panel(np, kind, task.dtype, a, b, bias, out)
+    kind, dtype = task.operation.kind, task.panels.shape.dtype
+    out = _part(task.result, panel.rectangle)
+    needed = needed_blocks(task.operation, task.types, panel.rectangle)
+    parts = [_part(block, wanted) for block, (_, wanted) in zip(task.operands, needed, strict=True)]
+    match kind:
+        case Gemm():
+            a = parts[0].T if kind.transpose_a else parts[0]
+            b = parts[1].T if kind.transpose_b else parts[1]
+            gemm_panel(np, kind, dtype, a, b, parts[2] if len(parts) == 3 else None, out)
+        case Sum():
+            bias = parts.pop() if kind.bias else None
+            sum_panel(np, kind, dtype, parts, bias, out)
+        case Chain():
+            raise TypeError("a chain is rewritten into products before it is assigned")
+        case _:
+            assert_never(kind)
 
 
-def _part(block: Block, wanted: slice, *, transpose: bool, axis: int) -> Array:
-    """Rows (axis 0) or columns (axis 1) of op(matrix), as a view of the block that holds them."""
+def _part(block: Block, wanted: Rectangle) -> Array:
+    """Some rows and columns of a matrix, as a view of the block that holds them."""
     held = block.rectangle
-    array = block.array.T if transpose else block.array
-    by_rows = (axis == 0) != transpose
-    offset = held.row_start if by_rows else held.column_start
-    moved = slice(wanted.start - offset, wanted.stop - offset)
-    return array[moved] if axis == 0 else array[:, moved]
+    if not (
+        held.row_start <= wanted.row_start <= wanted.row_stop <= held.row_stop
+        and held.column_start <= wanted.column_start <= wanted.column_stop <= held.column_stop
+    ):
+        # NumPy would take it from the other end: a wrong matrix rather than an error.
+        raise IndexError(f"{wanted} is not in the block {held}")
+    return block.array[
+        wanted.row_start - held.row_start : wanted.row_stop - held.row_start,
+        wanted.column_start - held.column_start : wanted.column_stop - held.column_start,
+    ]

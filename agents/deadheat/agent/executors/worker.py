@@ -13,18 +13,21 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 
 from deadheat.agent.executors.calibrate import calibrate
 from deadheat.agent.executors.panels import Panels
-from deadheat.agent.executors.pool import Block, Pool, Task
+from deadheat.agent.executors.pool import PROGRESS_INTERVAL_S, Block, Pool, Task
 from deadheat.runtime import wire
-from deadheat.runtime.dtypes import numpy_dtype
+from deadheat.runtime.dtypes import element_type, numpy_dtype
 from deadheat.runtime.frames import FrameSocket
-from deadheat.runtime.programs import GemmShape, MatrixType, Rectangle
+from deadheat.runtime.programs import Op, work_shape
 from deadheat.v1 import agent_pb2, local_pb2, types_pb2
+
+_OPS: Final = {Op.PRODUCT: agent_pb2.SPEED_OP_PRODUCT, Op.SUM: agent_pb2.SPEED_OP_SUM}
 
 
 def _map_block(
@@ -55,27 +58,27 @@ def _task(message: local_pb2.RunSubtask, descriptors: list[int], threads: int) -
     operation = wire.operation_from_wire(assign.operations[0])
     result_type = wire.matrix_type_from_wire(assign.result_type, field="result_type")
     rectangle = wire.rectangle_from_wire(assign.rectangle, within=result_type, field="rectangle")
-    waiting = iter(descriptors)
-    operands = {
-        block.name: _map_block(block, waiting, writable=False) for block in message.operands
+    types = {
+        block.name: wire.matrix_type_from_wire(block.type, field=block.name)
+        for block in assign.operands
     }
+    waiting = iter(descriptors)
+    operands = [_map_block(block, waiting, writable=False) for block in message.operands]
     result = _map_block(message.result, waiting, writable=True)
+    shape = work_shape(operation, types)
     return Task(
         id=assign.subtask_id,
         rank=assign.rank,
         operation=operation,
-        dtype=result_type.dtype,
+        types=types,
         operands=operands,
         result=result,
-        panels=Panels(rectangle, _shape(assign, result_type, rectangle), threads),
+        panels=Panels(
+            rectangle, replace(shape, rows=rectangle.rows, columns=rectangle.columns), threads
+        ),
         is_inline=message.result.is_inline,
+        progress_s=assign.progress_s or PROGRESS_INTERVAL_S,
     )
-
-
-def _shape(assign: agent_pb2.Assign, matrix: MatrixType, rectangle: Rectangle) -> GemmShape:
-    first, gemm = assign.operands[0].type, assign.operations[0].gemm
-    inner = first.rows if gemm.transpose_a else first.columns
-    return GemmShape(rectangle.rows, inner, rectangle.columns, matrix.dtype)
 
 
 class _Executor:
@@ -123,14 +126,14 @@ class _Executor:
     def _calibrate(self) -> None:
         points = [
             agent_pb2.SpeedPoint(
-                data_type=point_type.element.wire,
+                data_type=element_type(point.shape.dtype).wire,
                 rows=point.shape.rows,
                 inner=point.shape.inner,
                 columns=point.shape.columns,
                 seconds=point.seconds,
+                op=_OPS[point.shape.op],
             )
             for point in calibrate(self._pool.threads)
-            for point_type in (MatrixType(1, 1, point.shape.dtype),)
         ]
         calibrated = agent_pb2.SpeedPoints(points=points)
         self._emit(local_pb2.ExecutorEvent(calibrated=calibrated))

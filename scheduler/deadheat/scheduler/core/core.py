@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -13,8 +14,8 @@ from deadheat.scheduler.core.world import World
 class Core:
     """All of the scheduler's decisions. Not thread-safe: one caller, one event at a time."""
 
-    def __init__(self, host: str) -> None:
-        self.world = World(host)
+    def __init__(self, host: str, store_bytes_per_s: float = math.inf) -> None:
+        self.world = World(host, store_bytes_per_s)
 
     def handle(self, event: events.Event, now: float) -> list[Effect]:
         """Applies an event that happened at `now` (monotonic seconds); returns what to do, in

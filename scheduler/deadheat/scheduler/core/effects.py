@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from deadheat.runtime.errors import DeadheatError
 from deadheat.runtime.programs import MatrixType, Operation, Program, Rectangle
 from deadheat.scheduler.core.events import DeviceFacts, Failure, JobPolicy
+from deadheat.scheduler.planner.history import SpeedHistory
 from deadheat.scheduler.planner.inputs import PlanningInput
-from deadheat.scheduler.planner.speed import SpeedPoint
 
 # Rows for the database
 
@@ -31,8 +31,10 @@ class DeviceRow:
 
 @dataclass(frozen=True, slots=True)
 class SpeedRows:
+    """All that is known of a device's speed, in place of what was recorded before."""
+
     device: str
-    points: Sequence[SpeedPoint]
+    history: SpeedHistory
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,15 @@ class JobRow:
     program: Program
     policy: JobPolicy
     submitted_s: float
+    result_ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramChange:
+    """Other operations that come to the same: they replace those that were submitted."""
+
+    id: str
+    program: Program
     result_ids: Sequence[str]
 
 
@@ -144,6 +155,7 @@ Change = (
     | SpeedRows
     | SampleRow
     | JobRow
+    | ProgramChange
     | JobChange
     | ResultBytes
     | PlanRow

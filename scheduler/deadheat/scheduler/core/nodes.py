@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 from deadheat.runtime.errors import Conflict, NotFound
-from deadheat.scheduler.core import events, jobs, subtasks
+from deadheat.scheduler.core import endings, events, jobs, learning, subtasks
 from deadheat.scheduler.core.effects import (
     AcceptNode,
     DeviceRow,
@@ -14,17 +13,13 @@ from deadheat.scheduler.core.effects import (
     NodeRow,
     RefuseNode,
     ReplyFailure,
-    SampleRow,
     SendCancel,
     SendDrain,
     SendSettled,
-    SpeedRows,
 )
 from deadheat.scheduler.core.machine import NODE, NodeEvent, NodeState
-from deadheat.scheduler.core.state import Device, Node
+from deadheat.scheduler.core.state import Node
 from deadheat.scheduler.core.world import World
-from deadheat.scheduler.planner.availability import Sample, of_sample
-from deadheat.scheduler.planner.speed import SpeedModel, SpeedPoint
 
 #: An agent sends at least one sample a second: three missed ones make it suspect.
 SUSPECT_AFTER_S: Final = 3.0
@@ -36,9 +31,6 @@ RECONNECT_GRACE_S: Final = 2.5
 MASS_LOSS_NODES: Final = 4
 MASS_LOSS_SHARE: Final = 0.5
 MASS_LOSS_PAUSE_S: Final = 20.0
-ROLL_UP_S: Final = 10.0
-#: How old a sample may claim to be, and how far ahead of our clock, before it is dropped.
-MAX_SAMPLE_AGE_S: Final = 30.0
 
 
 def on_registered(world: World, event: events.NodeRegistered) -> None:
@@ -64,7 +56,9 @@ def on_registered(world: World, event: events.NodeRegistered) -> None:
     if known and known.instance != event.instance:
         _abandon_all(world, known)
     for facts in event.devices:
-        node.devices[facts.id] = _device(world, node, facts)
+        device = node.devices[facts.id] = learning.registered(world, node, facts)
+        device.bandwidth_bytes_per_s = event.bandwidth_bytes_per_s or device.bandwidth_bytes_per_s
+        device.latency_s = event.latency_s
     world.nodes[event.node] = node
     world.devices = {id_: d for id_, d in world.devices.items() if d.node != node.name}
     world.devices |= node.devices
@@ -72,9 +66,10 @@ def on_registered(world: World, event: events.NodeRegistered) -> None:
     world.commit(
         _row(node),
         *(DeviceRow(node.name, device.facts) for device in node.devices.values()),
-        *(SpeedRows(d.facts.id, d.model.points) for d in node.devices.values()),
         EventRow(world.now, "node_registered", node=node.name),
     )
+    for device in node.devices.values():
+        learning.record(world, device)
     world.emit(AcceptNode(event.node, event.instance))
     _reconcile(world, node, event)
     jobs.advance_all(world)
@@ -97,16 +92,6 @@ def _conflict(world: World, event: events.NodeRegistered, known: Node | None) ->
                 field="cpus",
             )
     return None
-
-
-def _device(world: World, node: Node, facts: events.DeviceFacts) -> Device:
-    """A device as it registers; what was learnt of it before is kept."""
-    known = world.devices.get(facts.id)
-    model = SpeedModel(tuple(facts.points))
-    if known is None or known.node != node.name:
-        return Device(facts, node.name, model, facts.memory_bytes)
-    known.facts, known.model = facts, model
-    return known
 
 
 def _reconcile(world: World, node: Node, event: events.NodeRegistered) -> None:
@@ -143,56 +128,8 @@ def on_sampled(world: World, event: events.NodeSampled) -> None:
         return
     for sampled in event.devices:
         device = node.devices.get(sampled.device)
-        sample = _believable(sampled.sample, world.now)
-        if device is None or sample is None:
-            continue
-        device.samples.append(sample)
-        device.memory_free_bytes = max(0, sampled.memory_free_bytes)
-        _roll_up(world, device, sample)
-
-
-def _believable(sample: Sample, now: float) -> Sample | None:
-    """The sample with its ratios in range; None for one that is not a number, old, or to come."""
-    values = (sample.busy, sample.own, sample.foreign, sample.steal, sample.foreign_runnable)
-    if any(map(math.isnan, (*values, sample.run_s, sample.wait_s, sample.at_s))):
-        return None
-    if not -1.0 <= now - sample.at_s <= MAX_SAMPLE_AGE_S or sample.window_s <= 0:
-        return None
-    busy, own, foreign, steal = (min(1.0, max(0.0, value)) for value in values[:4])
-    return Sample(
-        at_s=min(sample.at_s, now),
-        window_s=sample.window_s,
-        busy=busy,
-        own=own,
-        foreign=foreign,
-        steal=steal,
-        foreign_runnable=max(0.0, sample.foreign_runnable),
-        run_s=max(0.0, sample.run_s),
-        wait_s=max(0.0, sample.wait_s),
-        threads=sample.threads,
-        is_known=sample.is_known,
-    )
-
-
-def _roll_up(world: World, device: Device, sample: Sample) -> None:
-    device.rolled_up.append((sample, of_sample(sample)))
-    window_s = sum(one.window_s for one, _ in device.rolled_up)
-    if window_s < ROLL_UP_S:
-        return
-    count = len(device.rolled_up)
-    world.commit(
-        SampleRow(
-            device=device.facts.id,
-            at_s=sample.at_s,
-            window_s=window_s,
-            busy=sum(one.busy for one, _ in device.rolled_up) / count,
-            own=sum(one.own for one, _ in device.rolled_up) / count,
-            foreign=sum(one.foreign for one, _ in device.rolled_up) / count,
-            availability=sum(value for _, value in device.rolled_up) / count,
-            availability_low=min(value for _, value in device.rolled_up),
-        )
-    )
-    device.rolled_up.clear()
+        if device is not None:
+            learning.take_sample(world, device, sampled)
 
 
 def on_speed_measured(world: World, event: events.SpeedMeasured) -> None:
@@ -200,9 +137,8 @@ def on_speed_measured(world: World, event: events.SpeedMeasured) -> None:
     device = node.devices.get(event.device) if node else None
     if device is None:
         return
-    points: tuple[SpeedPoint, ...] = tuple(event.points)
-    device.model, device.bias = SpeedModel(points), 1.0
-    world.commit(SpeedRows(event.device, points))
+    learning.take_claims(world, device, event.points)
+    learning.record(world, device)
     jobs.advance_all(world)
 
 
@@ -273,7 +209,7 @@ def _leave(world: World, node: Node, why: NodeEvent, detail: str) -> None:
 def _abandon_all(world: World, node: Node, *, died: bool = True) -> None:
     """An agent that left in good order did not die of its work."""
     for subtask in node.active():
-        jobs.abandon(world, subtask, f"node {node.name} was lost", died=died)
+        endings.abandon(world, subtask, f"node {node.name} was lost", died=died)
 
 
 def on_drain(world: World, event: events.DrainAsked) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from deadheat.runtime.errors import Conflict, DataLost, InvalidInput
 from deadheat.runtime.programs import MatrixType, Rectangle, uncovered
-from deadheat.scheduler.core import events, jobs, nodes, rebalance, subtasks
+from deadheat.scheduler.core import endings, events, jobs, learning, nodes, rebalance, subtasks
 from deadheat.scheduler.core.effects import EventRow, NotifyJob, SendCancel, SendSettled
 from deadheat.scheduler.core.machine import SUBTASK, SubtaskEvent
 from deadheat.scheduler.core.state import Job, Mark, Step, Subtask
 from deadheat.scheduler.core.world import World
-from deadheat.scheduler.planner.speed import ShapeClass
 
 #: Failures that another device would meet as well.
 _FINAL_CODES: Final = frozenset({InvalidInput.code, Conflict.code, DataLost.code})
@@ -35,6 +33,7 @@ def on_progress(world: World, event: events.SubtasksProgressed) -> None:
             continue
         subtask.state = SUBTASK.next(subtask.state, SubtaskEvent.PROGRESS)
         _note_progress(world, subtask, progress)
+        rebalance.note(world, world.jobs[subtask.job], subtask)
         touched.add(subtask.job)
     if stale:
         world.emit(SendCancel(event.node, stale))
@@ -67,7 +66,7 @@ def on_finished(world: World, event: events.SubtaskFinished) -> None:
     state = SUBTASK.next(subtask.state, SubtaskEvent.FINISH)
     if step.inline is not None and not _is_inline_complete(step, subtask, event.inline):
         failure = events.Failure(DataLost.code, f"sub-task {subtask.id} sent too few bytes")
-        jobs.fail(world, job, failure)
+        endings.fail(world, job, failure)
         return
     subtask.state = state
     _note_progress(world, subtask, event.progress)
@@ -77,7 +76,7 @@ def on_finished(world: World, event: events.SubtaskFinished) -> None:
     subtask.bytes_in, subtask.bytes_out = event.bytes_in, event.bytes_out
     if step.inline is not None:
         place_block(step.inline, step.type, subtask.rectangle, event.inline)
-    _learn(world, job, subtask, event)
+    learning.learn(world, job, subtask, event)
     job.computed_s = max(job.computed_s or 0.0, event.finished_s)
     subtasks.forget(world, subtask)
     world.commit(*subtasks.changes(job, subtask))
@@ -89,19 +88,6 @@ def on_finished(world: World, event: events.SubtaskFinished) -> None:
 
 def _is_inline_complete(step: Step, subtask: Subtask, data: bytes) -> bool:
     return len(data) == subtask.area * step.type.element.itemsize
-
-
-def _learn(world: World, job: Job, subtask: Subtask, event: events.SubtaskFinished) -> None:
-    """Idle speed from processor seconds, so that somebody else's load does not poison it."""
-    device = world.devices[subtask.device]
-    device.learn_bandwidth(event.bytes_in + event.bytes_out, event.transfer_s)
-    shape = job.program.shape_of(job.steps[subtask.operation].operation)
-    shape = replace(shape, rows=subtask.pieces[0].rows, columns=subtask.pieces[0].columns)
-    cpu_s, flops = event.progress.cpu_s, event.progress.flops
-    modelled = device.model.flops_rate(shape)
-    if cpu_s > 0.0 and flops > 0.0 and modelled > 0.0:
-        measured = flops / cpu_s * device.facts.threads
-        device.learn_speed(f"{shape.dtype}/{ShapeClass.of(shape).value}", measured / modelled)
 
 
 def place_block(buffer: bytearray, matrix: MatrixType, rectangle: Rectangle, data: bytes) -> None:
@@ -135,10 +121,10 @@ def on_failed(world: World, event: events.SubtaskFailed) -> None:
     )
     job = world.jobs[subtask.job]
     if event.failure.code in _FINAL_CODES:
-        jobs.fail(world, job, event.failure)
+        endings.fail(world, job, event.failure)
         return
     # Whether it died or only failed: three times is a property of the work, not of the device.
-    jobs.abandon(world, subtask, event.failure.message, died=True, failed=True)
+    endings.abandon(world, subtask, event.failure.message, died=True, failed=True)
     jobs.advance(world, job)
 
 

@@ -6,13 +6,13 @@ noise that cancels out moves nothing. So a job needs two or three re-balances, n
 
 Rules of this file: devices are only asked to give up; what they did give up becomes gaps, and gaps
 are planned like any other work. A device that joined, one that came back and one that was left
-out are all the same: devices that are dry now.
+out are all the same: devices that are dry now. A look at a pool costs time for each device, so a
+large pool is looked at less often.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +25,7 @@ from deadheat.scheduler.core.state import LAUNCH_S, Job, Step, Subtask
 from deadheat.scheduler.core.world import World
 from deadheat.scheduler.planner.balance import level
 from deadheat.scheduler.planner.inputs import Cut
+from deadheat.scheduler.planner.pool import Floats, Pool, joined
 
 #: A re-balance must save this share of the job's whole time, and this many seconds: less is
 #: noise, or eaten by the messages it takes.
@@ -38,29 +39,35 @@ COOL_DOWN_SHARE: Final = 0.02
 COOL_DOWN_S: Final = 0.05
 #: A device that does not answer in this time is hung; what others gave up is planned without it.
 ANSWER_LIMIT_S: Final = 2.0
+#: After a look that moved nothing, the next one for this job waits so long for each device of the
+#: pool: looking takes a few microseconds a device, so this keeps it below a tenth of the time.
+LOOK_AGAIN_S: Final = 50e-6
 
 
-@dataclass(frozen=True, slots=True)
-class _Runner:
-    """A device that has work of the step, or could have."""
+@dataclass(frozen=True, eq=False)
+class _Runners:
+    """The devices that have work of a step, or could have. `rate` is elements a second, `free_s`
+    when each could begin something new if it had nothing of this step, `busy_s` what it has of it,
+    in seconds of its own work, the running panel counted as it is now."""
 
-    device: str
-    subtasks: tuple[Subtask, ...]
-    #: Elements a second.
-    rate: float
-    #: When it could begin something new if it had nothing of this step.
-    free_s: float
-    #: What it has of this step, in seconds of its own work, the running panel counted as it is now.
-    busy_s: float
-
-    @property
-    def left(self) -> float:
-        return self.busy_s * self.rate
+    pool: Pool
+    own: list[tuple[Subtask, ...]]
+    rate: Floats
+    free_s: Floats
+    busy_s: Floats
 
     @property
-    def finish_s(self) -> float:
-        """Seconds from now until it is dry."""
-        return self.free_s + self.busy_s
+    def finish_s(self) -> Floats:
+        """Seconds from now until each is dry."""
+        found: Floats = self.free_s + self.busy_s
+        return found
+
+
+def note(world: World, job: Job, subtask: Subtask) -> None:
+    """A sub-task is expected to end at another moment than before."""
+    if subtask.expected_finish_s < job.next_dry_s:
+        job.next_dry_s = subtask.expected_finish_s
+        plan_next_check(world, job)
 
 
 def plan_next_check(world: World, job: Job) -> None:
@@ -70,9 +77,7 @@ def plan_next_check(world: World, job: Job) -> None:
     """
     if not _may_rebalance(job):
         return
-    active = [s for s in job.subtasks.values() if s.state.is_active]
-    first_s = min((s.expected_finish_s for s in active), default=math.inf)
-    when_s = max(first_s - LEAD_S, job.rebalance_after_s)
+    when_s = max(job.next_dry_s - LEAD_S, job.rebalance_after_s)
     if job.releasing:
         when_s = max(job.releasing.values())
     if not world.now < when_s < math.inf:
@@ -82,6 +87,12 @@ def plan_next_check(world: World, job: Job) -> None:
     if not is_waiting:
         job.rebalance_check_s = when_s
         world.wake_at(when_s, "rebalance", job.id)
+
+
+def look_anew(world: World, job: Job) -> None:
+    """The pool has changed: somebody may be dry who was not there before."""
+    job.next_dry_s = world.now
+    plan_next_check(world, job)
 
 
 def expire_answers(world: World, job: Job) -> None:
@@ -95,10 +106,16 @@ def expire_answers(world: World, job: Job) -> None:
 
 def consider(world: World, job: Job) -> None:
     """Re-balances a job if a device is about to run dry and moving work pays."""
-    if _may_rebalance(job) and not job.releasing and world.now >= job.rebalance_after_s:
-        for step in job.steps:
-            if step.active and step.inline is None:
-                _consider_step(world, job, step)
+    is_due = world.now >= max(job.next_dry_s - LEAD_S, job.rebalance_after_s)
+    if not _may_rebalance(job) or job.releasing or not is_due:
+        return
+    for step in job.steps:
+        if step.active and step.inline is None:
+            _consider_step(world, job, step)
+    active = [s.expected_finish_s for s in job.subtasks.values() if s.state.is_active]
+    job.next_dry_s = min(active, default=math.inf)
+    pause_s = LOOK_AGAIN_S * len(world.devices)
+    job.rebalance_after_s = max(job.rebalance_after_s, world.now + pause_s)
     plan_next_check(world, job)
 
 
@@ -113,29 +130,41 @@ def _may_rebalance(job: Job) -> bool:
 
 def _consider_step(world: World, job: Job, step: Step) -> None:
     runners = _runners(world, job, step)
-    if not runners or min(runner.finish_s for runner in runners) > LEAD_S:
+    if not len(runners.pool) or float(runners.finish_s.min()) > LEAD_S:
         return
-    left = sum(runner.left for runner in runners)
-    ready_s = np.array([runner.free_s for runner in runners])
-    unit_s = np.array([1.0 / runner.rate for runner in runners])
-    common_s = level(left, ready_s, unit_s, np.full(len(runners), np.inf))
-    gain_s = max(runner.finish_s for runner in runners) - common_s
+    left = runners.busy_s * runners.rate
+    common_s = level(float(left.sum()), runners.free_s, 1.0 / runners.rate)
+    slowest_s = float(runners.finish_s.max())
     total_s = world.now - (job.started_s or world.now) + common_s
-    if gain_s < max(MIN_GAIN_S, MIN_GAIN_SHARE * total_s):
+    if slowest_s - common_s < max(MIN_GAIN_S, MIN_GAIN_SHARE * total_s):
         return
-    for runner, keep_s in zip(runners, common_s - ready_s):
-        surplus = runner.left - max(0.0, float(keep_s)) * runner.rate
-        if surplus > 0:
-            _ask(world, job, runner, int(surplus))
+    surplus = left - np.maximum(0.0, common_s - runners.free_s) * runners.rate
+    givers = np.flatnonzero(surplus >= 1.0).tolist()
+    for number in givers:
+        _ask(world, job, runners.own[number], int(surplus[number]))
     if job.releasing:
         job.resplits += 1
+        job.cause = _cause(world, job, runners, common_s, givers)
         job.rebalance_after_s = world.now + max(COOL_DOWN_S, COOL_DOWN_SHARE * total_s)
         world.emit(NotifyJob(job.id))
 
 
-def _ask(world: World, job: Job, runner: _Runner, surplus: int) -> None:
+def _cause(world: World, job: Job, runners: _Runners, common_s: float, givers: list[int]) -> str:
+    """For `explain`: who was late, and what the common finish can be."""
+    start_s = job.started_s or world.now
+    late_s = world.now - start_s + float(runners.finish_s.max())
+    names = joined([runners.pool.ids[number] for number in givers])
+    verb = "give" if len(givers) > 1 else "gives"
+    return (
+        f"re-balance {job.resplits}: as it goes the last device would finish at {late_s:.2f} s, "
+        f"while another is about to run dry; all together can finish at "
+        f"{world.now - start_s + common_s:.2f} s, so {names} {verb} up what was not started"
+    )
+
+
+def _ask(world: World, job: Job, own: tuple[Subtask, ...], surplus: int) -> None:
     """Asks for the surplus, from the newest sub-task back: it is the one least begun."""
-    for subtask in reversed(runner.subtasks):
+    for subtask in reversed(own):
         if surplus <= 0:
             return
         if subtask.is_unresponsive:
@@ -146,32 +175,31 @@ def _ask(world: World, job: Job, runner: _Runner, surplus: int) -> None:
         world.emit(SendResize(subtask.node, subtask.id, subtask.area - taken))
 
 
-def _runners(world: World, job: Job, step: Step) -> list[_Runner]:
-    devices, _ = snapshot.pool(world, job, {step.index})
-    per_element = job.flops_of(step.index, 1)
-    shape = job.program.shape_of(step.operation)
-    found = []
-    for device in devices:
-        own = tuple(
+def _runners(world: World, job: Job, step: Step) -> _Runners:
+    pool, _ = snapshot.pool(world, job, {step.index}, without_own=True)
+    per_element = max(job.flops_of(step.index, 1), 1e-300)
+    rates = pool.effective(pool.rates(job.program.shape_of(step.operation)))
+    rate = np.maximum(rates / per_element, 1e-9)
+    own: list[tuple[Subtask, ...]] = []
+    busy_s = np.zeros(len(pool))
+    idle = np.zeros(len(pool))
+    for number, id_ in enumerate(pool.ids):
+        active = world.devices[id_].active
+        mine = tuple(
             subtask
-            for subtask in world.devices[device.id].active.values()
+            for subtask in active.values()
             if subtask.job == job.id and subtask.operation == step.index
         )
-        modelled = device.model.flops_rate(shape) * device.bias * device.availability
-        flops = device.measured_flops or modelled
-        if flops <= 0 or per_element <= 0:
-            continue
-        rate = flops / per_element
-        free_s = world.devices[device.id].ready_s(world.now, without_job=job.id)
-        if not any(subtask.state is SubtaskState.RUNNING for subtask in own):
-            free_s += LAUNCH_S
-        found.append(_Runner(device.id, own, rate, free_s, _busy_s(own, rate, world.now)))
-    return found
+        own.append(mine)
+        if mine:
+            busy_s[number] = _busy_s(mine, float(rate[number]), world.now)
+        if not any(subtask.state is SubtaskState.RUNNING for subtask in mine):
+            idle[number] = LAUNCH_S
+    return _Runners(pool, own, rate, pool.ready_s + idle, busy_s)
 
 
-def _busy_s(own: Sequence[Subtask], rate: float, now: float) -> float:
+def _busy_s(own: tuple[Subtask, ...], rate: float, now: float) -> float:
     """Running sub-tasks end when they are expected to; those that wait take their whole time."""
-    running = [s for s in own if s.state is SubtaskState.RUNNING]
-    waiting = [s for s in own if s.state is SubtaskState.ASSIGNED]
-    until_s = max((s.expected_finish_s for s in running), default=now)
-    return max(0.0, until_s - now) + sum(s.area for s in waiting) / rate
+    running = [s.expected_finish_s for s in own if s.state is SubtaskState.RUNNING]
+    waiting = sum(s.area for s in own if s.state is SubtaskState.ASSIGNED)
+    return max(0.0, max(running, default=now) - now) + waiting / rate

@@ -11,15 +11,15 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from deadheat.runtime.programs import uncovered
-from deadheat.scheduler.core import jobs, subtasks
+from deadheat.scheduler.core import jobs, planning, subtasks
 from deadheat.scheduler.core.effects import Effect, JobRow, MakeResults, PlacementRow
-from deadheat.scheduler.core.events import DeviceFacts, JobSubmitted
+from deadheat.scheduler.core.events import DeviceFacts
 from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
 from deadheat.scheduler.core.nodes import LOST_AFTER_S
 from deadheat.scheduler.core.state import Device, Gap, Job, Node, Step, Subtask
 from deadheat.scheduler.core.world import World
+from deadheat.scheduler.planner.history import SpeedHistory
 from deadheat.scheduler.planner.plan import Placement
-from deadheat.scheduler.planner.speed import SpeedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class RestoredNode:
     version: str
     state: NodeState
     devices: Sequence[DeviceFacts]
+    histories: Mapping[str, SpeedHistory]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,8 @@ def _restore_node(world: World, found: RestoredNode) -> None:
         lost_at_s=world.now + LOST_AFTER_S,
     )
     for facts in found.devices:
-        model = SpeedModel(tuple(facts.points))
-        node.devices[facts.id] = Device(facts, node.name, model, facts.memory_bytes)
+        history = found.histories[facts.id]
+        node.devices[facts.id] = Device(facts, node.name, history, facts.memory_bytes)
     world.nodes[node.name] = node
     world.devices |= node.devices
     if node.state is NodeState.DRAINING:
@@ -104,9 +105,6 @@ def _restore_node(world: World, found: RestoredNode) -> None:
 
 def _restore_job(world: World, found: RestoredJob, matrices: Matrices) -> None:
     row, values = found.row, found.values
-    submitted = JobSubmitted(
-        row.id, row.request_id, row.user, row.kind, row.program, row.policy, row.result_ids
-    )
     world.serial += 1
     job = Job(
         id=row.id,
@@ -118,22 +116,22 @@ def _restore_job(world: World, found: RestoredJob, matrices: Matrices) -> None:
         serial=world.serial,
         submitted_s=row.submitted_s,
         steps=[
-            jobs.new_step(submitted, index, operation)
+            planning.new_step(row.program, row.result_ids, index, operation)
             for index, operation in enumerate(row.program.operations)
         ],
         state=found.state,
         started_s=found.started_at_s,
         plans=len(found.plans),
-        plan_document=[document for document, _ in found.plans],
-        plan_text="\n\n".join(text for _, text in found.plans),
+        plan_documents=[document for document, _ in found.plans],
+        plan_texts=[text for _, text in found.plans],
+        cause="the scheduler has started again",
         planning_s=float(values.get("planning_s") or 0.0),
         resplits=int(values.get("resplits") or 0),
         pool_flops=float(values.get("pool_flops") or 0.0),
         predicted_makespan_s=values.get("predicted_makespan_s"),
         bytes_lower_bound=int(values.get("bytes_lower_bound") or 0),
     )
-    world.jobs[job.id] = job
-    world.requests[job.request_id] = job.id
+    jobs.enter(world, job)
     for placement in found.placements:
         _restore_placement(world, job, placement, matrices)
     for step in job.steps:
@@ -181,6 +179,7 @@ def _restore_placement(
             speed_flops=row.speed_flops,
         ),
         planned_at_s=started_s,
+        rank=job.rank,
         state=state,
         row_done=row.rectangle.row_start,
         expected_finish_s=started_s + row.predicted_finish_s,

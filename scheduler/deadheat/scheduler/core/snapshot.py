@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Set as AbstractSet
 from typing import Final
+
+import numpy as np
 
 from deadheat.scheduler.core.machine import NodeState
 from deadheat.scheduler.core.state import LAUNCH_S, UNKNOWN_LATENCY_S, Device, Job, Node
 from deadheat.scheduler.core.world import World
-from deadheat.scheduler.planner import inputs
+from deadheat.scheduler.planner.pool import Pool
+from deadheat.scheduler.planner.speed import SpeedModel
 
 #: Devices that map the store's memory hold no copies: their own memory does not bound a share.
 _UNBOUNDED_BYTES: Final = 1 << 62
 
 
 def pool(
-    world: World, job: Job, operations: AbstractSet[int]
-) -> tuple[list[inputs.Device], list[tuple[str, str]]]:
-    """The devices that may be used, and the others with the reason why not."""
-    usable: list[inputs.Device] = []
+    world: World, job: Job | None, operations: AbstractSet[int], *, without_own: bool = False
+) -> tuple[Pool, list[tuple[str, str]]]:
+    """The devices that may be used, and the others with the reason why not.
+
+    Release times count what goes before this job: sub-tasks of jobs that rank behind it do not hold
+    it up. Its own ones do, unless `without_own`.
+    """
+    usable: list[tuple[Node, Device]] = []
     excluded: list[tuple[str, str]] = []
     for node in world.nodes.values():
         for device in node.devices.values():
             if reason := _why_not(node, device):
                 excluded.append((device.facts.id, reason))
             else:
-                usable.append(_view(world, node, device, _measured(world, job, operations, device)))
-    return usable, sorted(excluded)
+                usable.append((node, device))
+    usable.sort(key=lambda pair: pair[1].facts.id)
+    return _columns(world, job, operations, usable, without_own), sorted(excluded)
 
 
 def _why_not(node: Node, device: Device) -> str:
@@ -41,34 +50,59 @@ def _why_not(node: Node, device: Device) -> str:
     return ""
 
 
-def _measured(world: World, job: Job, operations: AbstractSet[int], device: Device) -> float | None:
-    """What the device really does for this very operation now, if it does it."""
+def _columns(
+    world: World,
+    job: Job | None,
+    operations: AbstractSet[int],
+    usable: list[tuple[Node, Device]],
+    without_own: bool,
+) -> Pool:
+    now = world.now
+    devices = [device for _, device in usable]
+    numbers: dict[SpeedModel, int] = {}
+    local = [node.shares_memory and node.host == world.host for node, _ in usable]
+    is_local = np.array(local, dtype=np.bool_)
+    rank = math.inf if job is None else job.rank
+    without = job.id if job is not None and without_own else ""
+    ready_s = [d.ready_s(now, rank=rank, without_job=without) if d.active else 0.0 for d in devices]
+    measured = [_measured(job, operations, d, now) if d.active else math.nan for d in devices]
+    memory = [
+        _UNBOUNDED_BYTES if near else device.memory_free_bytes
+        for near, device in zip(local, devices)
+    ]
+    far_latency_s = [
+        (device.latency_s or UNKNOWN_LATENCY_S) if not near else 0.0
+        for near, device in zip(local, devices)
+    ]
+    return Pool(
+        ids=tuple(device.facts.id for device in devices),
+        nodes=tuple(node.name for node, _ in usable),
+        kinds=tuple(device.facts.kind for device in devices),
+        model_of=np.array(
+            [numbers.setdefault(device.model, len(numbers)) for device in devices], dtype=np.int64
+        ),
+        models=tuple(numbers),
+        availability=np.array([device.availability(now).mean for device in devices]),
+        busy=np.array([device.samples[-1].busy if device.samples else 0.0 for device in devices]),
+        bias=np.array([device.bias for device in devices]),
+        ready_s=np.array(ready_s),
+        launch_s=np.full(len(devices), LAUNCH_S),
+        memory_bytes=np.array(memory, dtype=np.int64),
+        is_local=is_local,
+        bandwidth_bytes_per_s=np.array([device.bandwidth_bytes_per_s for device in devices]),
+        latency_s=np.array(far_latency_s),
+        overlaps=np.zeros(len(devices), dtype=np.bool_),
+        measured_flops=np.array(measured, dtype=np.float64),
+        store_bytes_per_s=world.store_bytes_per_s,
+    )
+
+
+def _measured(job: Job | None, operations: AbstractSet[int], device: Device, now: float) -> float:
+    """What the device really does for this very operation now; not a number if it does not."""
+    if job is None:
+        return math.nan
     for subtask in device.active.values():
         if subtask.job == job.id and operations == {subtask.operation}:
-            rate = subtask.rate(device.facts.threads, world.now)
-            return None if rate is None else rate * job.flops_of(subtask.operation, 1)
-    return None
-
-
-def _view(world: World, node: Node, device: Device, measured_flops: float | None) -> inputs.Device:
-    is_local = node.shares_memory and node.host == world.host
-    link = inputs.Link(
-        is_local=is_local,
-        bandwidth_bytes_per_s=device.bandwidth_bytes_per_s,
-        latency_s=0.0 if is_local else UNKNOWN_LATENCY_S,
-    )
-    newest = device.samples[-1] if device.samples else None
-    return inputs.Device(
-        id=device.facts.id,
-        node=node.name,
-        kind=device.facts.kind,
-        model=device.model,
-        availability=device.availability(world.now).mean,
-        busy=newest.busy if newest else 0.0,
-        bias=device.bias,
-        ready_s=device.ready_s(world.now),
-        launch_s=LAUNCH_S,
-        memory_bytes=_UNBOUNDED_BYTES if is_local else device.memory_free_bytes,
-        link=link,
-        measured_flops=measured_flops,
-    )
+            rate = subtask.rate(device.facts.threads, now)
+            return math.nan if rate is None else rate * job.flops_of(subtask.operation, 1)
+    return math.nan

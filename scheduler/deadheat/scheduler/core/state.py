@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from deadheat.runtime.programs import MatrixType, Operation, Program, Rectangle
 from deadheat.scheduler.core.events import DeviceFacts, Failure, JobPolicy
 from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
-from deadheat.scheduler.planner.availability import Availability, Sample, estimate
+from deadheat.scheduler.planner.availability import Sample
+from deadheat.scheduler.planner.forecast import Availability, AvailabilityState
+from deadheat.scheduler.planner.history import SpeedHistory
 from deadheat.scheduler.planner.plan import Placement, Plan
 from deadheat.scheduler.planner.speed import SpeedModel
 
@@ -26,40 +29,49 @@ SMOOTHING: Final = 0.5
 #: Panel ends remembered for each sub-task, and the time over which they tell its rate.
 MARKS_KEPT: Final = 64
 RATE_WINDOW_S: Final = 1.0
-MIN_BIAS: Final = 0.25
-MAX_BIAS: Final = 4.0
 
 
 @dataclass(slots=True)
 class Device:
     facts: DeviceFacts
     node: str
-    model: SpeedModel
+    history: SpeedHistory
     memory_free_bytes: int
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=SAMPLES_KEPT))
-    bias: float = 1.0
-    #: Sub-tasks finished for each dtype; the first of a kind says nothing about speed.
-    finished: dict[str, int] = field(default_factory=dict)
+    seen: AvailabilityState = field(default_factory=AvailabilityState)
+    #: Samples that were dropped or had to be clamped, by reason, and when that was last told.
+    bad_samples: Counter[str] = field(default_factory=Counter)
+    bad_told_s: dict[str, float] = field(default_factory=dict)
     bandwidth_bytes_per_s: float = UNKNOWN_BANDWIDTH_BYTES_PER_S
+    #: Of its way to the store; 0 where it is not known.
+    latency_s: float = 0.0
     active: dict[str, Subtask] = field(default_factory=dict)
     #: Roll-up of samples since the last one was recorded.
     rolled_up: list[tuple[Sample, float]] = field(default_factory=list)
+    #: When the history was recorded, and whether it has changed since.
+    recorded_s: float = -math.inf
+    is_unrecorded: bool = False
 
-    def availability(self, now: float) -> Availability:
-        return estimate(tuple(self.samples), now)
+    @property
+    def model(self) -> SpeedModel:
+        return self.history.model
 
-    def ready_s(self, now: float, *, without_job: str = "") -> float:
-        """Seconds until it has done what it has (but for one job's part of it)."""
-        ends = [s.expected_finish_s for s in self.active.values() if s.job != without_job]
-        return max(0.0, max(ends, default=now) - now)
+    @property
+    def bias(self) -> float:
+        return self.history.bias
 
-    def learn_speed(self, dtype: str, ratio: float) -> None:
-        """`ratio` is measured over modelled idle speed of one finished sub-task."""
-        seen = self.finished.get(dtype, 0)
-        self.finished[dtype] = seen + 1
-        if seen:
-            mixed = self.bias + SMOOTHING * (ratio - self.bias)
-            self.bias = min(MAX_BIAS, max(MIN_BIAS, mixed))
+    def availability(self, now: float, horizon_s: float = 0.0) -> Availability:
+        """What to expect of it from now until a horizon; constant time."""
+        return self.seen.at(now, horizon_s)
+
+    def ready_s(self, now: float, *, rank: float = math.inf, without_job: str = "") -> float:
+        """Seconds until it has done what goes before work of this rank (but for one job's part)."""
+        threads = self.facts.threads
+        return sum(
+            subtask.remaining_s(threads, now)
+            for subtask in self.active.values()
+            if subtask.rank <= rank and subtask.job != without_job
+        )
 
     def learn_bandwidth(self, size_bytes: int, seconds: float) -> None:
         if size_bytes >= 1 << 20 and seconds > 0:
@@ -120,6 +132,8 @@ class Subtask:
     plan: int
     placement: Placement
     planned_at_s: float
+    #: Smaller runs first on a device.
+    rank: float = 0.0
     state: SubtaskState = SubtaskState.ASSIGNED
     row_done: int = 0
     area_done: int = 0
@@ -175,15 +189,28 @@ class Subtask:
         silent_s = now - new.at_s
         return min(rate, panel / silent_s) if silent_s > 0 and panel else rate
 
+    @property
+    def planned_s(self) -> float:
+        """The seconds that its plan gave to what it still has of its rectangle."""
+        planned_s = self.placement.predicted_finish_s - self.placement.predicted_start_s
+        return planned_s * self.area / max(1, self.placement.rectangle.area)
+
+    def remaining_s(self, threads: int, now: float) -> float:
+        """Seconds of its device that it still needs."""
+        if rate := self.rate(threads, now):
+            since_s = now - self.marks[-1].at_s
+            return max(0.0, self.left_area / rate - since_s)
+        if self.started_s is not None:
+            return max(0.0, self.started_s + self.planned_s - now)
+        return self.planned_s
+
     def update_expectation(self, threads: int, now: float) -> None:
         if rate := self.rate(threads, now):
             last_s = self.marks[-1].at_s
             self.expected_finish_s = max(now, last_s + self.left_area / rate)
         elif self.started_s is not None:
             # It has begun when it has begun, not when the plan said.
-            planned_s = self.placement.predicted_finish_s - self.placement.predicted_start_s
-            share = self.area / max(1, self.placement.rectangle.area)
-            self.expected_finish_s = max(now, self.started_s + planned_s * share)
+            self.expected_finish_s = max(now, self.started_s + self.planned_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +250,16 @@ class Job:
     kind: str
     program: Program
     policy: JobPolicy
-    #: Order of arrival: ranks sub-tasks of different jobs on one device.
+    #: Order of arrival.
     serial: int
     submitted_s: float
     steps: list[Step]
+    #: Whose sub-tasks go first on a device (see queueing.py).
+    rank: float = 0.0
+    #: It goes before all others of its priority, since it would miss its time limit otherwise.
+    is_urgent: bool = False
+    #: Operations that are meant for some devices only.
+    groups: Mapping[int, frozenset[str]] = field(default_factory=dict)
     state: JobState = JobState.QUEUED
     note: str = ""
     failure: Failure | None = None
@@ -240,9 +273,14 @@ class Job:
     pending_plan: Plan | None = None
     pending_since_s: float = 0.0
     plans: int = 0
-    plan_text: str = ""
-    plan_document: list[object] = field(default_factory=list)
+    #: What `explain` tells: one entry for each plan.
+    plan_texts: list[str] = field(default_factory=list)
+    plan_documents: list[Mapping[str, object]] = field(default_factory=list)
     planning_s: float = 0.0
+    #: What the next plan is made for.
+    cause: str = "the first plan"
+    #: The earliest expected finish of its sub-tasks, or an earlier moment.
+    next_dry_s: float = math.inf
     #: Re-balances so far; not before `rebalance_after_s`; sub-tasks asked to give something up.
     resplits: int = 0
     rebalance_after_s: float = 0.0

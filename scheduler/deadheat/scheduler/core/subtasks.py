@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from deadheat.runtime.programs import (
     MatrixType,
@@ -22,6 +23,11 @@ from deadheat.scheduler.core.effects import (
 from deadheat.scheduler.core.state import Gap, Job, Step, Subtask
 from deadheat.scheduler.core.world import World
 from deadheat.scheduler.planner.plan import Placement, Plan
+
+#: Progress of a sub-task is told at most so often; and of all together at most so often a second,
+#: so that a large pool does not drown the scheduler.
+PROGRESS_S: Final = 0.1
+PROGRESS_PER_S: Final = 2000.0
 
 
 def create(world: World, job: Job, plan: Plan, planned_at_s: float) -> list[Subtask]:
@@ -54,9 +60,13 @@ def _create_one(
         plan=job.plans,
         placement=placement,
         planned_at_s=planned_at_s,
+        rank=job.rank,
         row_done=placement.rectangle.row_start,
         expected_finish_s=planned_at_s + placement.predicted_finish_s,
     )
+    for other in device.active.values():
+        if other.rank > subtask.rank:  # It goes first: whoever waits or runs there ends later.
+            other.expected_finish_s += subtask.planned_s
     job.subtasks[subtask.id] = subtask
     world.subtasks[subtask.id] = subtask
     device.active[subtask.id] = subtask
@@ -65,7 +75,6 @@ def _create_one(
 
 
 def assignment(world: World, job: Job, subtask: Subtask) -> SendAssign:
-    del world
     step = job.steps[subtask.operation]
     types = job.program.types
     blocks = needed_blocks(step.operation, types, subtask.rectangle)
@@ -81,8 +90,9 @@ def assignment(world: World, job: Job, subtask: Subtask) -> SendAssign:
         result_type=step.type,
         rectangle=subtask.rectangle,
         result_id=step.result_id,
-        rank=float(job.serial),
+        rank=subtask.rank,
         predicted_s=placement.predicted_finish_s - placement.predicted_start_s,
+        progress_s=max(PROGRESS_S, len(world.devices) / PROGRESS_PER_S),
     )
 
 

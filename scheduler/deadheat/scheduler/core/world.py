@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import heapq
+import math
 from typing import Final
 
 from deadheat.scheduler.core.effects import Change, Commit, Effect
+from deadheat.scheduler.core.queueing import FairQueue
 from deadheat.scheduler.core.state import Device, Job, Node, Subtask
 
 #: Ended jobs that are kept in memory to be asked about; older ones are in the database.
@@ -16,12 +18,19 @@ class World:
     """The state that every handler works on. `host` is the identity of the scheduler's own host:
     agents there share its memory."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, store_bytes_per_s: float = math.inf) -> None:
         self.host = host
+        #: What the store's port gives to all devices of other hosts together.
+        self.store_bytes_per_s = store_bytes_per_s
         self.now = 0.0
         self.nodes: dict[str, Node] = {}
         self.devices: dict[str, Device] = {}
         self.jobs: dict[str, Job] = {}
+        #: Those that have not ended.
+        self.open: dict[str, Job] = {}
+        self.queue = FairQueue()
+        #: Available flops a second of the whole pool, as the newest plan found them.
+        self.pool_flops = 0.0
         self.requests: dict[str, str] = {}
         #: Sub-tasks that are assigned or run.
         self.subtasks: dict[str, Subtask] = {}
@@ -57,6 +66,8 @@ class World:
         return found
 
     def remember_ended(self, job: Job) -> None:
+        self.open.pop(job.id, None)
+        self.queue.leave(job.id, self.now)
         self._ended.append(job.id)
         while len(self._ended) > RECENT_JOBS:
             forgotten = self.jobs.pop(self._ended.pop(0))

@@ -10,15 +10,19 @@ finish, since each unit goes where it ends first.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from deadheat.runtime.errors import LimitReached
+from deadheat.scheduler.planner.pool import Floats, Integers, ordered
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+#: Halvings of an interval of time until only rounding is left of it.
+BISECTIONS: Final = 100
+#: Left-over units are laid out as arrays while there are at most so many candidates for each.
+_CANDIDATES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +35,20 @@ class Balance:
     makespan_s: float
 
 
-def level(units: float, ready_s: Floats, unit_s: Floats, caps: Floats) -> float:
+def level(units: float, ready_s: Floats, unit_s: Floats, caps: Floats | None = None) -> float:
     """The continuous optimum: the T at which the devices together have done `units`.
 
     Exact in O(p log p): the work done by T is piecewise linear with corners where a device starts
     (ready_s) and where it is full (ready_s + unit_s * cap).
     """
-    full_s = ready_s + unit_s * caps
-    corners = np.concatenate([ready_s, full_s[np.isfinite(full_s)]])
-    slopes = np.concatenate([1.0 / unit_s, -1.0 / unit_s[np.isfinite(full_s)]])
-    order = np.argsort(corners, kind="stable")
+    rate = 1.0 / unit_s
+    corners, slopes = ready_s, rate
+    if caps is not None:
+        bound = np.isfinite(caps)
+        if bound.any():
+            corners = np.concatenate([ready_s, (ready_s + unit_s * caps)[bound]])
+            slopes = np.concatenate([rate, -rate[bound]])
+    order = ordered(corners)
     corners, rates = corners[order], np.cumsum(slopes[order])
     done = np.concatenate([[0.0], np.cumsum(np.diff(corners) * rates[:-1])])
     # The last corner at which less than `units` was done; from there on at its rate.
@@ -50,6 +58,26 @@ def level(units: float, ready_s: Floats, unit_s: Floats, caps: Floats) -> float:
     return float(corners[k] + (units - done[k]) / rates[k])
 
 
+def bisected_level(units: float, done_by: Callable[[float], float], least_s: float) -> float:
+    """The T at which `done_by(T)`, any rising function, reaches `units`: for models that are not
+    linear (Lastovetsky and Reddy 2007, their geometric bisection, on time instead of slope)."""
+    high = max(least_s, 1e-9)
+    while done_by(high) < units:
+        high *= 2.0
+        if not np.isfinite(high):
+            raise LimitReached(f"{units:g} units to place, but no time is long enough for them")
+    low = least_s
+    for _ in range(BISECTIONS):
+        middle = 0.5 * (low + high)
+        if middle in (low, high):
+            break
+        if done_by(middle) < units:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
 def balance(units: int, ready_s: Floats, unit_s: Floats, caps: Integers | None = None) -> Balance:
     """Cuts `units` whole units; `caps` bounds what a device's memory takes.
 
@@ -57,23 +85,68 @@ def balance(units: int, ready_s: Floats, unit_s: Floats, caps: Integers | None =
     """
     limits = np.full(len(ready_s), np.inf) if caps is None else caps.astype(np.float64)
     if limits.sum() < units:
-        raise LimitReached(f"{units} rows to place, but all devices together hold {limits.sum()}")
+        raise LimitReached(f"{units} units to place, but all devices together hold {limits.sum()}")
     if units <= 0:
-        return _result(np.zeros(len(ready_s), dtype=np.int64), ready_s, unit_s)
-    time_s = level(float(units), ready_s, unit_s, limits)
+        return result_of(np.zeros(len(ready_s), dtype=np.int64), ready_s, unit_s)
+    time_s = level(float(units), ready_s, unit_s, None if caps is None else limits)
     filled = np.clip((time_s - ready_s) / unit_s, 0.0, np.minimum(limits, units))
     # A hair below the level, so that floating point never rounds up to one unit too many.
     shares = np.floor(filled * (1.0 - 1e-12)).astype(np.int64)
     _give_out(units - int(shares.sum()), shares, ready_s, unit_s, limits)
-    return _result(shares, ready_s, unit_s)
+    return result_of(shares, ready_s, unit_s)
+
+
+def balance_curves(
+    units: int, times_s: Callable[[Floats], Floats], count: int, caps: Integers
+) -> Integers:
+    """Cuts whole units among `count` devices whose time is any rising function of their share.
+
+    `times_s(x)` gives each device's finish for x_i units, as arrays. Bisection on the common
+    finish, each device's share at it by bisection of its own; what rounding leaves goes where it
+    ends first, as in the linear case. Raises LimitReached as `balance` does.
+    """
+    if int(np.minimum(caps, units).sum()) < units:
+        raise LimitReached(f"{units} units to place, but all devices together hold {caps.sum()}")
+
+    def shares_by(finish_s: float) -> Integers:
+        low, high = np.zeros(count, dtype=np.int64), np.minimum(caps, units).astype(np.int64)
+        for _ in range(int(units).bit_length() + 1):
+            middle = (low + high + 1) // 2
+            fits = times_s(middle.astype(np.float64)) <= finish_s
+            low, high = (
+                np.where(fits, middle, low),
+                np.where(fits, high, np.maximum(middle - 1, low)),
+            )
+        return low
+
+    high = float(times_s(np.minimum(caps, units).astype(np.float64)).max())
+    low = 0.0
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if shares_by(middle).sum() < units else (low, middle)
+    shares = shares_by(low)
+    for _ in range(units - int(shares.sum())):
+        ends = np.where(shares < caps, times_s((shares + 1).astype(np.float64)), np.inf)
+        shares[int(np.argmin(ends))] += 1
+    return shares
 
 
 def _give_out(left: int, shares: Integers, ready_s: Floats, unit_s: Floats, limits: Floats) -> None:
-    """Each unit that rounding left goes where it ends first."""
+    """Each unit that rounding left goes where it ends first; of equal ends, to the first device."""
     if left <= 0:
         return
     open_ones = np.flatnonzero(shares < limits)
     ends = ready_s[open_ones] + unit_s[open_ones] * (shares[open_ones] + 1)
+    if left < len(open_ones):
+        # No unit given out ends later than the left-th earliest of the devices' next ones. Those
+        # that end by then are all candidates; usually they are hardly more than are left.
+        latest_s = np.partition(ends, left - 1)[left - 1]
+        near = ends <= latest_s
+        open_ones, ends = open_ones[near], ends[near]
+        room = np.floor((latest_s - ends) / unit_s[open_ones]) + 1.0
+        if room.sum() <= _CANDIDATES * (left + len(room)):
+            _give_out_at_once(left, shares, open_ones, ends, unit_s, limits, room)
+            return
     heap = list(zip(ends.tolist(), open_ones.tolist()))
     heapq.heapify(heap)
     for _ in range(left):
@@ -85,16 +158,39 @@ def _give_out(left: int, shares: Integers, ready_s: Floats, unit_s: Floats, limi
             heapq.heappop(heap)
 
 
+def _give_out_at_once(
+    left: int,
+    shares: Integers,
+    devices: Integers,
+    ends: Floats,
+    unit_s: Floats,
+    limits: Floats,
+    room: Floats,
+) -> None:
+    """All candidates as one array: for each device its next units, in order of their ends."""
+    counts = np.minimum(room + 1.0, limits[devices] - shares[devices]).astype(np.int64)
+    owner = np.repeat(devices, counts)
+    step = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    at = np.repeat(ends, counts) + step * unit_s[owner]
+    first = np.lexsort((owner, at))[:left]
+    np.add.at(shares, owner[first], 1)
+
+
 def weighted(units: int, weights: Floats, ready_s: Floats, unit_s: Floats) -> Balance:
     """Shares in proportion to given weights (the baselines), by largest remainder."""
-    exact = units * weights / weights.sum()
-    shares = np.floor(exact).astype(np.int64)
+    return result_of(apportioned(units, weights), ready_s, unit_s)
+
+
+def apportioned(units: int, weights: Floats) -> Integers:
+    """Whole units in proportion to weights, by largest remainder; of equal ones, the first."""
+    exact: Floats = units * weights / weights.sum()
+    shares: Integers = np.floor(exact).astype(np.int64)
     missing = units - int(shares.sum())
-    shares[np.argsort(shares - exact, kind="stable")[:missing]] += 1
-    return _result(shares, ready_s, unit_s)
+    shares[ordered(shares - exact)[:missing]] += 1
+    return shares
 
 
-def _result(shares: Integers, ready_s: Floats, unit_s: Floats) -> Balance:
-    finish_s = ready_s + unit_s * shares
+def result_of(shares: Integers, ready_s: Floats, unit_s: Floats) -> Balance:
+    finish_s: Floats = ready_s + unit_s * shares
     used = shares > 0
     return Balance(shares, finish_s, float(finish_s[used].max()) if used.any() else 0.0)

@@ -9,11 +9,16 @@ from enum import Enum
 from typing import Final
 
 from deadheat.runtime.programs import Program, Rectangle
-from deadheat.scheduler.planner.speed import SpeedModel
+from deadheat.scheduler.planner.pool import Device, Link, Pool
+
+__all__ = ["Cut", "Device", "Link", "PlanningInput", "Policy", "Pool", "Work"]
 
 #: A cut finer than this is not worth its messages: seconds of work below which a device is left
 #: out (unless nobody else could do it).
 MIN_SUBTASK_S: Final = 0.002
+#: What one more sub-task costs the job serially: its rows in the database, its messages, its part
+#: of every decision. A device that brings less than this is not added (the knee).
+SUBTASK_COST_S: Final = 0.0002
 
 
 class Cut(Enum):
@@ -26,55 +31,24 @@ class Cut(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """The way of blocks between a device and the store. On one host there is nothing to move."""
-
-    is_local: bool
-    bandwidth_bytes_per_s: float = float("inf")
-    latency_s: float = 0.0
-
-    def transfer_s(self, size_bytes: float) -> float:
-        return 0.0 if self.is_local else size_bytes / self.bandwidth_bytes_per_s
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """One device as the planner sees it. Ratios are 0 to 1, seconds count from now."""
-
-    id: str
-    node: str
-    kind: str
-    model: SpeedModel
-    #: The fraction of its idle speed that it would give us.
-    availability: float
-    #: Total utilization, ours included; only a baseline believes it.
-    busy: float
-    #: Measured over modelled idle speed.
-    bias: float
-    #: When it has done what it was given before.
-    ready_s: float
-    #: Sending it a sub-task and starting it there.
-    launch_s: float
-    memory_bytes: int
-    link: Link
-    #: What it does right now for the operation in question, instead of model and availability.
-    measured_flops: float | None = None
-    #: Ids of matrices that it has already, whole.
-    holds: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
 class Work:
-    """A rectangle of one operation's result that has to be made."""
+    """A rectangle of one operation's result that has to be made, perhaps by some devices only."""
 
     operation: int
     rectangle: Rectangle
+    #: Ids of devices; empty for all. Where none of them is there any more, all may do it.
+    devices: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     cut: Cut = Cut.BALANCED
     min_subtask_s: float = MIN_SUBTASK_S
+    subtask_cost_s: float = SUBTASK_COST_S
+    #: Whether a product may be cut along its inner dimension, which changes the order of summation.
+    may_split_inner: bool = True
+    #: Flops a second of the process that asks, where it said so: it might do it alone.
+    client_flops: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +57,10 @@ class PlanningInput:
 
     program: Program
     work: Sequence[Work]
-    devices: Sequence[Device]
+    pool: Pool
     policy: Policy = field(default_factory=Policy)
     #: Devices that are there but may not be used, and why.
     excluded: Sequence[tuple[str, str]] = ()
+    #: Whether operations may still be replaced by others that come to the same (nothing has been
+    #: assigned yet).
+    may_rewrite: bool = False

@@ -1,13 +1,22 @@
 """A plan: an immutable value that says which rectangle goes to which device, when it should start
-and finish there, and why. It is so complete that whoever carries it out has no choice left."""
+and finish there, and why. It is so complete that whoever carries it out has no choice left.
+
+Rules of this file: a step keeps its placements as arrays, and makes objects of them only when they
+are asked for; equal inputs give equal plans, so plans compare by value.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
 
-from deadheat.runtime.programs import Rectangle
-from deadheat.runtime.units import format_bytes, format_flops, format_seconds
+import numpy as np
+
+from deadheat.runtime.programs import Program, Rectangle
+from deadheat.scheduler.planner.amdahl import CurvePoint
+from deadheat.scheduler.planner.pool import Flags, Floats, Integers, Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,82 +60,180 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """What another choice would have cost, by the same model."""
+    """What another choice would have cost, by the same model; not a number where it is impossible
+    is written as None."""
 
     name: str
+    makespan_s: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Unused:
+    """The devices that got nothing: whether they have room, when they could start, and how long
+    they would fetch what everybody needs."""
+
+    numbers: Integers
+    fits: Flags
+    start_s: Floats
+    fetch_s: Floats
     makespan_s: float
 
+    def reason(self, entry: int) -> str:
+        start_s, fetch_s = float(self.start_s[entry]), float(self.fetch_s[entry])
+        if not self.fits[entry]:
+            return "its memory does not hold the operands"
+        if start_s >= self.makespan_s:
+            return f"it could only start at {start_s:.3f} s, when the others finish"
+        if start_s + fetch_s >= self.makespan_s:
+            return f"fetching its operands would take {fetch_s:.3f} s, until the others finish"
+        return f"it would save less time than it costs (start at {start_s:.3f} s)"
 
-@dataclass(frozen=True)
+
+_NONE: Final = np.zeros(0)
+#: For pieces that are given out together with others: who got nothing is not said for each.
+NOBODY: Final = Unused(_NONE.astype(np.int64), _NONE.astype(np.bool_), _NONE, _NONE, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
-    """The cut of one piece of work."""
+    """The cut of one piece of work. Entry i of each array belongs to device `used[i]`."""
 
     operation: int
     rectangle: Rectangle
+    #: "rows", "columns" (of rectangles), or a baseline's name.
     cut: str
-    placements: Sequence[Placement]
-    reasons: Sequence[Reason]
-    left_out: Sequence[LeftOut]
-    alternatives: Sequence[Alternative]
+    pool: Pool
+    used: Integers
+    #: Row start, row stop, column start, column stop.
+    bounds: Integers
+    transfer_s: Floats
+    compute_s: Floats
+    finish_s: Floats
+    bytes_in: Integers
+    bytes_out: Integers
+    speed_flops: Floats
+    unused: Unused
+    excluded: tuple[tuple[str, str], ...]
+    alternatives: tuple[Alternative, ...]
+    curve: tuple[CurvePoint, ...]
+    knee: int
     makespan_s: float
+    bytes_lower_bound: int
+
+    @cached_property
+    def placements(self) -> tuple[Placement, ...]:
+        pool, used = self.pool, self.used
+        starts = (pool.ready_s + pool.launch_s)[used].tolist()
+        return tuple(
+            Placement(self.operation, Rectangle(*bounds), pool.ids[device], *numbers)
+            for device, bounds, *numbers in zip(
+                used.tolist(),
+                self.bounds.tolist(),
+                starts,
+                self.finish_s.tolist(),
+                self.bytes_in.tolist(),
+                self.bytes_out.tolist(),
+                pool.availability[used].tolist(),
+                self.speed_flops.tolist(),
+            )
+        )
+
+    def reasons(self, limit: int | None = None) -> list[Reason]:
+        """The numbers that decided, for the first `limit` devices."""
+        found = []
+        area = max(1, self.rectangle.area)
+        for entry, device in enumerate(self.used[:limit].tolist()):
+            row_start, row_stop, column_start, column_stop = self.bounds[entry].tolist()
+            found.append(
+                Reason(
+                    device=self.pool.ids[device],
+                    node=self.pool.nodes[device],
+                    kind=self.pool.kinds[device],
+                    share=(row_stop - row_start) * (column_stop - column_start) / area,
+                    availability=float(self.pool.availability[device]),
+                    bias=float(self.pool.bias[device]),
+                    speed_flops=float(self.speed_flops[entry]),
+                    ready_s=float(self.pool.ready_s[device]),
+                    transfer_s=float(self.transfer_s[entry]),
+                    compute_s=float(self.compute_s[entry]),
+                    finish_s=float(self.finish_s[entry]),
+                )
+            )
+        return found
+
+    def left_out(self, limit: int | None = None) -> list[LeftOut]:
+        found = [LeftOut(device, reason) for device, reason in self.excluded[:limit]]
+        room = None if limit is None else max(0, limit - len(found))
+        return found + [
+            LeftOut(self.pool.ids[device], self.unused.reason(entry))
+            for entry, device in enumerate(self.unused.numbers[:room].tolist())
+        ]
+
+    @property
+    def left_out_count(self) -> int:
+        return len(self.excluded) + len(self.unused.numbers)
+
+    def _key(self) -> tuple[Any, ...]:
+        arrays = (self.used, self.bounds, self.finish_s, self.bytes_in, self.bytes_out)
+        return (
+            self.operation,
+            self.rectangle,
+            self.cut,
+            self.pool.ids,
+            *(array.tobytes() for array in arrays),
+            self.unused.numbers.tobytes(),
+            self.excluded,
+            self.alternatives,
+            self.makespan_s,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Step) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash((self.operation, self.rectangle, self.makespan_s))
+
+
+@dataclass(frozen=True)
+class Order:
+    """How a program was rewritten before it was cut, and what other orders would have cost."""
+
+    text: str
+    makespan_s: float
+    alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    steps: Sequence[Step]
+    steps: tuple[Step, ...]
     makespan_s: float
     #: Sum of the available speeds of all devices that might have been used, in flops a second.
     pool_flops: float
     bytes_lower_bound: int
+    #: Another program that comes to the same, and is to be planned instead.
+    program: Program | None = None
+    #: Operations that are meant for some devices only, with the ids of these.
+    groups: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    order: Order | None = None
 
     @property
     def placements(self) -> Sequence[Placement]:
         return [placement for step in self.steps for placement in step.placements]
 
+    @property
+    def devices(self) -> frozenset[str]:
+        """Ids of all devices that get something."""
+        return frozenset(
+            step.pool.ids[device] for step in self.steps for device in step.used.tolist()
+        )
+
     def as_dict(self) -> Mapping[str, object]:
         """For `explain --json`."""
-        return {
-            "makespan_s": self.makespan_s,
-            "pool_flops": self.pool_flops,
-            "bytes_lower_bound": self.bytes_lower_bound,
-            "steps": [_step_dict(step) for step in self.steps],
-        }
+        from deadheat.scheduler.planner.wording import plan_document
+
+        return plan_document(self)
 
     def __str__(self) -> str:
-        return "\n\n".join(_step_text(step) for step in self.steps)
+        from deadheat.scheduler.planner.wording import plan_text
 
-
-def _step_dict(step: Step) -> Mapping[str, object]:
-    return {
-        "operation": step.operation,
-        "rectangle": str(step.rectangle),
-        "cut": step.cut,
-        "makespan_s": step.makespan_s,
-        "devices": [
-            {name: getattr(reason, name) for name in Reason.__slots__} for reason in step.reasons
-        ],
-        "left_out": [{"device": out.device, "reason": out.reason} for out in step.left_out],
-        "alternatives": [
-            {"name": other.name, "makespan_s": other.makespan_s} for other in step.alternatives
-        ],
-    }
-
-
-def _step_text(step: Step) -> str:
-    predicted = format_seconds(step.makespan_s)
-    lines = [f"operation {step.operation} {step.rectangle} by {step.cut}, predicted {predicted}"]
-    for reason, placement in zip(step.reasons, step.placements, strict=True):
-        lines.append(
-            f"  {reason.device:<20} {reason.share:6.1%} of the rows {placement.rectangle}: "
-            f"{format_flops(reason.speed_flops)} x {reason.availability:.2f} available, "
-            f"ready in {format_seconds(reason.ready_s)}, moves "
-            f"{format_bytes(placement.predicted_bytes_in + placement.predicted_bytes_out)} in "
-            f"{format_seconds(reason.transfer_s)}, computes {format_seconds(reason.compute_s)}, "
-            f"finishes at {format_seconds(reason.finish_s)}"
-        )
-    lines += [f"  {out.device:<20} left out: {out.reason}" for out in step.left_out]
-    lines += [
-        f"  instead, {other.name}: {format_seconds(other.makespan_s)}"
-        for other in step.alternatives
-    ]
-    return "\n".join(lines)
+        return plan_text(self)

@@ -1,42 +1,30 @@
 """`plan()`: numbered steps from a snapshot to a plan.
 
-For each piece of work in turn: (1) price every device, (2) water-fill, (3) drop those whose piece
-is too small to be worth sending, (4) compare with the best single device, (5) lay the shares down
-as strips of rows, and pass each device's finish on as its ready time for the next piece.
+(0) An operation that stands for several (a chain, a product worth cutting along its inner
+dimension) is first rewritten as them. Then, for each piece of work in turn: (1) price every device,
+(2) cut it in every shape that is sensible, water-filling each, (3) take the one that ends first, or
+the best single device, (4) say what was not chosen and why, and pass each device's finish on as its
+ready time for the next piece.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from deadheat.runtime.errors import LimitReached, Unavailable
-from deadheat.runtime.programs import GemmShape, Operation, Program, Rectangle, needed_blocks
-from deadheat.scheduler.planner.balance import Balance, Floats, Integers, balance, weighted
-from deadheat.scheduler.planner.inputs import Cut, Device, PlanningInput, Policy, Work
-from deadheat.scheduler.planner.plan import Alternative, LeftOut, Placement, Plan, Reason, Step
-
-
-@dataclass(frozen=True)
-class _Prices:
-    """What each device asks: seconds before its first row, seconds a row, and rows it can hold."""
-
-    shape: GemmShape
-    ready_s: Floats
-    fixed_s: Floats
-    fixed_bytes: Integers
-    row_s: Floats
-    row_compute_s: Floats
-    row_bytes_in: int
-    row_bytes_out: int
-    caps: Integers
-    speed_flops: Floats
-
-    @property
-    def start_s(self) -> Floats:
-        return self.ready_s + self.fixed_s
+from deadheat.runtime.errors import Unavailable
+from deadheat.scheduler.planner import cutting, shapes
+from deadheat.scheduler.planner.amdahl import CurvePoint, speed_up_curve
+from deadheat.scheduler.planner.balance import apportioned
+from deadheat.scheduler.planner.cutting import Cutting
+from deadheat.scheduler.planner.deciding import decided
+from deadheat.scheduler.planner.filling import fill
+from deadheat.scheduler.planner.inputs import Cut, PlanningInput, Policy, Work
+from deadheat.scheduler.planner.plan import NOBODY, Alternative, Plan, Step, Unused
+from deadheat.scheduler.planner.pool import Floats, Integers, Pool, ordered
+from deadheat.scheduler.planner.pricing import Prices, price
 
 
 def plan(given: PlanningInput, *, now: float) -> Plan:
@@ -45,208 +33,230 @@ def plan(given: PlanningInput, *, now: float) -> Plan:
     Raises Unavailable without devices and LimitReached if the operands fit no device.
     """
     del now  # Snapshots carry ages, not dates; the caller stamps the plan.
-    devices = sorted(given.devices, key=lambda device: device.id)
-    if not devices:
+    if not len(given.pool):
         raise Unavailable("no device may be used for this job")
+    if rewritten := decided(given):
+        return rewritten
+    pool = given.pool
     steps: list[Step] = []
     pool_flops = 0.0
-    for work in given.work:
-        step, prices = _plan_step(given, work, devices)
-        steps.append(step)
-        available = prices.speed_flops * np.array([device.availability for device in devices])
-        pool_flops = max(pool_flops, float(available.sum()))
-        finish_s = {reason.device: reason.finish_s for reason in step.reasons}
-        devices = [replace(d, ready_s=finish_s.get(d.id, d.ready_s)) for d in devices]
+    for works in _together(given):
+        if len(works) == 1:
+            made = [_plan_step(given, works[0], pool)]
+        else:
+            made = _fill_steps(given, works, pool)
+        for step, available_flops in made:
+            steps.append(step)
+            pool_flops = max(pool_flops, available_flops)
+            pool = _after(pool, step)
     makespan_s = max((step.makespan_s for step in steps), default=0.0)
-    return Plan(tuple(steps), makespan_s, pool_flops, _lower_bound(steps))
+    bound = sum(step.bytes_lower_bound for step in steps)
+    return Plan(tuple(steps), makespan_s, pool_flops, bound)
 
 
-def _plan_step(given: PlanningInput, work: Work, devices: list[Device]) -> tuple[Step, _Prices]:
-    program, operation = given.program, given.program.operations[work.operation]
-    shape = replace(
-        program.shape_of(operation), rows=work.rectangle.rows, columns=work.rectangle.columns
-    )
-    prices = _price(program, operation, work.rectangle, shape, devices)
-    chosen = _choose(given.policy, shape, prices, devices)
-    step = _lay_out(work, prices, chosen, devices)
-    left_out = [LeftOut(device, reason) for device, reason in given.excluded]
-    left_out += [
-        LeftOut(device.id, _why_left_out(prices, k, chosen))
-        for k, device in enumerate(devices)
-        if not chosen.shares[k]
-    ]
-    alternatives = tuple(_alternatives(shape.rows, prices))
-    return replace(step, left_out=tuple(left_out), alternatives=alternatives), prices
+def _together(given: PlanningInput) -> list[list[Work]]:
+    """Pieces of one operation for the same devices are given out together; a baseline's are not."""
+    if given.policy.cut is not Cut.BALANCED:
+        return [[work] for work in given.work]
+    found: dict[tuple[int, frozenset[str]], list[Work]] = {}
+    for work in given.work:
+        found.setdefault((work.operation, work.devices), []).append(work)
+    return list(found.values())
 
 
-def _price(
-    program: Program,
-    operation: Operation,
-    rectangle: Rectangle,
-    shape: GemmShape,
-    devices: Sequence[Device],
-) -> _Prices:
-    itemsize = program.types[operation.result].element.itemsize
-    blocks = dict(needed_blocks(operation, program.types, rectangle))
-    first = operation.operands[0]
-    shared = {name: block.area * itemsize for name, block in blocks.items() if name != first}
-    row_bytes_in, row_bytes_out = shape.inner * itemsize, shape.columns * itemsize
-    # A device's share is not known yet; its rate is looked up for an even share of the rows.
-    even = shape.with_rows(max(1, shape.rows // len(devices)))
-    rates, fixed, fixed_s, row_s, compute_s, caps = [], [], [], [], [], []
-    for device in devices:
-        rate = max(device.model.flops_rate(even) * device.bias, 1.0)
-        missing = sum(
-            size for name, size in shared.items() if _id_of(program, name) not in device.holds
+def _fill_steps(
+    given: PlanningInput, works: Sequence[Work], pool: Pool
+) -> list[tuple[Step, float]]:
+    """A step for each of several left-over pieces, given out together."""
+    operation = given.program.operations[works[0].operation]
+    pool = _allowed(works[0], pool)
+    pieces = [work.rectangle for work in works]
+    found = []
+    for filled in fill(given.program, operation, pieces, pool, given.policy):
+        prices, costs = filled.prices, filled.costs
+        makespan_s = float(costs.finish_s.max(initial=0.0))
+        cut = Cutting(
+            "pieces",
+            filled.used,
+            filled.bounds,
+            costs,
+            makespan_s,
+            makespan_s,
+            filled.rates,
+            prices.bandwidth,
         )
-        effective = device.measured_flops or rate * device.availability
-        row_compute_s = even.flops / even.rows / effective
-        row_transfer_s = device.link.transfer_s(row_bytes_in + row_bytes_out)
-        room = device.memory_bytes - sum(shared.values())
-        rates.append(rate)
-        fixed.append(0 if device.link.is_local else missing)
-        fixed_s.append(device.launch_s + device.link.latency_s + device.link.transfer_s(missing))
-        row_s.append(row_compute_s + row_transfer_s)
-        compute_s.append(row_compute_s)
-        caps.append(max(0, room // max(1, row_bytes_in + row_bytes_out)))
-    return _Prices(
-        shape=shape,
-        ready_s=np.array([device.ready_s for device in devices]),
-        fixed_s=np.array(fixed_s),
-        fixed_bytes=np.array(fixed, dtype=np.int64),
-        # An empty product costs nothing, but a division by it must not.
-        row_s=np.maximum(np.array(row_s), 1e-12),
-        row_compute_s=np.array(compute_s),
-        row_bytes_in=row_bytes_in,
-        row_bytes_out=row_bytes_out,
-        caps=np.array(caps, dtype=np.int64),
-        speed_flops=np.array(rates),
-    )
-
-
-def _id_of(program: Program, name: str) -> str:
-    operand = program.sources.get(name)
-    return operand.matrix_id if operand else name
-
-
-def _choose(policy: Policy, shape: GemmShape, prices: _Prices, devices: list[Device]) -> Balance:
-    if int(prices.caps.sum()) < shape.rows:
-        biggest = max(devices, key=lambda device: device.memory_bytes)
-        raise LimitReached(
-            f"{shape.rows} rows need more memory than all devices together have; the largest, "
-            f"{biggest.id}, has {biggest.memory_bytes} bytes",
-            field="memory",
+        step = Step(
+            operation=works[0].operation,
+            rectangle=filled.rectangle,
+            cut=cut.shape,
+            pool=prices.pool,
+            used=cut.used,
+            bounds=cut.bounds,
+            transfer_s=costs.transfer_s,
+            compute_s=costs.compute_s,
+            finish_s=costs.finish_s,
+            bytes_in=costs.bytes_in,
+            bytes_out=costs.bytes_out,
+            speed_flops=cut.rates,
+            unused=NOBODY,
+            excluded=(),
+            alternatives=(),
+            curve=(),
+            knee=0,
+            makespan_s=makespan_s,
+            bytes_lower_bound=_lower_bound(prices, cut),
         )
+        idle = pool.rates(prices.shape)
+        found.append((step, float((idle * pool.availability).sum())))
+    return found
+
+
+def _after(pool: Pool, step: Step) -> Pool:
+    """The pool when the step's work has been given out."""
+    ready_s = np.array(pool.ready_s, copy=True)
+    if step.pool is pool or len(step.pool) == len(pool):
+        ready_s[step.used] = step.finish_s
+    else:
+        numbers = [pool.number_of[step.pool.ids[device]] for device in step.used.tolist()]
+        ready_s[np.array(numbers, dtype=np.int64)] = step.finish_s
+    return pool.with_ready(ready_s)
+
+
+def _allowed(work: Work, pool: Pool) -> Pool:
+    """The devices that a piece of work is meant for; all, where none of them is there."""
+    if not work.devices:
+        return pool
+    chosen = [number for number, id_ in enumerate(pool.ids) if id_ in work.devices]
+    return pool.take(np.array(chosen, dtype=np.int64)) if chosen else pool
+
+
+def _plan_step(given: PlanningInput, work: Work, pool: Pool) -> tuple[Step, float]:
+    program, policy = given.program, given.policy
+    operation = program.operations[work.operation]
+    pool = _allowed(work, pool)
+    prices = price(program, operation, work.rectangle, pool)
+    idle = pool.rates(prices.shape)
+    tried = _tried(prices, policy, idle)
+    chosen = tried[0]
+    curve, knee = _speed_up(prices, policy, idle)
+    step = Step(
+        operation=work.operation,
+        rectangle=work.rectangle,
+        cut=chosen.shape if policy.cut is Cut.BALANCED else policy.cut.value,
+        pool=pool,
+        used=chosen.used,
+        bounds=_placed(chosen.bounds, work),
+        transfer_s=chosen.costs.transfer_s,
+        compute_s=chosen.costs.compute_s,
+        finish_s=chosen.costs.finish_s,
+        bytes_in=chosen.costs.bytes_in,
+        bytes_out=chosen.costs.bytes_out,
+        speed_flops=chosen.rates,
+        unused=_unused(prices, chosen),
+        excluded=tuple(given.excluded),
+        alternatives=_alternatives(prices, policy, tried),
+        curve=curve,
+        knee=knee,
+        makespan_s=chosen.makespan_s,
+        bytes_lower_bound=_lower_bound(prices, chosen),
+    )
+    return step, float((idle * pool.availability).sum())
+
+
+def _placed(bounds: Integers, work: Work) -> Integers:
+    corner = work.rectangle
+    shift = (corner.row_start, corner.row_start, corner.column_start, corner.column_start)
+    return bounds + np.array(shift, dtype=np.int64)
+
+
+def _tried(prices: Prices, policy: Policy, idle: Floats) -> list[Cutting]:
+    """Every cut that was tried, the chosen one first."""
     if policy.cut is not Cut.BALANCED:
-        return weighted(
-            shape.rows, _weights(policy.cut, prices, devices), prices.start_s, prices.row_s
-        )
-    best = balance(shape.rows, prices.start_s, prices.row_s, prices.caps)
-    return _without_crumbs(policy, shape.rows, prices, best)
+        return [cutting.weighted_rows(prices, policy, _weights(policy.cut, prices, idle))]
+    return cutting.tried(prices, policy)
 
 
-def _weights(cut: Cut, prices: _Prices, devices: list[Device]) -> Floats:
+def _weights(cut: Cut, prices: Prices, idle: Floats) -> Floats:
     if cut is Cut.EQUAL:
-        return np.ones(len(devices), dtype=np.float64)
+        return np.ones(len(prices.pool), dtype=np.float64)
     if cut is Cut.PEAK:
-        return prices.speed_flops
-    idle: Floats = np.array([max(0.01, 1.0 - device.busy) for device in devices])
-    return np.multiply(prices.speed_flops, idle)
+        return idle
+    return np.multiply(idle, np.maximum(0.01, 1.0 - prices.pool.busy))
 
 
-def _without_crumbs(policy: Policy, rows: int, prices: _Prices, best: Balance) -> Balance:
-    """Drops devices whose piece is too small to send, worst half at a time, then the rest."""
-    caps = prices.caps.copy()
-    while True:
-        busy_s = best.shares * prices.row_s
-        crumbs = np.flatnonzero((best.shares > 0) & (busy_s < policy.min_subtask_s))
-        if not len(crumbs) or np.count_nonzero(best.shares) == 1:
-            return best
-        latest_first = crumbs[np.argsort(-prices.start_s[crumbs], kind="stable")]
-        dropped = latest_first[: max(1, len(crumbs) // 2)]
-        if len(dropped) == np.count_nonzero(best.shares):
-            dropped = dropped[:-1]
-        caps[dropped] = 0
-        if int(caps.sum()) < rows:
-            return best
-        best = balance(rows, prices.start_s, prices.row_s, caps)
+@dataclass(frozen=True)
+class _Names:
+    rows: str = "strips of rows"
+    columns: str = "columns of rectangles"
+    single: str = "the best single device"
+    equal: str = "the same rows for everybody"
 
 
-def _lay_out(work: Work, prices: _Prices, chosen: Balance, devices: list[Device]) -> Step:
-    """Strips of rows in the order of the devices' names."""
-    placements: list[Placement] = []
-    reasons: list[Reason] = []
-    row = work.rectangle.row_start
-    for k in np.flatnonzero(chosen.shares).tolist():
-        device, rows = devices[k], int(chosen.shares[k])
-        moves = 0 if device.link.is_local else rows
-        bytes_in = int(prices.fixed_bytes[k]) + moves * prices.row_bytes_in
-        finish_s = float(chosen.finish_s[k])
-        placements.append(
-            Placement(
-                operation=work.operation,
-                rectangle=work.rectangle.with_rows(row, row + rows),
-                device=device.id,
-                predicted_start_s=float(prices.ready_s[k]) + device.launch_s,
-                predicted_finish_s=finish_s,
-                predicted_bytes_in=bytes_in,
-                predicted_bytes_out=moves * prices.row_bytes_out,
-                availability=device.availability,
-                speed_flops=float(prices.speed_flops[k]),
-            )
-        )
-        compute_s = rows * float(prices.row_compute_s[k])
-        reasons.append(
-            Reason(
-                device=device.id,
-                node=device.node,
-                kind=device.kind,
-                share=rows / work.rectangle.rows,
-                availability=device.availability,
-                bias=device.bias,
-                speed_flops=float(prices.speed_flops[k]),
-                ready_s=float(prices.ready_s[k]),
-                transfer_s=finish_s - float(prices.ready_s[k]) - device.launch_s - compute_s,
-                compute_s=compute_s,
-                finish_s=finish_s,
-            )
-        )
-        row += rows
-    return Step(
-        work.operation,
-        work.rectangle,
-        "rows",
-        tuple(placements),
-        tuple(reasons),
-        (),
-        (),
-        chosen.makespan_s,
-    )
+def _alternatives(
+    prices: Prices, policy: Policy, tried: Sequence[Cutting]
+) -> tuple[Alternative, ...]:
+    """What else could have been done, and how long that would have taken by the same model."""
+    names = _Names()
+    alone = next((cut for cut in tried if len(cut.used) == 1), None)
+    found = [
+        Alternative(names.rows if cut.shape == "rows" else names.columns, cut.makespan_s)
+        for cut in tried[1:]
+        if cut is not alone
+    ]
+    if policy.cut is Cut.BALANCED:
+        best = alone or cutting.single(prices, policy)
+        found.append(Alternative(names.single, best.makespan_s if best else None))
+        equal = cutting.weighted_rows(prices, policy, np.ones(len(prices.pool)))
+        found.append(Alternative(names.equal, equal.makespan_s))
+        if half := _half(prices, policy, tried[0]):
+            found.append(half)
+    if policy.client_flops:
+        flops = prices.flops_per_element * prices.shape.rows * prices.shape.columns
+        found.append(Alternative("your own process", flops / policy.client_flops))
+    return tuple(found)
 
 
-def _why_left_out(prices: _Prices, k: int, chosen: Balance) -> str:
-    if not prices.caps[k]:
-        return "its memory does not hold the operands"
-    start_s = float(prices.start_s[k])
-    if start_s >= chosen.makespan_s:
-        return f"it could only start at {start_s:.3f} s, when the others finish"
-    return f"its piece would be too small to be worth sending (start at {start_s:.3f} s)"
+def _half(prices: Prices, policy: Policy, chosen: Cutting) -> Alternative | None:
+    """The same with the better half of the devices, in strips."""
+    count = len(chosen.used)
+    if count < 3:
+        return None
+    area = (chosen.bounds[:, 1] - chosen.bounds[:, 0]) * (chosen.bounds[:, 3] - chosen.bounds[:, 2])
+    better = chosen.used[ordered(-area.astype(np.float64))[: -(-count // 2)]]
+    weights = np.zeros(len(prices.pool))
+    rates = prices.pool.effective(prices.pool.rates(prices.shape))
+    weights[better] = rates[better]
+    shares = apportioned(prices.shape.rows, weights)
+    made = cutting.weighted_rows(prices, policy, np.maximum(shares, 0.0))
+    return Alternative(f"only the {len(better)} devices with the largest shares", made.makespan_s)
 
 
-def _alternatives(rows: int, prices: _Prices) -> Sequence[Alternative]:
-    alone_s = prices.start_s + prices.row_s * rows
-    equal = weighted(rows, np.ones(len(alone_s)), prices.start_s, prices.row_s)
-    return (
-        Alternative("the best single device", float(alone_s.min())),
-        Alternative("the same rows for everybody", equal.makespan_s),
-    )
+def _unused(prices: Prices, chosen: Cutting) -> Unused:
+    """Those that got nothing, and the numbers that say why."""
+    flags = np.ones(len(prices.pool), dtype=np.bool_)
+    flags[chosen.used] = False
+    numbers = np.flatnonzero(flags)
+    widths = np.full(len(numbers), float(prices.shape.columns))
+    fits = prices.rows_that_fit(widths, numbers) > 0
+    fetch_s = prices.shape.columns * prices.column_bytes[numbers] / chosen.bandwidth[numbers]
+    return Unused(numbers, fits, prices.start_s[numbers], fetch_s, chosen.makespan_s)
 
 
-def _lower_bound(steps: Sequence[Step]) -> int:
-    """Bytes that this cut cannot do without: each remote device needs its operands once, and its
-    result has to come back."""
-    return sum(
-        placement.predicted_bytes_in + placement.predicted_bytes_out
-        for step in steps
-        for placement in step.placements
-    )
+def _speed_up(prices: Prices, policy: Policy, idle: Floats) -> tuple[tuple[CurvePoint, ...], int]:
+    flops = prices.flops_per_element * prices.shape.rows * prices.shape.columns
+    speeds = prices.pool.effective(idle)
+    return speed_up_curve(flops, prices.start_s, speeds, policy.subtask_cost_s)
+
+
+def _lower_bound(prices: Prices, chosen: Cutting) -> int:
+    """Bytes that no tiling into these areas can do without: squares of operands, all results."""
+    far = ~prices.pool.is_local[chosen.used]
+    if not far.any():
+        return 0
+    heights = (chosen.bounds[:, 1] - chosen.bounds[:, 0])[far]
+    widths = (chosen.bounds[:, 3] - chosen.bounds[:, 2])[far]
+    areas = (heights * widths).astype(np.float64)
+    half = shapes.least_half_perimeters(areas, prices.shape.rows, prices.shape.columns)
+    operand = min(prices.memory_bytes[0], prices.memory_bytes[1])
+    out = float(prices.out_bytes[chosen.used][far].max())
+    return int(half * operand + areas.sum() * out)

@@ -9,12 +9,13 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from deadheat.runtime import wire
-from deadheat.runtime.programs import GemmShape, Rectangle
+from deadheat.runtime.programs import GemmShape, Op, Rectangle
 from deadheat.scheduler.core import effects, events, report
 from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
 from deadheat.scheduler.core.restore import RestoredJob, RestoredNode, RestoredPlacement
+from deadheat.scheduler.planner.history import Count, SpeedHistory
 from deadheat.scheduler.planner.inputs import Cut
-from deadheat.scheduler.planner.speed import SpeedPoint
+from deadheat.scheduler.planner.speed import Kind, ShapeClass, SpeedModel, SpeedPoint
 from deadheat.scheduler.records import tables
 from deadheat.scheduler.records.clock import Clock
 from deadheat.v1 import types_pb2
@@ -31,12 +32,11 @@ class Reader:
 
     def nodes(self) -> list[RestoredNode]:
         with Session(self._engine) as session:
-            points = self._points(session)
+            histories = self._histories(session)
             devices: dict[str, list[events.DeviceFacts]] = {}
             for d in session.scalars(select(tables.DeviceRecord)):
-                facts = events.DeviceFacts(
-                    d.id, d.kind, d.model, d.threads, d.memory_bytes, tuple(points.get(d.id, ()))
-                )
+                points = histories[d.id].model.points
+                facts = events.DeviceFacts(d.id, d.kind, d.model, d.threads, d.memory_bytes, points)
                 devices.setdefault(d.node, []).append(facts)
             return [
                 RestoredNode(
@@ -46,17 +46,32 @@ class Reader:
                     n.version,
                     NodeState(n.state),
                     devices.get(n.name, []),
+                    {facts.id: histories[facts.id] for facts in devices.get(n.name, [])},
                 )
                 for n in session.scalars(select(tables.NodeRecord))
             ]
 
     @staticmethod
-    def _points(session: Session) -> Mapping[str, list[SpeedPoint]]:
-        found: dict[str, list[SpeedPoint]] = {}
-        for p in session.scalars(select(tables.SpeedPointRecord)):
-            shape = GemmShape(p.rows, p.inner, p.columns, p.dtype)
-            found.setdefault(p.device, []).append(SpeedPoint(shape, p.seconds))
-        return found
+    def _histories(session: Session) -> Mapping[str, SpeedHistory]:
+        points: dict[str, list[SpeedPoint]] = {}
+        ordered = select(tables.SpeedPointRecord).order_by(tables.SpeedPointRecord.id)
+        for p in session.scalars(ordered):
+            shape = GemmShape(p.rows, p.inner, p.columns, p.dtype, Op(p.operation))
+            points.setdefault(p.device, []).append(SpeedPoint(shape, p.seconds))
+        counts: dict[str, dict[Kind, Count]] = {}
+        for k in session.scalars(select(tables.SpeedKindRecord)):
+            kind = Kind(Op(k.operation), k.dtype, ShapeClass(k.shape_class))
+            count = Count(k.samples, k.outliers, k.outliers_in_a_row)
+            counts.setdefault(k.device, {})[kind] = count
+        return {
+            d.id: SpeedHistory(
+                SpeedModel.of_claims(points.get(d.id, ())),
+                d.calibration,
+                d.bias,
+                counts.get(d.id, {}),
+            )
+            for d in session.scalars(select(tables.DeviceRecord))
+        }
 
     def unfinished_jobs(self) -> list[RestoredJob]:
         open_states = [state.value for state in JobState if not state.is_final]

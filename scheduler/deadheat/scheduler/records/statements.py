@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final
 
 from sqlalchemy import Connection, Table, bindparam, delete, insert, update
 
 from deadheat.runtime import wire
-from deadheat.runtime.programs import MatrixType
+from deadheat.runtime.programs import MatrixType, Program
 from deadheat.scheduler.core import effects
 from deadheat.scheduler.records import retention, tables
 from deadheat.scheduler.records.clock import Clock
@@ -28,6 +28,7 @@ _NODES: Final = _table(tables.NodeRecord)
 _DEVICES: Final = _table(tables.DeviceRecord)
 _SAMPLES: Final = _table(tables.SampleRecord)
 _SPEED: Final = _table(tables.SpeedPointRecord)
+_KINDS: Final = _table(tables.SpeedKindRecord)
 _JOBS: Final = _table(tables.JobRecord)
 _OPERATIONS: Final = _table(tables.OperationRecord)
 _MATRICES: Final = _table(tables.MatrixRecord)
@@ -106,11 +107,15 @@ def _device(change: effects.DeviceRow, clock: Clock) -> Iterator[Statement]:
 
 def _speed(change: effects.SpeedRows, clock: Clock) -> Iterator[Statement]:
     del clock
-    yield "delete", _SPEED, ("device",), {"device": change.device}
-    for point in change.points:
+    device, history = change.device, change.history
+    known: Row = {"id": device, "bias": history.bias, "calibration": history.calibration}
+    yield "update", _DEVICES, ("id",), known
+    yield "delete", _SPEED, ("device",), {"device": device}
+    for point in history.model.points:
         shape = point.shape
         row = {
-            "device": change.device,
+            "device": device,
+            "operation": shape.op.value,
             "dtype": shape.dtype,
             "rows": shape.rows,
             "inner": shape.inner,
@@ -118,6 +123,18 @@ def _speed(change: effects.SpeedRows, clock: Clock) -> Iterator[Statement]:
             "seconds": point.seconds,
         }
         yield "insert", _SPEED, (), row
+    yield "delete", _KINDS, ("device",), {"device": device}
+    for kind, count in history.counts.items():
+        row = {
+            "device": device,
+            "operation": kind.op.value,
+            "dtype": kind.dtype,
+            "shape_class": kind.shape_class.value,
+            "samples": count.samples,
+            "outliers": count.outliers,
+            "outliers_in_a_row": count.in_a_row,
+        }
+        yield "insert", _KINDS, (), row
 
 
 def _sample(change: effects.SampleRow, clock: Clock) -> Iterator[Statement]:
@@ -155,19 +172,35 @@ def _job(change: effects.JobRow, clock: Clock) -> Iterator[Statement]:
     yield "insert", _JOBS, (), row
     for operand in program.operands:
         yield from _matrix(change.id, operand.name, "operand", operand.type, operand.matrix_id)
+    yield from _operations(change.id, program, change.result_ids)
+
+
+def _program(change: effects.ProgramChange, clock: Clock) -> Iterator[Statement]:
+    """Operands stay what they are; operations and what they make are written anew."""
+    del clock
+    program = change.program
+    serialized = wire.program_to_wire(program).SerializeToString(deterministic=True)
+    yield "update", _JOBS, ("id",), {"id": change.id, "program": serialized}
+    yield "delete", _OPERATIONS, ("job_id",), {"job_id": change.id}
+    for role in ("result", "intermediate"):
+        yield "delete", _MATRICES, ("job_id", "role"), {"job_id": change.id, "role": role}
+    yield from _operations(change.id, program, change.result_ids)
+
+
+def _operations(job: str, program: Program, result_ids: Sequence[str]) -> Iterator[Statement]:
     for number, operation in enumerate(program.operations):
-        matrix, matrix_id = program.types[operation.result], change.result_ids[number]
+        matrix, matrix_id = program.types[operation.result], result_ids[number]
         role = "result" if operation.result in program.results else "intermediate"
-        yield from _matrix(change.id, operation.result, role, matrix, matrix_id)
+        yield from _matrix(job, operation.result, role, matrix, matrix_id)
         row = {
-            "job_id": change.id,
+            "job_id": job,
             "number": number,
             "result": operation.result,
             "kind": type(operation.kind).__name__.lower(),
             "rows": matrix.rows,
             "columns": matrix.columns,
             "dtype": matrix.dtype,
-            "flops": program.shape_of(operation).flops,
+            "flops": program.flops_of(operation),
             "matrix_id": matrix_id or None,
         }
         yield "insert", _OPERATIONS, (), row
@@ -274,6 +307,7 @@ _TRANSLATE: Final[Mapping[type[Any], Callable[[Any, Clock], Iterator[Statement]]
     effects.SpeedRows: _speed,
     effects.SampleRow: _sample,
     effects.JobRow: _job,
+    effects.ProgramChange: _program,
     effects.JobChange: _job_change,
     effects.ResultBytes: _result,
     effects.PlanRow: _plan,

@@ -50,6 +50,9 @@ class DeviceRecord(Base):
     model: Mapped[str] = mapped_column(String(256))
     threads: Mapped[int]
     memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    #: Measured over modelled speed, and the digest of the claims that the model started from.
+    bias: Mapped[float] = mapped_column(server_default="1")
+    calibration: Mapped[str] = mapped_column(String(16), server_default="")
 
 
 class SampleRecord(Base):
@@ -75,6 +78,20 @@ class SpeedPointRecord(Base):
     inner: Mapped[int] = mapped_column(BigInteger)
     columns: Mapped[int] = mapped_column(BigInteger)
     seconds: Mapped[float]
+    operation: Mapped[str] = mapped_column(String(32), server_default="product")
+
+
+class SpeedKindRecord(Base):
+    """How many measurements of a kind agreed with the speed points, and how many did not."""
+
+    __tablename__ = "speed_kinds"
+    device: Mapped[str] = mapped_column(DeviceId, primary_key=True)
+    operation: Mapped[str] = mapped_column(String(32), primary_key=True)
+    dtype: Mapped[str] = mapped_column(String(16), primary_key=True)
+    shape_class: Mapped[str] = mapped_column(String(16), primary_key=True)
+    samples: Mapped[int]
+    outliers: Mapped[int]
+    outliers_in_a_row: Mapped[int]
 
 
 class JobRecord(Base):

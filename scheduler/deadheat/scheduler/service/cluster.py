@@ -90,4 +90,5 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             availability=device.availability(now).mean if seen else None,
             queue_s=device.ready_s(now) if is_known else None,
             speed_flops={dtype: speed for dtype, speed in speeds.items() if speed},
+            bad_samples=sum(device.bad_samples.values()),
         )

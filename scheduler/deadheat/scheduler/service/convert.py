@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from deadheat.runtime import dtypes, wire
 from deadheat.runtime.errors import InvalidInput
-from deadheat.runtime.programs import GemmShape, Rectangle
+from deadheat.runtime.programs import GemmShape, Op, Rectangle
 from deadheat.scheduler.core import effects, events
 from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
 from deadheat.scheduler.core.report import DeviceReport, JobReport, PlacementReport
@@ -50,6 +50,15 @@ _KINDS: Final = {
     job_pb2.JOB_KIND_PROGRAM: "program",
 }
 _KINDS_BACK: Final = {name: wire_kind for wire_kind, name in _KINDS.items() if wire_kind}
+_SPEED_OPS: Final[dict[int, Op]] = {
+    agent_pb2.SPEED_OP_UNSPECIFIED: Op.PRODUCT,
+    agent_pb2.SPEED_OP_PRODUCT: Op.PRODUCT,
+    agent_pb2.SPEED_OP_SUM: Op.SUM,
+}
+_SPEED_OPS_BACK: Final = {
+    Op.PRODUCT: agent_pb2.SPEED_OP_PRODUCT,
+    Op.SUM: agent_pb2.SPEED_OP_SUM,
+}
 _CUTS: Final = {
     job_pb2.CUT_UNSPECIFIED: Cut.BALANCED,
     job_pb2.CUT_BALANCED: Cut.BALANCED,
@@ -191,8 +200,10 @@ def speed_points(messages: Sequence[agent_pb2.SpeedPoint]) -> tuple[SpeedPoint, 
     found = []
     for point in messages:
         element = dtypes.from_wire(point.data_type, field="speed_points")
-        shape = GemmShape(point.rows, point.inner, point.columns, element.name)
-        found.append(SpeedPoint(shape, point.seconds))
+        # A newer agent may measure more than is planned with here.
+        if op := _SPEED_OPS.get(point.op):
+            shape = GemmShape(point.rows, point.inner, point.columns, element.name, op)
+            found.append(SpeedPoint(shape, point.seconds))
     return tuple(found)
 
 
@@ -204,6 +215,7 @@ def speed_points_to_wire(points: Sequence[SpeedPoint]) -> list[agent_pb2.SpeedPo
             inner=point.shape.inner,
             columns=point.shape.columns,
             seconds=point.seconds,
+            op=_SPEED_OPS_BACK[point.shape.op],
         )
         for point in points
     ]
@@ -230,6 +242,9 @@ def sampled(
                     wait_s=one.wait_s,
                     threads=threads.get(one.device, 1),
                     is_known=not one.unknown,
+                    quota=one.quota if one.HasField("quota") else 1.0,
+                    fair_share=one.fair_share if one.HasField("fair_share") else None,
+                    is_prior=one.HasField("gpu"),
                 ),
             )
             for one in message.devices
@@ -294,6 +309,7 @@ def assign(effect: effects.SendAssign) -> agent_pb2.AgentServiceSessionResponse:
         result_matrix_id=effect.result_id,
         rank=effect.rank,
         predicted_s=effect.predicted_s,
+        progress_s=effect.progress_s,
     )
     return agent_pb2.AgentServiceSessionResponse(assign=message)
 

@@ -223,7 +223,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
     ) -> pb.JobServiceExplainResponse:
         job_id = await self._resolve(request.job_id, request.user)
         if job := self._shell.core.world.jobs.get(job_id):
-            text, plans = job.plan_text, list(job.plan_document)
+            text, plans = "\n\n".join(job.plan_texts), list(job.plan_documents)
         else:
             await self._report(job_id)
             found = await asyncio.to_thread(self._reader.plans, job_id)

@@ -192,7 +192,7 @@ class Shell:
 
 
 def _is_small(given: PlanningInput) -> bool:
-    return len(given.devices) * len(given.work) <= INLINE_PLANNING
+    return len(given.pool) * len(given.work) <= INLINE_PLANNING
 
 
 def _planned(wanted: effects.MakePlan, now: float) -> events.PlanMade:

@@ -1,0 +1,105 @@
+"""The kinds of operations and the work in them: values only; what they ask of their operands is in
+`rules`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum, StrEnum
+
+from deadheat.runtime.dtypes import element_type
+
+
+class Activation(Enum):
+    """What is applied to each element of a result; `GELU` is the exact form, with erf."""
+
+    NONE = "none"
+    RELU = "relu"
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
+    TANH = "tanh"
+    SIGMOID = "sigmoid"
+
+
+@dataclass(frozen=True, slots=True)
+class Gemm:
+    """`activation(alpha * op(A) @ op(B) + bias)`; operands in the order A, B[, bias].
+
+    `inner` takes columns [start, stop) of op(A) and these rows of op(B) only: one part of a
+    K-split. `out_dtype` keeps the result in the type in which it was summed (float32 for float16
+    and bfloat16), so that parts are not rounded before they are added.
+    """
+
+    transpose_a: bool = False
+    transpose_b: bool = False
+    alpha: float = 1.0
+    activation: Activation = Activation.NONE
+    inner: tuple[int, int] | None = None
+    out_dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """`activation(alpha * (P1 + ... + Pn) + bias)`; operands P1, ..., Pn[, bias].
+
+    Terms are added in the order of the operands, in their accumulation type, and rounded once, to
+    `dtype` (None: the terms' own); the bias, if there is one, has that dtype.
+    """
+
+    bias: bool = False
+    alpha: float = 1.0
+    activation: Activation = Activation.NONE
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """`op(M1) @ ... @ op(Mn)` in whatever order is fastest; operands M1, ..., Mn.
+
+    The planner rewrites it into products before anything is assigned: no device ever sees one.
+    `transposed` are the positions (from 0, ascending) of operands that are read transposed.
+    """
+
+    transposed: tuple[int, ...] = ()
+
+
+Kind = Gemm | Sum | Chain
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One step: `result = kind(*operands)`."""
+
+    result: str
+    operands: tuple[str, ...]
+    kind: Kind
+
+
+class Op(StrEnum):
+    """What a device's speed depends on besides shape and dtype: a product is bound by arithmetic,
+    a sum by memory, and the one says nothing of the other."""
+
+    PRODUCT = "product"
+    SUM = "sum"
+
+
+@dataclass(frozen=True, slots=True)
+class GemmShape:
+    """The sizes of one product, C (rows x columns) = A (rows x inner) @ B (inner x columns).
+
+    Of a sum, `inner` counts the operations for one element: additions and epilogue.
+    """
+
+    rows: int
+    inner: int
+    columns: int
+    dtype: str
+    op: Op = Op.PRODUCT
+
+    @property
+    def flops(self) -> float:
+        element = element_type(self.dtype)
+        steps = float(self.rows) * self.inner * self.columns
+        return steps * (element.flops_per_step if self.op is Op.PRODUCT else element.flops_per_add)
+
+    def with_rows(self, rows: int) -> GemmShape:
+        return replace(self, rows=rows)

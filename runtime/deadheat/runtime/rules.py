@@ -1,0 +1,252 @@
+"""What each kind of operation asks of its operands: their types, the blocks it reads, its work.
+
+Rules of this file: one function for each question, each a match over all kinds, so that a new
+kind is not forgotten anywhere (the type checker says where it is missing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, assert_never
+
+from deadheat.runtime.dtypes import ElementType, element_type
+from deadheat.runtime.errors import InvalidInput
+from deadheat.runtime.operations import Activation, Chain, Gemm, GemmShape, Op, Operation, Sum
+from deadheat.runtime.rectangles import MatrixType, Rectangle
+
+#: The orders of a chain are searched in time that grows with the cube of its length.
+MAX_CHAIN: Final = 64
+#: Each term is one more pass over memory; a K-split has as many terms as there are devices.
+MAX_TERMS: Final = 1_024
+
+Types = Mapping[str, MatrixType]
+
+
+# Types
+
+
+def result_type(operation: Operation, types: Types) -> MatrixType:
+    """The type of the result; raises InvalidInput for operands that do not fit."""
+    given = [types[name] for name in operation.operands]
+    match operation.kind:
+        case Gemm() as kind:
+            return _gemm_type(operation, kind, given)
+        case Sum() as kind:
+            return _sum_type(operation, kind, given)
+        case Chain() as kind:
+            return _chain_type(operation, kind, given)
+        case kind:
+            assert_never(kind)
+
+
+def _gemm_type(operation: Operation, kind: Gemm, given: Sequence[MatrixType]) -> MatrixType:
+    names = operation.operands
+    if len(given) not in (2, 3):
+        raise InvalidInput(f"{operation.result!r}: a product has 2 or 3 operands, not {len(given)}")
+    a = given[0].transposed() if kind.transpose_a else given[0]
+    b = given[1].transposed() if kind.transpose_b else given[1]
+    _check_inner(names[0], a, names[1], b)
+    _check_one_dtype(operation, given)
+    if len(given) == 3:
+        _check_bias(names[2], given[2], b.columns)
+    _check_epilogue(kind.alpha, kind.activation, a.element)
+    if kind.inner is not None and not 0 <= kind.inner[0] <= kind.inner[1] <= a.columns:
+        start, stop = kind.inner
+        raise InvalidInput(
+            f"{operation.result!r}: inner [{start}, {stop}) is not inside [0, {a.columns})",
+            field="inner",
+        )
+    dtype = kind.out_dtype or a.dtype
+    if dtype not in (a.dtype, a.element.compute):
+        raise InvalidInput(
+            f"{operation.result!r}: out_dtype is {dtype!r}; products of {a.dtype} are summed in "
+            f"{a.element.compute}",
+            field="out_dtype",
+        )
+    return MatrixType(a.rows, b.columns, dtype)
+
+
+def _sum_type(operation: Operation, kind: Sum, given: Sequence[MatrixType]) -> MatrixType:
+    terms = given[:-1] if kind.bias else given
+    if not 0 < len(terms) <= MAX_TERMS:
+        raise InvalidInput(
+            f"{operation.result!r}: a sum has 1 to {MAX_TERMS} terms, not {len(terms)}"
+        )
+    first = terms[0]
+    for name, matrix in zip(operation.operands, terms):
+        if matrix != first:
+            raise InvalidInput(
+                f"terms of {operation.result!r} must be of one type: "
+                f"{operation.operands[0]!r} is {first} and {name!r} is {matrix}"
+            )
+    dtype = kind.dtype or first.dtype
+    if dtype != first.dtype and element_type(dtype).compute != first.dtype:
+        raise InvalidInput(
+            f"{operation.result!r}: dtype is {dtype!r}, which is not summed in {first.dtype}",
+            field="dtype",
+        )
+    if kind.bias:
+        name, bias = operation.operands[-1], given[-1]
+        _check_bias(name, bias, first.columns)
+        if bias.dtype != dtype:
+            raise InvalidInput(f"bias {name!r} is {bias.dtype}; the result is {dtype}")
+    _check_epilogue(kind.alpha, kind.activation, element_type(dtype))
+    return MatrixType(first.rows, first.columns, dtype)
+
+
+def _chain_type(operation: Operation, kind: Chain, given: Sequence[MatrixType]) -> MatrixType:
+    names, count = operation.operands, len(given)
+    if not 2 <= count <= MAX_CHAIN:
+        raise InvalidInput(
+            f"{operation.result!r}: a chain has 2 to {MAX_CHAIN} operands, not {count}"
+        )
+    if any(not 0 <= index < count for index in kind.transposed) or (
+        list(kind.transposed) != sorted(set(kind.transposed))
+    ):
+        raise InvalidInput(
+            f"{operation.result!r}: transposed is {list(kind.transposed)[:MAX_CHAIN]}; it lists "
+            f"positions from 0 to {count - 1}, ascending",
+            field="transposed",
+        )
+    read = _as_read(kind, given)
+    for left, right, a, b in zip(names, names[1:], read, read[1:]):
+        _check_inner(left, a, right, b)
+    _check_one_dtype(operation, given)
+    return MatrixType(read[0].rows, read[-1].columns, read[0].dtype)
+
+
+def _as_read(kind: Chain, given: Sequence[MatrixType]) -> list[MatrixType]:
+    return [m.transposed() if i in kind.transposed else m for i, m in enumerate(given)]
+
+
+def _check_inner(left: str, a: MatrixType, right: str, b: MatrixType) -> None:
+    if a.columns != b.rows:
+        raise InvalidInput(
+            f"{left!r} is {a.rows} x {a.columns} and {right!r} is {b.rows} x {b.columns}: "
+            f"inner sizes {a.columns} and {b.rows} differ"
+        )
+
+
+def _check_one_dtype(operation: Operation, given: Sequence[MatrixType]) -> None:
+    if len({matrix.dtype for matrix in given}) > 1:
+        named = zip(operation.operands, given)
+        dtypes = ", ".join(f"{name!r} {matrix.dtype}" for name, matrix in named)
+        raise InvalidInput(f"operands of {operation.result!r} must share one dtype: {dtypes}")
+
+
+def _check_bias(name: str, bias: MatrixType, columns: int) -> None:
+    if (bias.rows, bias.columns) != (1, columns):
+        raise InvalidInput(
+            f"bias {name!r} is {bias.rows} x {bias.columns}; it must be 1 x {columns}"
+        )
+
+
+def _check_epilogue(alpha: float, activation: Activation, element: ElementType) -> None:
+    if alpha != 1.0 and element.is_exact:
+        raise InvalidInput(f"alpha is {alpha}; products of {element.name} take alpha = 1 only")
+    if activation is not Activation.NONE and not element.is_float:
+        raise InvalidInput(f"activation {activation.value} needs a real float, not {element.name}")
+
+
+# Blocks
+
+
+def needed_blocks(
+    operation: Operation, types: Types, rectangle: Rectangle
+) -> Iterator[tuple[str, Rectangle]]:
+    """The part of each operand that `rectangle` of the operation's result needs, in the order of
+    the operands; an operand that is used twice comes twice."""
+    names = operation.operands
+    columns = (rectangle.column_start, rectangle.column_stop)
+    match operation.kind:
+        case Gemm() as kind:
+            yield from _gemm_blocks(operation, kind, types, rectangle)
+            if len(names) == 3:
+                yield names[2], Rectangle(0, 1, *columns)
+        case Sum() as kind:
+            for name in names[:-1] if kind.bias else names:
+                yield name, rectangle
+            if kind.bias:
+                yield names[-1], Rectangle(0, 1, *columns)
+        case Chain():
+            # Before it is rewritten: what any order reads at least.
+            for name in names:
+                yield name, types[name].whole()
+        case kind:
+            assert_never(kind)
+
+
+def _gemm_blocks(
+    operation: Operation, kind: Gemm, types: Types, rectangle: Rectangle
+) -> Iterator[tuple[str, Rectangle]]:
+    a, b = operation.operands[:2]
+    inner = kind.inner or (0, types[a].rows if kind.transpose_a else types[a].columns)
+    rows = (rectangle.row_start, rectangle.row_stop)
+    columns = (rectangle.column_start, rectangle.column_stop)
+    yield a, Rectangle(*inner, *rows) if kind.transpose_a else Rectangle(*rows, *inner)
+    yield b, Rectangle(*columns, *inner) if kind.transpose_b else Rectangle(*inner, *columns)
+
+
+# Work
+
+
+def work_shape(operation: Operation, types: Types) -> GemmShape:
+    """The shape by which a device's speed for this operation is looked up; its `flops` is the
+    work (of a chain, about: it becomes several products)."""
+    result = result_type(operation, types)
+    first = types[operation.operands[0]]
+    match operation.kind:
+        case Gemm() as kind:
+            inner = first.rows if kind.transpose_a else first.columns
+            if kind.inner is not None:
+                inner = kind.inner[1] - kind.inner[0]
+            return GemmShape(result.rows, inner, result.columns, first.dtype)
+        case Sum() as kind:
+            passes = len(operation.operands) - 1 + _epilogue_passes(kind)
+            return GemmShape(result.rows, max(1, passes), result.columns, first.dtype, Op.SUM)
+        case Chain():
+            area = result.rows * result.columns
+            inner = -(-_chain_steps(operation, types) // area) if area else 0
+            return GemmShape(result.rows, inner, result.columns, first.dtype)
+        case kind:
+            assert_never(kind)
+
+
+def work_flops(operation: Operation, types: Types) -> float:
+    """The work of an operation; of a chain, that of the order with the fewest operations."""
+    if isinstance(operation.kind, Chain):
+        steps = _chain_steps(operation, types)
+        return float(steps) * types[operation.operands[0]].element.flops_per_step
+    return work_shape(operation, types).flops
+
+
+def _epilogue_passes(kind: Sum) -> int:
+    """Operations for each element besides additions; the bias is an operand, and counted so."""
+    return (kind.alpha != 1.0) + (kind.activation is not Activation.NONE)
+
+
+def _chain_steps(operation: Operation, types: Types) -> int:
+    assert isinstance(operation.kind, Chain)
+    read = _as_read(operation.kind, [types[name] for name in operation.operands])
+    return fewest_steps([read[0].rows, *(matrix.columns for matrix in read)])
+
+
+def fewest_steps(sizes: Sequence[int]) -> int:
+    """Multiply-adds of the best order of a chain whose i-th matrix is sizes[i] x sizes[i + 1].
+
+    The textbook dynamic programme over intervals, O(n^3) (Godbole 1973; Cormen et al.,
+    "Introduction to Algorithms", 14.2).
+
+    >>> fewest_steps([10, 100, 5, 50])
+    7500
+    """
+    count = len(sizes) - 1
+    best = [[0] * count for _ in range(count)]
+    for length in range(2, count + 1):
+        for i in range(count - length + 1):
+            j = i + length - 1
+            best[i][j] = min(
+                best[i][k] + best[k + 1][j] + sizes[i] * sizes[k + 1] * sizes[j + 1]
+                for k in range(i, j)
+            )
+    return best[0][-1]

@@ -1,0 +1,178 @@
+"""Planning, as the core sees it: what is asked of the planner, and what becomes of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from deadheat.runtime.errors import TimedOut
+from deadheat.runtime.programs import Operation, Program
+from deadheat.scheduler.core import events, rebalance, snapshot, subtasks
+from deadheat.scheduler.core.effects import (
+    Change,
+    JobChange,
+    MakePlan,
+    MakeResults,
+    NotifyJob,
+    PlanRow,
+    ProgramChange,
+)
+from deadheat.scheduler.core.machine import JOB, JobEvent, JobState
+from deadheat.scheduler.core.queueing import rank_of
+from deadheat.scheduler.core.state import Gap, Job, Step
+from deadheat.scheduler.core.world import World
+from deadheat.scheduler.planner.inputs import PlanningInput, Policy, Work
+from deadheat.scheduler.planner.plan import Plan
+
+NO_AGENT: Final = "waiting: no agent is connected"
+
+
+def new_step(program: Program, result_ids: Sequence[str], index: int, operation: Operation) -> Step:
+    matrix = program.types[operation.result]
+    whole = matrix.whole()
+    result_id = result_ids[index]
+    return Step(
+        index=index,
+        operation=operation,
+        type=matrix,
+        result_id=result_id,
+        gaps=[Gap(whole)] if whole.area else [],
+        inline=None if result_id else bytearray(matrix.size_bytes),
+    )
+
+
+def request(world: World, job: Job, work: Sequence[Work]) -> None:
+    pool, excluded = snapshot.pool(world, job, {item.operation for item in work})
+    if not len(pool):
+        note = NO_AGENT
+        if excluded:
+            note = "waiting: " + "; ".join(f"{device}: {why}" for device, why in excluded[:3])
+        if note != job.note:
+            job.note = note
+            world.emit(NotifyJob(job.id))
+        return
+    job.note = ""
+    if job.started_s is None:
+        job.started_s = world.now
+    job.is_planning = True
+    job.planning_ticket += 1
+    given = PlanningInput(
+        job.program,
+        tuple(work),
+        pool,
+        Policy(job.policy.cut),
+        excluded,
+        may_rewrite=job.plans == 0,
+    )
+    world.emit(MakePlan(job.id, job.planning_ticket, given))
+
+
+def is_usable(world: World, device_id: str) -> bool:
+    device = world.devices.get(device_id)
+    return device is not None and world.nodes[device.node].is_usable
+
+
+def exceeds_limit(world: World, job: Job, plan: Plan) -> events.Failure | None:
+    """What a job is refused with that would miss its time limit even if it went before others."""
+    limit_s = job.policy.timeout_s
+    if limit_s is None or world.now + plan.makespan_s <= job.submitted_s + limit_s:
+        return None
+    takes_s = world.now + plan.makespan_s - job.submitted_s
+    message = f"it would take {takes_s:.3g} s on this pool now; the limit is {limit_s:g} s"
+    return events.Failure(TimedOut.code, message)
+
+
+def hurry(world: World, job: Job) -> None:
+    """The job goes before all others of its priority."""
+    job.is_urgent = True
+    job.rank = rank_of(job.policy.priority, world.queue.hurry(job.id))
+
+
+def rewrite(world: World, job: Job, plan: Plan, program: Program) -> None:
+    """Other operations that come to the same take the place of those that were submitted."""
+    before = {step.operation.result: step for step in job.steps}
+    ids = [
+        before[operation.result].result_id
+        if operation.result in before
+        else _intermediate_id(job, index)
+        for index, operation in enumerate(program.operations)
+    ]
+    job.program, job.groups = program, plan.groups
+    job.steps = [
+        new_step(program, ids, index, operation)
+        for index, operation in enumerate(program.operations)
+    ]
+    document = _note_plan(world, job, plan, world.now)
+    world.commit(
+        ProgramChange(job.id, program, ids),
+        PlanRow(job.id, job.plans, world.now, document, job.plan_texts[-1]),
+    )
+    missing = [
+        (step.result_id, step.type)
+        for step in job.steps
+        if step.result_id and step.operation.result not in before
+    ]
+    if missing:
+        job.results_ready = False
+        world.emit(MakeResults(job.id, missing))
+
+
+def _intermediate_id(job: Job, index: int) -> str:
+    """An id for a matrix that nobody asked for. Such matrices are kept in the store even where what
+    was asked for travels inline: several together would not fit into a message."""
+    return f"{job.id}-{index}"
+
+
+def carry_out(world: World, job: Job) -> None:
+    """The plan becomes sub-tasks: committed first, then sent."""
+    plan, job.pending_plan = job.pending_plan, None
+    assert plan is not None
+    assert job.started_s is not None
+    planned_at_s = job.pending_since_s
+    changes: list[Change] = []
+    if job.state is JobState.QUEUED:
+        job.state = JOB.next(job.state, JobEvent.START)
+    document = _note_plan(world, job, plan, planned_at_s)
+    changes.append(
+        JobChange(
+            job.id,
+            {
+                "state": job.state.value,
+                "started_at_s": job.started_s,
+                "predicted_makespan_s": job.predicted_makespan_s,
+                "resplits": job.resplits,
+                "pool_flops": job.pool_flops,
+                "bytes_lower_bound": job.bytes_lower_bound,
+                "planning_s": job.planning_s,
+            },
+        )
+    )
+    changes.append(PlanRow(job.id, job.plans, planned_at_s, document, job.plan_texts[-1]))
+    assigned = subtasks.create(world, job, plan, planned_at_s)
+    changes += [subtasks.row(job, subtask) for subtask in assigned]
+    world.commit(*changes)
+    for subtask in assigned:
+        world.emit(subtasks.assignment(world, job, subtask))
+    world.emit(NotifyJob(job.id))
+    ends = (subtask.expected_finish_s for subtask in assigned)
+    job.next_dry_s = min((job.next_dry_s, *ends))
+    rebalance.plan_next_check(world, job)
+
+
+def _note_plan(world: World, job: Job, plan: Plan, planned_at_s: float) -> Mapping[str, object]:
+    """Keeps what the plan promised and why; returns it as a document."""
+    assert job.started_s is not None
+    job.plans += 1
+    job.pool_flops = max(job.pool_flops, plan.pool_flops)
+    world.pool_flops = plan.pool_flops or world.pool_flops
+    job.bytes_lower_bound += plan.bytes_lower_bound
+    at_s = planned_at_s - job.started_s
+    if job.predicted_makespan_s is None:
+        # What later plans predict is in them; the promise was made first.
+        job.predicted_makespan_s = at_s + plan.makespan_s
+    document = {"at_s": at_s, "cause": job.cause, **plan.as_dict()}
+    title = f"plan {job.plans}, {at_s:.2f} s after the start: {job.cause}"
+    job.plan_texts.append(f"{title}\n{plan}")
+    job.plan_documents.append(document)
+    job.cause = "what was left to do"
+    return document

@@ -1,0 +1,231 @@
+"""Deciding what a program is made of: the order of a chain, a product cut along its inner side.
+
+Such an operation is replaced by several others before anything is assigned. Which ones depends on
+the pool, so it is decided here, by predicted seconds; how a program is rewritten is in `rewriting`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from deadheat.scheduler.planner.chains import WHOLE_POOL, ChainPlan, plan_chain
+from deadheat.scheduler.planner.rewriting import expand_chain, product_names, split_inner
+
+from deadheat.runtime.dtypes import element_type
+from deadheat.runtime.programs import Chain, Gemm, GemmShape, Operation, Program, Sum
+from deadheat.scheduler.planner import cutting
+from deadheat.scheduler.planner.balance import balance, level
+from deadheat.scheduler.planner.inputs import Cut, PlanningInput, Policy
+from deadheat.scheduler.planner.plan import Alternative, Order, Plan
+from deadheat.scheduler.planner.pool import Integers, Pool, ordered
+from deadheat.scheduler.planner.pricing import price
+
+#: Parts of the pool's speed that one side of a chain may get while the other side gets the rest.
+SIDES: Final = (0.25, 1 / 3, 0.5)
+#: An inner dimension so many times the result's longer side is worth looking at.
+DEEP: Final = 4
+#: What the other way has to save: it costs a barrier and rounds in another order.
+SPLIT_GAIN: Final = 0.05
+#: Parts of a product cut along its inner side: each is a whole result to add.
+MAX_PARTS: Final = 16
+#: Up to so many devices groups are looked for; the halves of a larger pool are hardly ever idle.
+MAX_GROUPED: Final = 1024
+
+
+def decided(given: PlanningInput) -> Plan | None:
+    """The plan that rewrites the first operation that has to be, or had better be, rewritten."""
+    for work in given.work:
+        operation = given.program.operations[work.operation]
+        if isinstance(operation.kind, Chain):
+            return _ordered_chain(given, work.operation)
+        is_product = given.may_rewrite and isinstance(operation.kind, Gemm)
+        if is_product and (found := _split(given, work.operation)):
+            return found
+    return None
+
+
+# Chains
+
+
+@dataclass(frozen=True, eq=False)
+class PoolCost:
+    """Seconds of a product on a group of devices: water-filled, its operands fetched in squares."""
+
+    groups: tuple[Pool, ...]
+    dtype: str
+
+    def product_s(self, rows: int, inner: int, columns: int, group: int) -> float:
+        pool = self.groups[group]
+        even = GemmShape(max(1, rows // len(pool)), inner, columns, self.dtype)
+        shape = GemmShape(rows, inner, columns, self.dtype)
+        if shape.flops <= 0:
+            return 0.0
+        speeds = pool.effective(pool.rates(even))
+        itemsize = element_type(self.dtype).itemsize
+        side = np.sqrt(rows * columns / len(pool))
+        half = min(float(rows), side) + min(float(columns), side)
+        far_s = (half * inner * itemsize) / pool.bandwidth_bytes_per_s + pool.latency_s
+        ready_s = pool.launch_s + np.where(pool.is_local, 0.0, far_s)
+        return level(shape.flops, ready_s, 1.0 / speeds)
+
+
+def _ordered_chain(given: PlanningInput, index: int) -> Plan:
+    program = given.program
+    operation = program.operations[index]
+    sizes = chain_sizes(program, operation)
+    dtype = program.types[operation.result].dtype
+    groups, splits = _groups(given.pool, dtype)
+    found = plan_chain(sizes, PoolCost(tuple(given.pool.take(g) for g in groups), dtype), splits)
+    rewritten = expand_chain(program, index, found.order)
+    members = _members(program, index, found, rewritten, given.pool, groups)
+    idle = given.pool.rates(GemmShape(max(sizes), max(sizes), max(sizes), dtype))
+    return Plan(
+        steps=(),
+        makespan_s=found.predicted_s,
+        pool_flops=float((idle * given.pool.availability).sum()),
+        bytes_lower_bound=0,
+        program=rewritten,
+        groups=members,
+        order=Order(
+            f"the chain {operation.result} is multiplied in the order {found.order}",
+            found.predicted_s,
+            tuple(
+                Alternative(f"{other.name}, {other.order}", other.predicted_s)
+                for other in found.alternatives
+            ),
+        ),
+    )
+
+
+def chain_sizes(program: Program, operation: Operation) -> list[int]:
+    """sizes[i] x sizes[i + 1] is the i-th matrix, as it is multiplied."""
+    assert isinstance(operation.kind, Chain)
+    types = [
+        program.types[name].transposed() if at in operation.kind.transposed else program.types[name]
+        for at, name in enumerate(operation.operands)
+    ]
+    return [types[0].rows, *(matrix.columns for matrix in types)]
+
+
+def _groups(pool: Pool, dtype: str) -> tuple[list[Integers], list[tuple[int, int]]]:
+    """The whole pool, and pairs of disjoint groups with about given parts of its speed."""
+    everybody = np.arange(len(pool))
+    groups: list[Integers] = [everybody]
+    splits: list[tuple[int, int]] = []
+    if not 2 <= len(pool) <= MAX_GROUPED:
+        return groups, splits
+    speeds = pool.effective(pool.rates(GemmShape(1024, 1024, 1024, dtype)))
+    seen: set[bytes] = set()
+    for part in SIDES:
+        # Fastest first, as long as they fit: what is left over is small.
+        chosen, room = np.zeros(len(pool), dtype=np.bool_), part * float(speeds.sum())
+        for number in ordered(-speeds).tolist():
+            if speeds[number] <= room * (1 + 1e-9):
+                chosen[number] = True
+                room -= float(speeds[number])
+        if not chosen.any() and len(pool) == 2:
+            chosen[int(np.argmin(speeds))] = True
+        if chosen.any() and not chosen.all() and chosen.tobytes() not in seen:
+            seen.add(chosen.tobytes())
+            groups += [np.flatnonzero(chosen), np.flatnonzero(~chosen)]
+            splits.append((len(groups) - 2, len(groups) - 1))
+    return groups, splits
+
+
+def _members(
+    program: Program,
+    index: int,
+    found: ChainPlan,
+    rewritten: Program,
+    pool: Pool,
+    groups: list[Integers],
+) -> Mapping[int, frozenset[str]]:
+    """For the operations that run on a part of the pool: the ids of its devices."""
+    names = product_names(program, index, found.order)
+    numbers = {operation.result: n for n, operation in enumerate(rewritten.operations)}
+    return {
+        numbers[names[made.start, made.stop]]: frozenset(
+            pool.ids[device] for device in groups[made.group].tolist()
+        )
+        for made in found.products
+        if made.group != WHOLE_POOL
+    }
+
+
+# Products with a deep inner dimension
+
+
+def _split(given: PlanningInput, index: int) -> Plan | None:
+    """Partial products, one for each device, where that is predicted to end clearly earlier."""
+    program, policy, pool = given.program, given.policy, given.pool
+    operation = program.operations[index]
+    shape = program.shape_of(operation)
+    deep = shape.inner >= DEEP * max(shape.rows, shape.columns, 1)
+    wanted = policy.may_split_inner and policy.cut is Cut.BALANCED and len(pool) > 1
+    if not (deep and wanted and shape.flops) or program.types[operation.result].element.is_exact:
+        return None
+    whole = cutting.best(
+        price(program, operation, program.types[operation.result].whole(), pool), policy
+    )
+    parts, devices, parts_s = _parts(program, operation, pool, policy)
+    if len(parts) < 2:
+        return None
+    rewritten = split_inner(program, index, parts)
+    total_s = parts_s + _sum_s(rewritten, operation.result, pool, policy)
+    if total_s > (1.0 - SPLIT_GAIN) * whole.total_s:
+        return None
+    return Plan(
+        steps=(),
+        makespan_s=total_s,
+        pool_flops=float((pool.rates(shape) * pool.availability).sum()),
+        bytes_lower_bound=0,
+        program=rewritten,
+        groups={
+            index + number: frozenset({pool.ids[device]}) for number, device in enumerate(devices)
+        },
+        order=Order(
+            f"the product {operation.result} is cut along its inner dimension {shape.inner} into "
+            f"{len(parts)} parts that are added",
+            total_s,
+            (Alternative(f"cut into {whole.shape}", whole.makespan_s),),
+        ),
+    )
+
+
+def _parts(
+    program: Program, operation: Operation, pool: Pool, policy: Policy
+) -> tuple[list[tuple[int, int]], list[int], float]:
+    """Windows of the inner dimension, the device of each, and when the last of them is done."""
+    shape = program.shape_of(operation)
+    kind = operation.kind
+    assert isinstance(kind, Gemm)
+    size = [float(program.types[name].element.itemsize) for name in operation.operands[:2]]
+    far = ~pool.is_local
+    speeds = pool.effective(pool.rates(shape))
+    into = np.where(far, shape.rows * size[0] + shape.columns * size[1], 0.0)
+    out = np.where(far, shape.rows * shape.columns * max(size), 0.0)
+    flops = shape.flops / shape.inner
+    unit_s = into / pool.bandwidth_bytes_per_s + flops / speeds
+    ready_s = pool.ready_s + pool.launch_s + out / pool.bandwidth_bytes_per_s
+    ready_s += np.where(far, pool.latency_s, 0.0)
+    fastest = np.sort(ordered(-speeds)[:MAX_PARTS])
+    caps = np.full(len(fastest), shape.inner, dtype=np.int64)
+    shares = cutting.selected(shape.inner, ready_s[fastest], unit_s[fastest], caps, policy)
+    used = np.flatnonzero(shares)
+    made = balance(shape.inner, ready_s[fastest][used], unit_s[fastest][used])
+    offset = kind.inner[0] if kind.inner else 0
+    stops = (offset + np.cumsum(made.shares)).tolist()
+    starts = [offset, *stops[:-1]]
+    return list(zip(starts, stops)), fastest[used].tolist(), made.makespan_s
+
+
+def _sum_s(rewritten: Program, result: str, pool: Pool, policy: Policy) -> float:
+    """Seconds to add the parts, by devices that have nothing else to do then."""
+    operation = next(o for o in rewritten.operations if o.result == result)
+    assert isinstance(operation.kind, Sum)
+    idle = pool.with_ready(np.zeros(len(pool)))
+    whole = rewritten.types[result].whole()
+    return cutting.best(price(rewritten, operation, whole, idle), policy).total_s

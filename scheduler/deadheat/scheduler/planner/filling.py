@@ -1,0 +1,139 @@
+"""Filling: several left-over rectangles of one operation, given out together.
+
+After a re-balance or a loss what nobody has is a heap of pieces. Cut each among all devices, they
+would become a dust of sub-tasks; so the heap's whole area is water-filled once, and the pieces are
+then carved in order until each device has its area. There are at most as many sub-tasks as pieces
+and devices together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from deadheat.runtime.programs import Operation, Program, Rectangle
+from deadheat.scheduler.planner.cutting import no_room, selected
+from deadheat.scheduler.planner.inputs import Policy
+from deadheat.scheduler.planner.pool import Floats, Integers, Pool
+from deadheat.scheduler.planner.pricing import Costs, Prices, price
+
+#: Pieces are carved at multiples of this, which suits every BLAS kernel.
+GRAIN = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """One piece, carved: entry i of the arrays is what device `used[i]` gets of it."""
+
+    rectangle: Rectangle
+    prices: Prices
+    used: Integers
+    bounds: Integers
+    costs: Costs
+    rates: Floats
+
+
+def fill(
+    program: Program,
+    operation: Operation,
+    pieces: Sequence[Rectangle],
+    pool: Pool,
+    policy: Policy,
+) -> list[Filled]:
+    """Gives out pieces so that all devices finish together. Raises LimitReached for memory."""
+    whole = price(program, operation, program.types[operation.result].whole(), pool)
+    total = sum(piece.area for piece in pieces)
+    largest = max(pieces, key=lambda piece: piece.area)
+    side = np.full(len(pool), np.sqrt(max(1.0, total / len(pool))))
+    heights, widths = np.minimum(side, largest.rows), np.minimum(side, largest.columns)
+    rates = whole.rates(heights, widths)
+    fetch_s = (heights * whole.row_bytes + widths * whole.column_bytes) / whole.bandwidth
+    move_s = (whole.cell_bytes + whole.out_bytes) / whole.bandwidth
+    compute_s = whole.flops_per_element / pool.effective(rates)
+    both_s = np.where(pool.overlaps, np.maximum(move_s, compute_s), move_s + compute_s)
+    caps = (whole.rows_that_fit(widths) * widths).astype(np.int64)
+    if float(caps.sum()) < total:
+        raise no_room(whole, "elements", total)
+    areas = selected(total, whole.start_s + fetch_s, np.maximum(both_s, 1e-15), caps, policy)
+    return _carve(program, operation, pieces, pool, areas)
+
+
+def _carve(
+    program: Program, operation: Operation, pieces: Sequence[Rectangle], pool: Pool, areas: Integers
+) -> list[Filled]:
+    """Walks along the pieces, largest first, and changes device when one has its area."""
+    order = sorted(pieces, key=lambda piece: (-piece.area, piece))
+    queue = [(number, int(areas[number])) for number in np.argsort(-areas, kind="stable").tolist()]
+    queue = [(number, area) for number, area in queue if area > 0]
+    at, ready_s = 0, pool.ready_s
+    wanted = queue[0][1]
+    found = []
+    for piece in order:
+        cuts: list[tuple[int, Rectangle]] = []
+        left = piece
+        while left.area:
+            number = queue[at][0]
+            is_last = at == len(queue) - 1
+            part, left = (
+                (left, replace(left, row_start=left.row_stop)) if is_last else _split(left, wanted)
+            )
+            if part.area:
+                cuts.append((number, part))
+                wanted -= part.area
+            if not is_last and (left.area or wanted <= 0):
+                at += 1
+                wanted = queue[at][1] + min(0, wanted)
+        made = _costed(program, operation, piece, cuts, pool.with_ready(ready_s))
+        found.append(made)
+        ready_s = np.array(ready_s, copy=True)
+        np.maximum.at(ready_s, made.used, made.costs.finish_s)
+    return found
+
+
+def _split(piece: Rectangle, area: int) -> tuple[Rectangle, Rectangle]:
+    """About so much of a piece along its longer side, in grains, and the rest."""
+    if piece.rows >= piece.columns:
+        rows = _grained(area / piece.columns, piece.rows)
+        middle = piece.row_start + rows
+        return piece.with_rows(piece.row_start, middle), piece.with_rows(middle, piece.row_stop)
+    columns = _grained(area / piece.rows, piece.columns)
+    middle = piece.column_start + columns
+    return replace(piece, column_stop=middle), replace(piece, column_start=middle)
+
+
+def _grained(exact: float, most: int) -> int:
+    """The nearest multiple of a grain; what is hardly more than the piece is the whole piece."""
+    if exact >= most - GRAIN / 2:
+        return most
+    grain = GRAIN if most >= 4 * GRAIN else 1
+    return min(most, max(0, round(exact / grain)) * grain)
+
+
+def _costed(
+    program: Program,
+    operation: Operation,
+    piece: Rectangle,
+    cuts: Sequence[tuple[int, Rectangle]],
+    pool: Pool,
+) -> Filled:
+    prices = price(program, operation, piece, pool)
+    used = np.array([number for number, _ in cuts], dtype=np.int64)
+    bounds = np.array(
+        [(r.row_start, r.row_stop, r.column_start, r.column_stop) for _, r in cuts],
+        dtype=np.int64,
+    ).reshape(-1, 4)
+    heights, widths = np.zeros(len(pool)), np.zeros(len(pool))
+    np.add.at(heights, used, (bounds[:, 1] - bounds[:, 0]).astype(np.float64))
+    widths[used] = bounds[:, 3] - bounds[:, 2]
+    flags = np.zeros(len(pool), dtype=np.bool_)
+    flags[used] = True
+    prices = prices.shared_port(flags)
+    rates = prices.rates(heights, widths)
+    costs = prices.costs(heights, widths, rates)
+    part = Costs(*(getattr(costs, name)[used] for name in _COSTS))
+    return Filled(piece, prices, used, bounds, part, rates[used])
+
+
+_COSTS = ("finish_s", "transfer_s", "compute_s", "bytes_in", "bytes_out")

@@ -1,0 +1,181 @@
+"""Prices: what a rectangle of an operation's result costs on each device, in seconds and bytes.
+
+A device that makes h x w of a product fetches h rows of op(A) and w columns of op(B) (unless it has
+them), computes h * w elements, and sends them back:
+
+    finish = ready + launch + latency + transfer + compute
+
+or, where blocks travel while others are computed, the larger of the last two. All devices that are
+not on the store's host share the store's one port; each gets an equal part of it, or as much as its
+own link takes (max-min fairness), while all of them fetch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+import numpy as np
+
+from deadheat.runtime.programs import (
+    Chain,
+    Gemm,
+    GemmShape,
+    Operation,
+    Program,
+    Rectangle,
+    Sum,
+)
+from deadheat.scheduler.planner.pool import Flags, Floats, Integers, Pool
+
+
+@dataclass(frozen=True, eq=False)
+class Costs:
+    """Seconds and bytes of one rectangle for each device."""
+
+    finish_s: Floats
+    transfer_s: Floats
+    compute_s: Floats
+    bytes_in: Integers
+    bytes_out: Integers
+
+
+@dataclass(frozen=True, eq=False)
+class Prices:
+    """What each device asks for one piece of work. Bytes are 0 for what need not travel."""
+
+    pool: Pool
+    shape: GemmShape
+    #: Bytes for each row, each column, each element that it gets and each that it sends.
+    row_bytes: Floats
+    column_bytes: Floats
+    cell_bytes: Floats
+    out_bytes: Floats
+    #: The same as if it held nothing and were far away: what its memory has to take.
+    memory_bytes: tuple[float, float, float]
+    flops_per_element: float
+    bandwidth: Floats
+
+    @property
+    def start_s(self) -> Floats:
+        far = np.where(self.pool.is_local, 0.0, self.pool.latency_s)
+        return self.pool.ready_s + self.pool.launch_s + far
+
+    @property
+    def is_far(self) -> bool:
+        return not bool(self.pool.is_local.all())
+
+    def costs(self, heights: Floats, widths: Floats, rates: Floats) -> Costs:
+        area = heights * widths
+        into = heights * self.row_bytes + widths * self.column_bytes + area * self.cell_bytes
+        out = area * self.out_bytes
+        transfer_s = (into + out) / self.bandwidth
+        compute_s = area * self.flops_per_element / self.pool.effective(rates)
+        both_s = np.where(
+            self.pool.overlaps, np.maximum(transfer_s, compute_s), transfer_s + compute_s
+        )
+        return Costs(
+            self.start_s + both_s,
+            transfer_s,
+            compute_s,
+            into.astype(np.int64),
+            out.astype(np.int64),
+        )
+
+    def rates(self, heights: Floats, widths: Floats) -> Floats:
+        return self.pool.rates_each(heights, widths, self.shape)
+
+    def rows_that_fit(self, widths: Floats, devices: Integers | None = None) -> Integers:
+        """How many rows of so many columns a device's memory holds, operands and result."""
+        row, column, cell = self.memory_bytes
+        memory = self.pool.memory_bytes
+        room = (memory if devices is None else memory[devices]) - widths * column
+        each = np.maximum(1.0, row + widths * cell)
+        return np.clip(room // each, 0, self.shape.rows).astype(np.int64)
+
+    def shared_port(self, used: Flags) -> Prices:
+        """The same when these devices fetch at once through the store's one port."""
+        far = used & ~self.pool.is_local
+        links = self.pool.bandwidth_bytes_per_s
+        if not far.any() or float(links[far].sum()) <= self.pool.store_bytes_per_s:
+            return replace(self, bandwidth=links)
+        given = np.array(links, copy=True)
+        given[far] = fair_rates(links[far], self.pool.store_bytes_per_s)
+        # One that is not used now would get a part like any other.
+        rest = ~used & ~self.pool.is_local
+        given[rest] = np.minimum(links[rest], self.pool.store_bytes_per_s / (far.sum() + 1))
+        return replace(self, bandwidth=given)
+
+
+def fair_rates(links: Floats, port: float) -> Floats:
+    """Max-min fair parts of a port: narrow links are filled, the others share the rest evenly."""
+    order = np.argsort(links, kind="stable")
+    narrow_first = links[order]
+    behind = len(links) - np.arange(len(links))
+    left = port - np.concatenate([[0.0], np.cumsum(narrow_first)[:-1]])
+    even = left / behind
+    wide = np.flatnonzero(narrow_first > even)
+    given = np.array(narrow_first, copy=True)
+    if len(wide):
+        given[wide[0] :] = even[wide[0]]
+    found = np.empty_like(given)
+    found[order] = given
+    return found
+
+
+def price(program: Program, operation: Operation, rectangle: Rectangle, pool: Pool) -> Prices:
+    """Prices of a rectangle of one operation's result."""
+    whole = program.shape_of(operation)
+    shape = replace(whole, rows=rectangle.rows, columns=rectangle.columns)
+    result = program.types[operation.result]
+    by_row, by_column, by_cell = _operands(program, operation)
+    far = ~pool.is_local
+    out = float(result.element.itemsize)
+    row, column, cell = (sum(size for _, size in part) for part in (by_row, by_column, by_cell))
+    return Prices(
+        pool=pool,
+        shape=shape,
+        row_bytes=_missing(program, by_row, pool),
+        column_bytes=_missing(program, by_column, pool),
+        cell_bytes=_missing(program, by_cell, pool),
+        out_bytes=np.where(far, out, 0.0),
+        memory_bytes=(row, column, cell + out),
+        flops_per_element=whole.flops / max(1, whole.rows * whole.columns),
+        bandwidth=pool.bandwidth_bytes_per_s,
+    )
+
+
+_Part = list[tuple[str, float]]
+
+
+def _operands(program: Program, operation: Operation) -> tuple[_Part, _Part, _Part]:
+    """Bytes of each operand for a row, for a column, and for an element of the result."""
+    names, types = operation.operands, program.types
+    sizes = [float(types[name].element.itemsize) for name in names]
+    match operation.kind:
+        case Gemm():
+            inner = program.shape_of(operation).inner
+            by_row: _Part = [(names[0], inner * sizes[0])]
+            by_column: _Part = [(names[1], inner * sizes[1]), *zip(names[2:], sizes[2:])]
+            return by_row, by_column, []
+        case Sum(bias=bias):
+            terms = list(zip(names, sizes))
+            return [], terms[-1:] if bias else [], terms[:-1] if bias else terms
+        case Chain():
+            raise AssertionError("a chain is rewritten as products before it is priced")
+        case other:
+            assert_never(other)
+
+
+def _missing(program: Program, parts: Iterable[tuple[str, float]], pool: Pool) -> Floats:
+    found = np.zeros(len(pool))
+    for name, size in parts:
+        found += np.where(pool.holds(id_of(program, name)), 0.0, size)
+    return found
+
+
+def id_of(program: Program, name: str) -> str:
+    """The id by which a device knows a matrix of a program."""
+    operand = program.sources.get(name)
+    return operand.matrix_id if operand else name
