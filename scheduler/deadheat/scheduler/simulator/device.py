@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from deadheat.runtime.programs import GemmShape, Rectangle
+from deadheat.runtime.programs import Gemm, GemmShape, Op, Rectangle
 from deadheat.scheduler.core import effects, events
 from deadheat.scheduler.simulator import panels
 from deadheat.scheduler.simulator.curves import Supply
@@ -127,7 +127,7 @@ class Device:
             order=(assign.rank, self._arrivals),
             rectangle=assign.rectangle,
             flops_per_element=flops,
-            most=panels.largest_area(flops, assign.rectangle.area),
+            most=panels.largest_area(flops, assign.rectangle.area, assign.predicted_s),
             asked_s=self._world.now,
         )
         self._tasks[task.id] = task
@@ -317,6 +317,9 @@ class Device:
 
 def flops_per_element(assign: effects.SendAssign) -> float:
     """The work in one element of an operation's result."""
-    kind, first = assign.operation.kind, assign.operands[0]
-    inner = first.type.rows if kind.transpose_a else first.type.columns
-    return GemmShape(1, inner, 1, assign.result_type.dtype).flops
+    kind, first = assign.operation.kind, assign.operands[0].rectangle
+    dtype = assign.result_type.dtype
+    if isinstance(kind, Gemm):
+        inner = first.rows if kind.transpose_a else first.columns
+        return GemmShape(1, inner, 1, dtype).flops
+    return GemmShape(1, len(assign.operands), 1, dtype, Op.SUM).flops

@@ -18,6 +18,7 @@ from deadheat.runtime.programs import Rectangle
 MAX_AREA: Final = 1024 * 1024
 MIN_AREA: Final = 256 * 256
 MAX_PANEL_FLOPS: Final = 2e10
+MAX_PANEL_S: Final = 0.4
 PANELS_LEFT: Final = 8
 GRAIN: Final = 16
 #: A sub-task of more is simulated in larger panels: memory and time of a simulation are bounded.
@@ -48,8 +49,9 @@ class Layout:
         return self.panels[-1].bottom if self.panels else 0
 
 
-def largest_area(flops_per_element: float, area: int) -> float:
-    most = min(MAX_AREA, MAX_PANEL_FLOPS / max(1.0, flops_per_element))
+def largest_area(flops_per_element: float, area: int, predicted_s: float) -> float:
+    planned = MAX_PANEL_S * area / max(predicted_s, 1e-9)
+    most = min(MAX_AREA, MAX_PANEL_FLOPS / max(1.0, flops_per_element), planned)
     return max(most, area / MAX_PANELS)
 
 
