@@ -58,7 +58,7 @@ def test_baselines_can_be_left_out_and_the_seed_given(
     ("text", "said"),
     [
         ("", "device is empty"),
-        ("seed = ", "line 1"),
+        ("seed = ", "Invalid value"),
         (SMALL + "colour = 1\n", "job[0].colour is unknown"),
         (SMALL.replace("count = 2", "speed_gflops = -1.0"), "device[0].speed_gflops is -1.0"),
         (SMALL.replace("count = 2", "speed_gflops = nan"), "device[0].speed_gflops is nan"),
