@@ -51,7 +51,7 @@ def test_run_writes_numpys_product_and_show_tells_how(cluster: LocalCluster, fil
     listed = deadheat("jobs", "--json", "--scheduler", cluster.address)
     assert report["id"] in [job["id"] for job in json.loads(listed.stdout)["jobs"]]
     explained = deadheat("explain", "last", "--scheduler", cluster.address)
-    assert "of the rows" in explained.stdout
+    assert "strips of rows" in explained.stdout
     explained = deadheat("explain", "last", "--json", "--scheduler", cluster.address)
     assert json.loads(explained.stdout)["plans"]
 

@@ -180,7 +180,7 @@ def test_reports_have_every_key_of_the_contract(client: Client) -> None:
     area = sum((p["rows"][1] - p["rows"][0]) * (p["cols"][1] - p["cols"][0]) for p in done)
     assert area == 1500 * 1500
     assert client.report("last").id == job.id
-    assert "of the rows" in job.explain()
+    assert "strips of rows" in job.explain()
 
 
 def test_futures_work_with_the_standard_library(client: Client) -> None:

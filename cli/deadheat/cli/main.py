@@ -28,6 +28,7 @@ _COMMANDS: Final = (
     ("estimate", "estimate", "Say what work would cost, before anything runs."),
     ("nodes", "nodes", "List nodes and devices, and what they have to give."),
     ("node", "nodes", "Drain a node, or resume it."),
+    ("simulate", "simulate", "Run a scenario on devices that do not exist."),
     ("db", "db", "Upgrade, check or back up the database."),
     ("doctor", "doctor", "Look for what could be wrong on this machine."),
 )

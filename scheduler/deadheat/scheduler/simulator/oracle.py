@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from deadheat.scheduler.simulator.curves import Curve, supply_of
-from deadheat.scheduler.simulator.programs import least_flops
+from deadheat.scheduler.simulator.programs import program_of
 from deadheat.scheduler.simulator.scenario import Fault, FaultKind, Scenario
 
 
@@ -56,12 +56,13 @@ def oracle_makespan_s(scenario: Scenario, pool: Curve) -> float | None:
     """From the first job's start to the earliest moment at which the pool can have done all work
     of each job and of those that come after it; None if it never can.
 
-    A pool that works whenever there is work ends at the latest of these moments (the busy period
-    that began with that job), and no pool can end earlier.
+    The work of a chain is that of its cheapest order. A pool that works whenever there is work
+    ends at the latest of these moments (the busy period that began with that job), and no pool
+    can end earlier.
     """
     flops, ends_s = 0.0, 0.0
     for job in reversed(scenario.jobs):
-        flops += least_flops(job)
+        flops += program_of(job).flops
         ends_s = max(ends_s, pool.when(pool.at(job.at_s) + flops))
     first_s = scenario.jobs[0].at_s
     # A job starts when there is somebody to start it.

@@ -7,6 +7,7 @@ from typing import Final
 
 from deadheat.runtime.dtypes import element_type
 from deadheat.runtime.errors import InvalidInput
+from deadheat.runtime.programs import MAX_CHAIN
 from deadheat.scheduler.planner.inputs import Cut
 from deadheat.scheduler.simulator.fields import Table, integer, items_of, number, refuse
 from deadheat.scheduler.simulator.programs import program_of
@@ -31,8 +32,6 @@ MAX_STEPS: Final = 86_400
 MAX_TIME_S: Final = 1e7
 MAX_NAME: Final = 64
 MAX_SIZE: Final = 1 << 31
-#: Matrices of one chain: its order is found in cubic time.
-MAX_CHAIN: Final = 64
 #: The fastest accelerators do a few 1e6 GFLOP/s; this is also what the planner believes at most.
 MAX_GFLOPS: Final = 1e8
 MAX_MEMORY_GB: Final = 1e6

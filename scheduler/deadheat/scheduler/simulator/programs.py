@@ -6,8 +6,14 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from deadheat.runtime.dtypes import element_type
-from deadheat.runtime.programs import Gemm, MatrixType, Operand, Operation, Program
+from deadheat.runtime.programs import (
+    Gemm,
+    MatrixType,
+    Operand,
+    Program,
+    chain_program,
+    gemm_program,
+)
 from deadheat.runtime.units import KIB
 from deadheat.scheduler.simulator.scenario import JobSpec
 
@@ -21,7 +27,7 @@ def _zeros(size_bytes: int) -> bytes:
 
 
 def program_of(job: JobSpec, name: str = "job") -> Program:
-    """A product, or a chain of them from the left; raises InvalidInput for impossible sizes."""
+    """One product, or one chain of them; raises InvalidInput for impossible sizes."""
     types = [MatrixType(rows, columns, job.dtype) for rows, columns in zip(job.dims, job.dims[1:])]
     is_small = sum(matrix.size_bytes for matrix in types) <= INLINE_LIMIT_BYTES
     operands = tuple(
@@ -33,17 +39,7 @@ def program_of(job: JobSpec, name: str = "job") -> Program:
         )
         for index, matrix in enumerate(types)
     )
-    return _from_the_left(operands)
-
-
-def _from_the_left(operands: tuple[Operand, ...]) -> Program:
-    operations: list[Operation] = []
-    left = operands[0].name
-    for index, operand in enumerate(operands[1:], start=1):
-        result = "C" if index == len(operands) - 1 else f"P{index}"
-        operations.append(Operation(result, (left, operand.name), Gemm()))
-        left = result
-    return Program(operands, tuple(operations), ("C",))
+    return gemm_program(operands, Gemm()) if len(operands) == 2 else chain_program(operands)
 
 
 def result_ids(program: Program, name: str) -> list[str]:
@@ -51,21 +47,3 @@ def result_ids(program: Program, name: str) -> list[str]:
     results = [program.types[operation.result] for operation in program.operations]
     is_small = sum(matrix.size_bytes for matrix in results) <= INLINE_LIMIT_BYTES
     return ["" if is_small else f"{name}.{operation.result}" for operation in program.operations]
-
-
-def least_flops(job: JobSpec) -> float:
-    """The work of the cheapest order of a chain: no run can do with less (for the oracle).
-
-    The textbook dynamic program over intervals, O(n^3) for n matrices.
-    """
-    dims = job.dims
-    count = len(dims) - 1
-    least = [[0.0] * count for _ in range(count)]
-    for length in range(2, count + 1):
-        for i in range(count - length + 1):
-            j = i + length - 1
-            least[i][j] = min(
-                least[i][k] + least[k + 1][j] + float(dims[i]) * dims[k + 1] * dims[j + 1]
-                for k in range(i, j)
-            )
-    return least[0][count - 1] * element_type(job.dtype).flops_per_step

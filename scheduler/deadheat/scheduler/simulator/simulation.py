@@ -45,6 +45,8 @@ DEFAULT_TIMEOUT_S: Final = 86_400.0
 #: If nothing has moved for so long and nothing is to come, nothing will: longer than any of the
 #: core's own deadlines for silence and answers.
 STUCK_AFTER_S: Final = 60.0
+#: Without jobs, a longer time until the next event is skipped.
+LONG_PAUSE_S: Final = 30.0
 
 
 class Simulation:
@@ -59,7 +61,7 @@ class Simulation:
         self._scenario = scenario
         self._cut = cut
         self._stopwatch = stopwatch
-        self._core = Core(HOST)
+        self._core = Core(HOST, scenario.port_bytes_per_s or math.inf)
         self._network = Network(scenario.port_bytes_per_s)
         self._queue: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._serial = 0
@@ -70,7 +72,10 @@ class Simulation:
         self._kinds = {spec.name: spec.kind for spec in scenario.devices}
         self._probes = {name: Probe(device, 0.0) for name, device in self._devices.items()}
         self._holders: dict[str, set[Device]] = {}
+        #: Jobs that have not ended, and those of them that were submitted.
         self._open = len(scenario.jobs)
+        self._active = 0
+        self._quiet_until_s = 0.0
 
     def _make_devices(self) -> dict[str, Device]:
         faults: dict[str, list[Fault]] = {}
@@ -102,9 +107,10 @@ class Simulation:
         queue, core, network = self._queue, self._core, self._network
         while self._open:
             event_s = queue[0][0] if queue else math.inf
-            timer_s = core.next_deadline_s()
+            deadline_s = core.next_deadline_s()
+            timer_s = math.inf if deadline_s is None else max(deadline_s, self._quiet_until_s)
             transfer_s = network.next_s()
-            if timer_s is not None and timer_s <= event_s and timer_s <= transfer_s:
+            if timer_s < event_s and timer_s <= transfer_s:
                 self.now = max(self.now, timer_s)
                 self._feed(events.Ticked())
             elif transfer_s <= event_s:
@@ -164,32 +170,37 @@ class Simulation:
     def _sample_all(self, argument: None) -> None:
         """Every agent that lives says what it sees, at one moment and without delay: for the core
         that is the same, and one event for a whole pool is cheap."""
+        self._sample_living()
+        pause_s = SAMPLE_S if len(self._devices) <= LARGE_POOL else LARGE_POOL_SAMPLE_S
+        if self._moving or self._network.next_s() < math.inf:
+            self._moved_s = self.now
+        elif self.now - self._moved_s > STUCK_AFTER_S:
+            self._skip_to_a_limit()
+        next_s = self.now + pause_s
+        upcoming_s = self._queue[0][0] if self._queue else self.now
+        if not self._active and upcoming_s - self.now > LONG_PAUSE_S:
+            # Nobody wants anything: what agents would say until then, nobody would use.
+            self._quiet_until_s = next_s = upcoming_s - pause_s
+            for probe in self._probes.values():
+                probe.restart(next_s - pause_s)
+        self.at(next_s, self._sample_all, argument)
+
+    def _sample_living(self) -> None:
         for name, device in self._devices.items():
             if not device.is_lost and not device.is_stopped:
                 sampled = self._probes[name].sample(self.now)
                 if sampled:
                     self._feed(sampled)
-        pause_s = SAMPLE_S if len(self._devices) <= LARGE_POOL else LARGE_POOL_SAMPLE_S
-        if self._moving or self._network.next_s() < math.inf:
-            self._moved_s = self.now
-        elif self.now - self._moved_s > STUCK_AFTER_S:
-            self._skip_to_the_end()
-        self.at(self.now + pause_s, self._sample_all, argument)
-        self._moving -= 1
 
-    def _skip_to_the_end(self) -> None:
-        """Nothing will happen any more but that jobs run into their limits."""
+    def _skip_to_a_limit(self) -> None:
+        """Nothing will happen any more but that jobs run into their limits: the first does now."""
         limits_s = [
             job.submitted_s + job.policy.timeout_s
             for job in self._core.world.jobs.values()
             if not job.state.is_final and job.policy.timeout_s is not None
         ]
         self.now = max(self.now, min(limits_s, default=self.now))
-        for name, device in self._devices.items():
-            if not device.is_lost and not device.is_stopped:
-                sampled = self._probes[name].sample(self.now)
-                if sampled:
-                    self._feed(sampled)
+        self._sample_living()
         self._feed(events.Ticked())
 
     def _fault(self, fault: Fault) -> None:
@@ -213,6 +224,7 @@ class Simulation:
         index, job = given
         name = f"job-{index}"
         program = program_of(job, name)
+        self._active += 1
         self._feed(
             events.JobSubmitted(
                 job=name,
@@ -270,6 +282,7 @@ class Simulation:
 
     def _end(self, name: str) -> None:
         self._open -= 1
+        self._active -= 1
         self.reports.append(report_of(self._core.world.jobs[name], self._kinds))
         for device in self._holders.pop(name, ()):
             device.forget_job(name)
