@@ -119,8 +119,8 @@ def _run(
                 _say_why_it_waits(job)
                 result = job.result()
         except KeyboardInterrupt:
-            job.cancel()
-            click.echo(f"job {job.id} cancelled", err=True)
+            ending = "cancelled" if job.cancel() else f"is {job.state}: too late to cancel it"
+            click.echo(f"job {job.id} {ending}", err=True)
             return 130
         file.write(result)
         report = job.report()
