@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from tests.waiting import wait_until
 
 from deadheat.client import Client, LocalCluster
 from deadheat.client.connection import LoopThread
-from deadheat.runtime.errors import LimitReached
+from deadheat.runtime.errors import InvalidInput, LimitReached
 from deadheat.v1 import job_pb2, matrix_pb2
 
 MIB = 1 << 20
@@ -104,3 +105,14 @@ def test_ctrl_c_waits_until_all_is_undone(monkeypatch: pytest.MonkeyPatch) -> No
         loop.call(work())
     assert undone == [True]
     loop.stop()
+
+
+def test_agents_that_cannot_be_are_named_before_anything_starts(tmp_path: Path) -> None:
+    wrong: list[tuple[list[Any], str]] = [
+        ([5], r"agents\[0\] is 5; it must be a mapping"),
+        ([{"name": "a"}, {}, {"name": "a"}], r"agents\[2\] and agents\[0\] have one name, 'a'"),
+    ]
+    for agents, words in wrong:
+        with pytest.raises(InvalidInput, match=words):
+            LocalCluster(agents, state_dir=tmp_path / "state")
+    assert not (tmp_path / "state").exists()
