@@ -18,6 +18,7 @@ from deadheat.client.choices import (
     CutName,
     DurabilityName,
     choice,
+    number,
 )
 from deadheat.client.inquiries import Inquiries
 from deadheat.client.jobs import Job
@@ -115,7 +116,7 @@ class Products(Inquiries):
         kind = Gemm(
             transpose_a=checked.a.is_transposed,
             transpose_b=checked.b.is_transposed,
-            alpha=float(alpha),
+            alpha=number(alpha, "alpha"),
             activation=choice(activation, "activation", ACTIVATIONS),
         )
         return self._submit_checked(
@@ -276,5 +277,5 @@ def _policy(cut: str, durability: str, timeout_s: float | None) -> job_pb2.JobPo
     return job_pb2.JobPolicy(
         cut=choice(cut, "cut", CUTS),
         durability=choice(durability, "durability", DURABILITIES),
-        timeout_s=timeout_s,
+        timeout_s=None if timeout_s is None else number(timeout_s, "timeout"),
     )
