@@ -192,6 +192,16 @@ def test_ctrl_c_cancels_the_job_and_says_so(cluster: LocalCluster, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["A.npy"]
 
 
+def test_waiting_for_a_job_that_somebody_cancelled(cluster: LocalCluster) -> None:
+    a = np.ones((6000, 6000))
+    with Client(cluster.address) as client:
+        job = client.submit_matmul(a, a)
+        waiting = start("job", "wait", job.id, "--scheduler", cluster.address)
+        job.cancel()
+        _, errors = waiting.communicate(timeout=30)
+    assert (waiting.returncode, errors) == (1, f"error: job {job.id} was cancelled\n")
+
+
 def test_help_is_light_and_shows_examples() -> None:
     code = (
         "import sys; from deadheat.cli.main import main; code = main(['--help']);"

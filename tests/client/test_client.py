@@ -257,6 +257,8 @@ def test_files_are_operands_and_a_change_fails_the_job(client: Client, tmp_path:
         ({"activation": "softmax"}, "activation is 'softmax'"),
         ({"timeout": 0}, "timeout_s is 0"),
         ({"timeout": float("nan")}, "timeout_s is nan"),
+        ({"timeout": "soon"}, "timeout is 'soon'; it must be a number"),
+        ({"alpha": None}, "alpha is None; it must be a number"),
     ],
 )
 def test_wrong_options_are_named(client: Client, options: dict[str, Any], words: str) -> None:
