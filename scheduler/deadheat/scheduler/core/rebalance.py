@@ -143,7 +143,7 @@ def _consider_step(world: World, job: Job, step: Step) -> None:
     for number in givers:
         _ask(world, job, runners.own[number], int(surplus[number]))
     if job.releasing:
-        job.resplits += 1
+        job.is_first_release = True
         job.cause = _cause(world, job, runners, common_s, givers)
         job.rebalance_after_s = world.now + max(COOL_DOWN_S, COOL_DOWN_SHARE * total_s)
         world.emit(NotifyJob(job.id))
@@ -156,8 +156,8 @@ def _cause(world: World, job: Job, runners: _Runners, common_s: float, givers: l
     names = joined([runners.pool.ids[number] for number in givers])
     verb = "give" if len(givers) > 1 else "gives"
     return (
-        f"re-balance {job.resplits}: as it goes the last device would finish at {late_s:.2f} s, "
-        f"while another is about to run dry; all together can finish at "
+        f"re-balance {job.resplits + 1}: as it goes the last device would finish at "
+        f"{late_s:.2f} s, while another is about to run dry; all together can finish at "
         f"{world.now - start_s + common_s:.2f} s, so {names} {verb} up what was not started"
     )
 
@@ -167,7 +167,7 @@ def _ask(world: World, job: Job, own: tuple[Subtask, ...], surplus: int) -> None
     for subtask in reversed(own):
         if surplus <= 0:
             return
-        if subtask.is_unresponsive:
+        if subtask.is_unresponsive or subtask.firm_at == subtask.area_done:
             continue
         taken = min(surplus, subtask.left_area)
         surplus -= taken

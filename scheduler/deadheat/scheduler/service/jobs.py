@@ -20,6 +20,7 @@ from deadheat.scheduler.core.state import Job
 from deadheat.scheduler.records.reading import Reader
 from deadheat.scheduler.service import convert
 from deadheat.scheduler.service.admission import Admission, estimate_to_wire
+from deadheat.scheduler.service.once import MAX_REQUEST_ID, Once
 from deadheat.scheduler.service.shell import Shell
 from deadheat.scheduler.service.storelink import StoreLink
 from deadheat.v1 import job_pb2 as pb
@@ -40,6 +41,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         self._reader = reader
         self._admission = Admission(shell)
         self._submitting: dict[str, asyncio.Future[str]] = {}
+        self._once = Once()
 
     # Submitting
 
@@ -47,8 +49,9 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         self, request: pb.JobServiceSubmitRequest, context: Context
     ) -> pb.JobServiceSubmitResponse:
         request_id = request.request_id
-        if not request_id or len(request_id) > 128:
-            raise InvalidInput("request_id must be 1 to 128 characters", field="request_id")
+        if not request_id or len(request_id) > MAX_REQUEST_ID:
+            message = f"request_id must be 1 to {MAX_REQUEST_ID} characters"
+            raise InvalidInput(message, field="request_id")
         if known := self._shell.core.world.requests.get(request_id):
             return pb.JobServiceSubmitResponse(job_id=known)
         if under_way := self._submitting.get(request_id):
@@ -204,12 +207,15 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
     async def Cancel(
         self, request: pb.JobServiceCancelRequest, context: Context
     ) -> pb.JobServiceCancelResponse:
-        job_id = await self._resolve(request.job_id, request.user)
-        job = self._shell.core.world.jobs.get(job_id)
-        if job is None:
-            return pb.JobServiceCancelResponse(state=(await self._report(job_id)).state)
-        await self._shell.settle(events.CancelAsked(job_id))
-        return pb.JobServiceCancelResponse(state=convert.JOB_STATES[job.state])
+        async def cancel() -> pb.JobServiceCancelResponse:
+            job_id = await self._resolve(request.job_id, request.user)
+            job = self._shell.core.world.jobs.get(job_id)
+            if job is None:
+                return pb.JobServiceCancelResponse(state=(await self._report(job_id)).state)
+            await self._shell.settle(events.CancelAsked(job_id))
+            return pb.JobServiceCancelResponse(state=convert.JOB_STATES[job.state])
+
+        return await self._once.answer("Cancel", request.request_id, cancel)
 
     async def Explain(
         self, request: pb.JobServiceExplainRequest, context: Context
