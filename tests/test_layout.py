@@ -69,7 +69,17 @@ def test_no_message_of_the_wire_is_recursive() -> None:
 def test_mutating_calls_carry_a_request_id() -> None:
     from deadheat.v1 import cluster_pb2, job_pb2, matrix_pb2
 
-    asking = {"Get", "List", "Watch", "Explain", "GetCluster", "ListNodes", "Stat", "Put"}
+    asking = {
+        "Get",
+        "List",
+        "Watch",
+        "Explain",
+        "Estimate",
+        "GetCluster",
+        "ListNodes",
+        "Stat",
+        "Put",
+    }
     for module in (cluster_pb2, job_pb2, matrix_pb2):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:

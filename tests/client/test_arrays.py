@@ -105,3 +105,51 @@ class Cuda:
 def test_anything_with_an_array_interface_is_taken() -> None:
     assert np.array_equal(arrays.product(Cuda(), A.T).a.array, A)
     assert np.array_equal(arrays.product(A.tolist(), A.T.tolist()).a.array, A)
+
+
+V, W = np.ones(3), np.ones(4)
+
+
+@pytest.mark.parametrize(
+    "matrices",
+    [
+        [A, A.T],
+        [A, A.T, A],
+        [V, A, A.T],
+        [A, A.T, V],
+        [V, A, W],
+        [V, V],
+        [np.ones((0, 3)), A, A.T],
+        [np.asfortranarray(A), A.T, A, A.T, V],
+    ],
+)
+def test_shapes_of_chains_are_numpys(matrices: list[Any]) -> None:
+    assert arrays.chain(matrices).result_shape == np.linalg.multi_dot(matrices).shape
+    assert arrays.chain(iter(matrices)).result_shape == np.linalg.multi_dot(matrices).shape
+
+
+def test_a_chain_is_computed_in_the_common_dtype() -> None:
+    found = arrays.chain([A.astype("float32"), A.T.astype("int8"), A.astype("float16")])
+    assert found.dtype == "float32"
+    assert [source.name for source in found.sources] == ["M1", "M2", "M3"]
+    assert [source.is_transposed for source in found.sources] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("matrices", "words"),
+    [
+        ([], "matrices has 0 entries; a chain has 2 to"),
+        ([A], "matrices has 1 entries"),
+        ([A] * 100, "matrices has 100 entries"),
+        ("A.npy", "must be a list"),
+        ([A, A.T, A.T], "M2 is 4 x 3 and M3 is 4 x 3: inner sizes 3 and 4 differ"),
+        ([A, W, A], "M2 has 1 dimensions"),
+        ([A, np.ones((2, 2, 2)), A], "M2 has 3 dimensions"),
+        ([2.0, A], "M1 is a scalar"),
+        ([A, A.T, np.array([["a"]])], "M3 has dtype <U1"),
+        ([A, np.ones((3, 3)), A], "M1 is 3 x 4 and M2 is 3 x 3"),
+    ],
+)
+def test_chains_that_cannot_be_multiplied_are_named(matrices: Any, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        arrays.chain(matrices)

@@ -50,6 +50,7 @@ def test_reflection_lists_the_services_and_their_methods(cluster: LocalCluster) 
             "Watch",
             "Cancel",
             "Explain",
+            "Estimate",
         }
 
 
@@ -160,6 +161,72 @@ def test_a_large_product_travels_as_chunks(cluster: LocalCluster) -> None:
             )
             received = b"".join(answer.chunk.data for answer in matrices.Get(get, timeout=30))
             assert np.allclose(np.frombuffer(received).reshape(500, 500), a @ a.T)
+
+
+def outline(rows: int, inner: int, columns: int) -> types_pb2.Program:
+    """A product's types, without ids and bytes."""
+    double = types_pb2.DATA_TYPE_FLOAT64
+    a = types_pb2.MatrixType(rows=rows, columns=inner, data_type=double)
+    b = types_pb2.MatrixType(rows=inner, columns=columns, data_type=double)
+    return product(types_pb2.Operand(name="A", type=a), types_pb2.Operand(name="B", type=b))
+
+
+def test_an_estimate_needs_types_alone_and_records_nothing(cluster: LocalCluster) -> None:
+    with grpc.insecure_channel(cluster.address) as channel:
+        jobs = job_pb2_grpc.JobServiceStub(channel)
+        before = jobs.List(job_pb2.JobServiceListRequest(), timeout=10)
+        request = job_pb2.JobServiceEstimateRequest(program=outline(4000, 3000, 2000))
+        found = jobs.Estimate(request, timeout=10)
+        assert found.flops == 2 * 4000 * 3000 * 2000
+        assert found.predicted_makespan_s > 0
+        assert sum(device.share for device in found.devices) == pytest.approx(1.0)
+        assert all(device.memory_bytes > 8 * 3000 * 2000 for device in found.devices)
+        assert len(found.devices) + len(found.left_out) == 2
+        assert {other.name for other in found.alternatives}
+        assert not found.HasField("refusal")
+        assert found.note == ""
+        request.policy.timeout_s = found.predicted_makespan_s / 10
+        refused = jobs.Estimate(request, timeout=10)
+        assert refused.refusal.code == "timed_out"
+        assert "by prediction" in refused.refusal.message
+        assert jobs.List(job_pb2.JobServiceListRequest(), timeout=10) == before
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (job_pb2.JobServiceEstimateRequest(), "operations has 0 entries"),
+        (
+            job_pb2.JobServiceEstimateRequest(
+                program=outline(2, 2, 2), policy=job_pb2.JobPolicy(timeout_s=-1.0)
+            ),
+            "timeout_s is -1.0",
+        ),
+        (
+            job_pb2.JobServiceEstimateRequest(program=outline(-2, 2, 2)),
+            "sizes cannot be negative",
+        ),
+        (
+            job_pb2.JobServiceEstimateRequest(
+                program=product(
+                    types_pb2.Operand(name="A", type=UNKNOWN_TYPE),
+                    types_pb2.Operand(name="B", type=UNKNOWN_TYPE),
+                )
+            ),
+            "data_type 99 is unknown",
+        ),
+    ],
+)
+def test_estimates_of_what_cannot_be_are_refused(
+    cluster: LocalCluster, request_: job_pb2.JobServiceEstimateRequest, words: str
+) -> None:
+    with grpc.insecure_channel(cluster.address) as channel:
+        jobs = job_pb2_grpc.JobServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            jobs.Estimate(request_, timeout=10)
+        assert isinstance(caught.value, grpc.Call)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert words in str(caught.value.details())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
 
 from deadheat.client.client import Client
 from deadheat.client.cluster import LocalCluster
+from deadheat.client.estimates import Estimate
 from deadheat.client.jobs import Job
 from deadheat.client.reports import Report
 from deadheat.runtime.errors import (
@@ -28,6 +29,7 @@ __all__ = [
     "Conflict",
     "DataLost",
     "DeadheatError",
+    "Estimate",
     "InvalidInput",
     "Job",
     "JobCancelled",

@@ -7,8 +7,9 @@ nothing); what NumPy would refuse to multiply, or multiplies only as Python obje
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ import numpy.typing as npt
 
 from deadheat.runtime import dtypes
 from deadheat.runtime.errors import InvalidInput
-from deadheat.runtime.programs import MatrixType
+from deadheat.runtime.programs import (
+    MAX_CHAIN,
+    UNSENT,
+    MatrixType,
+    Operand,
+)
 from deadheat.store.npyfiles import NpyFile, read_header
 
 ArrayLike = Any
@@ -58,6 +64,31 @@ class Product:
     def sources(self) -> Sequence[Source]:
         return [self.a, self.b, *([self.bias] if self.bias else [])]
 
+    def placeholders(self) -> tuple[Operand, ...]:
+        return _placeholders(self.sources, self.dtype)
+
+
+@dataclass(frozen=True)
+class ChainOfMatrices:
+    """A checked chain: its operands, the dtype it is computed in, and the result's shape."""
+
+    sources: Sequence[Source]
+    dtype: str
+    result_shape: tuple[int, ...]
+
+    def placeholders(self) -> tuple[Operand, ...]:
+        return _placeholders(self.sources, self.dtype)
+
+
+Checked = Product | ChainOfMatrices
+
+
+def _placeholders(sources: Sequence[Source], dtype: str) -> tuple[Operand, ...]:
+    """Operands with everything but their bytes, to check a program before they are moved."""
+    return tuple(
+        Operand(source.name, source.stored_type(dtype), matrix_id=UNSENT) for source in sources
+    )
+
 
 def product(a: ArrayLike, b: ArrayLike, bias: ArrayLike | None = None) -> Product:
     """Checks `a @ b + bias`; raises InvalidInput naming operand and value."""
@@ -84,6 +115,45 @@ def product(a: ArrayLike, b: ArrayLike, bias: ArrayLike | None = None) -> Produc
     return Product(left, right, added, dtype, shape)
 
 
+def chain(matrices: Iterable[ArrayLike]) -> ChainOfMatrices:
+    """Checks a chain as `numpy.linalg.multi_dot` does: the first may be 1-D (a row) and the last
+    (a column). Raises InvalidInput naming operand and value."""
+    if isinstance(matrices, (str, Path)):
+        raise InvalidInput(f"matrices is {str(matrices)!r}; it must be a list", field="matrices")
+    given = [_as_array(value, f"M{n}") for n, value in enumerate(matrices, 1)]
+    if not 2 <= len(given) <= MAX_CHAIN:
+        raise InvalidInput(
+            f"matrices has {len(given)} entries; a chain has 2 to {MAX_CHAIN}", field="matrices"
+        )
+    for number, (array, _) in enumerate(given[1:-1], 2):
+        if array.ndim != 2:
+            raise InvalidInput(
+                f"M{number} has {array.ndim} dimensions ({_dimensions(array)}); in the middle of a "
+                "chain it must have 2",
+                field=f"M{number}",
+            )
+    last = len(given) - 1
+    sources = [
+        _matrix(entry, f"M{index + 1}", column=index == last) for index, entry in enumerate(given)
+    ]
+    for (left, right), ((a, _), (b, _)) in zip(pairwise(sources), pairwise(given)):
+        if left.shape[1] != right.shape[0]:
+            raise InvalidInput(
+                f"{left.name} is {_dimensions(a)} and {right.name} is {_dimensions(b)}: inner "
+                f"sizes {left.shape[1]} and {right.shape[0]} differ",
+                field=right.name,
+            )
+    whole = f"M1 @ ... @ M{len(given)}"
+    dtype = dtypes.name_of(_promote([array.dtype for array, _ in given]), field=whole)
+    shape: tuple[int, ...] = (sources[0].shape[0], sources[-1].shape[1])
+    MatrixType(shape[0], shape[1], dtype).check(whole)
+    if given[0][0].ndim == 1:
+        shape = shape[1:]
+    if given[-1][0].ndim == 1:
+        shape = shape[:-1]
+    return ChainOfMatrices(sources, dtype, shape)
+
+
 def _as_array(value: ArrayLike, name: str) -> tuple[Array, NpyFile | None]:
     """The array behind a value or a path, without copying it if that can be."""
     if isinstance(value, (str, Path)):
@@ -104,7 +174,7 @@ def _as_array(value: ArrayLike, name: str) -> tuple[Array, NpyFile | None]:
 def _matrix(given: tuple[Array, NpyFile | None], name: str, *, column: bool) -> Source:
     array, file = given
     if array.ndim == 0:
-        raise InvalidInput(f"{name} is a scalar; matmul needs 1 or 2 dimensions", field=name)
+        raise InvalidInput(f"{name} is a scalar; a product needs 1 or 2 dimensions", field=name)
     if array.ndim > 2:
         raise InvalidInput(
             f"{name} has {array.ndim} dimensions ({_dimensions(array)}); deadheat multiplies "

@@ -4,42 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Final, Self
 
 import grpc
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from deadheat.client import arrays
-from deadheat.client.arrays import Array, ArrayLike, Product
+from deadheat.client.arrays import Array
 from deadheat.client.cluster import LocalCluster
 from deadheat.client.connection import Connection, LoopThread
-from deadheat.client.inquiries import Inquiries
 from deadheat.client.jobs import Job, failure_of
-from deadheat.client.progress import shown
+from deadheat.client.products import Products
 from deadheat.client.reports import job_state_name
 from deadheat.client.transfers import Transfers
-from deadheat.runtime import hosts, rpc, wire
-from deadheat.runtime.errors import DeadheatError, InvalidInput, JobFailed, NotFound, Unavailable
-from deadheat.runtime.ids import new_id
-from deadheat.runtime.programs import Activation, Gemm, Operand, gemm_program
+from deadheat.runtime import hosts, rpc
+from deadheat.runtime.errors import DeadheatError, JobFailed, NotFound, Unavailable
 from deadheat.runtime.settings import ClientSettings, Sources
 from deadheat.v1 import job_pb2, types_pb2
 
-CutName = Literal["balanced", "equal", "peak", "one-minus-utilization"]
-DurabilityName = Literal["process", "power"]
-ActivationName = Literal["none", "relu", "gelu", "gelu_tanh", "tanh", "sigmoid"]
-
-CUTS: Final = {
-    "balanced": job_pb2.CUT_BALANCED,
-    "equal": job_pb2.CUT_EQUAL,
-    "peak": job_pb2.CUT_PEAK,
-    "one-minus-utilization": job_pb2.CUT_ONE_MINUS_UTILIZATION,
-}
-DURABILITIES: Final = {
-    "process": job_pb2.DURABILITY_PROCESS,
-    "power": job_pb2.DURABILITY_POWER,
-}
 #: A watch that breaks is opened again, so often in a row.
 MAX_WATCH_FAILURES: Final = 20
 WATCH_RETRY_S: Final = 0.5
@@ -47,7 +29,7 @@ WATCH_RETRY_S: Final = 0.5
 MAX_DOWNLOADS: Final = 6
 
 
-class Client(Inquiries):
+class Client(Products):
     """A connection to a cluster.
 
     `Client("host:port")`, else DEADHEAT_SCHEDULER, else this user's scheduler at the default
@@ -95,129 +77,6 @@ class Client(Inquiries):
     def shares_memory(self) -> bool:
         """Whether matrices are mapped (same host) rather than streamed."""
         return self._connection.shared is not None
-
-    # Products
-
-    def matmul(
-        self,
-        a: ArrayLike,
-        b: ArrayLike,
-        *,
-        bias: ArrayLike | None = None,
-        alpha: float = 1.0,
-        activation: ActivationName = "none",
-        cut: CutName = "balanced",
-        timeout: float | None = None,
-        durability: DurabilityName = "process",
-        progress: bool | None = None,
-    ) -> Array:
-        """`activation(alpha * a @ b + bias)`, with NumPy's semantics for 1 and 2 dimensions.
-
-        Args:
-            a: m x k; an array, anything NumPy or DLPack can read, or the path of a `.npy` file.
-            b: k x n, likewise.
-            bias: n elements, added to each row.
-            alpha: A factor; other than 1 for floating-point and complex dtypes only.
-            activation: Applied to each element; real floating-point dtypes only.
-            cut: How rows are shared out; all but "balanced" are there to be compared with.
-            timeout: Seconds after which the job fails. None: no limit.
-            durability: "power" has the operands on disk before the job is accepted.
-            progress: Show a progress bar; None: if stderr is a terminal.
-
-        Returns:
-            An m x n array of NumPy's result dtype. It is yours: changing it changes nothing else.
-
-        Raises:
-            InvalidInput: Shapes, dtypes or options do not fit; the message says which and why.
-            LimitReached: The cluster has no room for it.
-            TimedOut: `timeout` is over.
-            JobFailed: The cluster could not compute it; `cause` is the reason's code.
-
-        """
-        job = self.submit_matmul(
-            a,
-            b,
-            bias=bias,
-            alpha=alpha,
-            activation=activation,
-            cut=cut,
-            timeout=timeout,
-            durability=durability,
-            _keep=False,
-        )
-        try:
-            with shown(job, progress):
-                result: Array = job.result()
-        except KeyboardInterrupt:
-            job.cancel()
-            raise
-        return result
-
-    def submit_matmul(
-        self,
-        a: ArrayLike,
-        b: ArrayLike,
-        *,
-        bias: ArrayLike | None = None,
-        alpha: float = 1.0,
-        activation: ActivationName = "none",
-        cut: CutName = "balanced",
-        timeout: float | None = None,
-        durability: DurabilityName = "process",
-        _keep: bool = True,
-    ) -> Job:
-        """Like `matmul`, but returns a future as soon as the cluster has accepted the job. Its
-        result stays with the cluster for a day, for others to fetch by the job's id."""
-        checked = arrays.product(a, b, bias)
-        kind = Gemm(
-            transpose_a=checked.a.is_transposed,
-            transpose_b=checked.b.is_transposed,
-            alpha=float(alpha),
-            activation=_choice(activation, "activation", {a.value: a for a in Activation}),
-        )
-        policy = job_pb2.JobPolicy(
-            cut=_choice(cut, "cut", CUTS),
-            durability=_choice(durability, "durability", DURABILITIES),
-            timeout_s=timeout,
-        )
-        return self._loop.call(self._submit(checked, kind, policy, _keep))
-
-    async def _submit(
-        self, checked: Product, kind: Gemm, policy: job_pb2.JobPolicy, keep: bool
-    ) -> Job:
-        # What is wrong is said before anything is uploaded.
-        gemm_program(_placeholders(checked), kind)
-        await self._connection.open()  # The store may have been started anew since.
-        operands = await self._upload(checked, policy)
-        uploaded = [operand.matrix_id for operand in operands if operand.matrix_id]
-        try:
-            request = job_pb2.JobServiceSubmitRequest(
-                request_id=new_id("r"),
-                program=wire.program_to_wire(gemm_program(tuple(operands), kind)),
-                policy=policy,
-                kind=job_pb2.JOB_KIND_MATMUL,
-                user=hosts.user_name(),
-            )
-            with rpc.translated("submitting"):
-                answer = await self._connection.jobs.Submit(request, timeout=rpc.CALL_TIMEOUT_S)
-        finally:
-            # The job holds what it needs; for anybody else these matrices have no name.
-            for matrix_id in uploaded:
-                await self._transfers.give_up(matrix_id)
-        job = Job(self, answer.job_id)
-        self._watch(job, checked.result_shape, keep)
-        return job
-
-    async def _upload(self, checked: Product, policy: job_pb2.JobPolicy) -> list[Operand]:
-        types = [source.stored_type(checked.dtype) for source in checked.sources]
-        total = sum(matrix.size_bytes for matrix in types)
-        inline = total <= self._connection.inline_limit_bytes
-        durable = policy.durability == job_pb2.DURABILITY_POWER
-        uploads = [
-            self._transfers.upload(source, checked.dtype, inline=inline, durable=durable)
-            for source in checked.sources
-        ]
-        return list(await asyncio.gather(*uploads))
 
     # Watching
 
@@ -326,20 +185,3 @@ class Client(Inquiries):
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _choice(value: object, name: str, choices: dict[str, Any]) -> Any:
-    try:
-        return choices[str(value)]
-    except KeyError:
-        raise InvalidInput(
-            f"{name} is {value!r}; it may be {', '.join(choices)}", field=name
-        ) from None
-
-
-def _placeholders(checked: Product) -> tuple[Operand, ...]:
-    """Operands with everything but their bytes, to check a program before they are moved."""
-    return tuple(
-        Operand(source.name, source.stored_type(checked.dtype), matrix_id="unsent")
-        for source in checked.sources
-    )

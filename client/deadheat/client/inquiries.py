@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from deadheat.client import estimates
+from deadheat.client.arrays import ArrayLike
+from deadheat.client.choices import CUTS, CutName, choice
 from deadheat.client.connection import Connection, LoopThread
+from deadheat.client.estimates import Estimate
 from deadheat.client.reports import Report, job_state_name, node_as_dict
-from deadheat.runtime import hosts, rpc
+from deadheat.runtime import hosts, rpc, wire
 from deadheat.runtime.ids import new_id
 from deadheat.v1 import cluster_pb2, job_pb2
 
@@ -67,6 +71,41 @@ class Inquiries:
             return answer.json if as_json else answer.text
 
         return self._loop.call(explain())
+
+    def estimate(
+        self,
+        *product: Any,
+        bias: ArrayLike | None = None,
+        dtype: str | None = None,
+        cut: CutName = "balanced",
+        timeout: float | None = None,
+    ) -> Estimate:
+        """What a product would cost on the pool as it is now; nothing is uploaded or run.
+
+        Args:
+            product: Either the matrices a and b as `matmul` takes them (of files, the headers
+                are read), or the sizes m, k, n of m x k by k x n.
+            bias: As in `matmul`; with matrices only.
+            dtype: With sizes only; None: float64.
+            cut: How rows would be shared out.
+            timeout: The limit in seconds that the job would have: it is said whether it fits.
+
+        Raises:
+            InvalidInput: Shapes, dtypes or options do not fit; the message says which and why.
+            LimitReached: Too many ask at once.
+
+        """
+        program = estimates.outline(product, bias, dtype)
+        policy = job_pb2.JobPolicy(cut=choice(cut, "cut", CUTS), timeout_s=timeout)
+        request = job_pb2.JobServiceEstimateRequest(
+            program=wire.outline_to_wire(program), policy=policy
+        )
+
+        async def ask() -> job_pb2.JobServiceEstimateResponse:
+            with rpc.translated("estimating"):
+                return await self._connection.jobs.Estimate(request, timeout=rpc.CALL_TIMEOUT_S)
+
+        return Estimate.of(program, self._loop.call(ask()))
 
     def nodes(self) -> list[dict[str, Any]]:
         """The pool: each node with its devices, as `deadheat nodes --json` prints them."""

@@ -470,6 +470,219 @@ class JobServiceExplainResponse(_message.Message):
 Global___JobServiceExplainResponse: _TypeAlias = JobServiceExplainResponse  # noqa: Y015
 
 @_typing.final
+class JobServiceEstimateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRAM_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def program(self) -> _types_pb2.Program:
+        """Operands need a name and a type; an id lets devices count that hold the matrix already."""
+
+    @_builtins.property
+    def policy(self) -> Global___JobPolicy: ...
+    def __init__(
+        self,
+        *,
+        program: _types_pb2.Program | None = ...,
+        policy: Global___JobPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "program", b"program"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "program", b"program"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobServiceEstimateRequest: _TypeAlias = JobServiceEstimateRequest  # noqa: Y015
+
+@_typing.final
+class JobServiceEstimateResponse(_message.Message):
+    """Seconds count from now; shares and ratios are 0 to 1; bytes are those that cross a network."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLOPS_FIELD_NUMBER: _builtins.int
+    PREDICTED_MAKESPAN_S_FIELD_NUMBER: _builtins.int
+    BYTES_TO_MOVE_FIELD_NUMBER: _builtins.int
+    BYTES_LOWER_BOUND_FIELD_NUMBER: _builtins.int
+    POOL_FLOPS_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    flops: _builtins.float
+    predicted_makespan_s: _builtins.float
+    """Absent if it would be refused or would wait."""
+    bytes_to_move: _builtins.int
+    bytes_lower_bound: _builtins.int
+    pool_flops: _builtins.float
+    """Sum of the available speeds of all devices that it may use."""
+    note: _builtins.str
+    """For people: why it would wait before it starts. Empty if it would not."""
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___EstimatedDevice]: ...
+    @_builtins.property
+    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___EstimatedAlternative]: ...
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeftOutDevice]: ...
+    @_builtins.property
+    def refusal(self) -> _types_pb2.Failure:
+        """Present if Submit would refuse it now, with the number that does not fit."""
+
+    def __init__(
+        self,
+        *,
+        flops: _builtins.float = ...,
+        predicted_makespan_s: _builtins.float | None = ...,
+        bytes_to_move: _builtins.int | None = ...,
+        bytes_lower_bound: _builtins.int | None = ...,
+        pool_flops: _builtins.float | None = ...,
+        devices: _abc.Iterable[Global___EstimatedDevice] | None = ...,
+        alternatives: _abc.Iterable[Global___EstimatedAlternative] | None = ...,
+        left_out: _abc.Iterable[Global___LeftOutDevice] | None = ...,
+        refusal: _types_pb2.Failure | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bytes_lower_bound", b"_bytes_lower_bound", "_bytes_to_move", b"_bytes_to_move", "_pool_flops", b"_pool_flops", "_predicted_makespan_s", b"_predicted_makespan_s", "_refusal", b"_refusal", "bytes_lower_bound", b"bytes_lower_bound", "bytes_to_move", b"bytes_to_move", "pool_flops", b"pool_flops", "predicted_makespan_s", b"predicted_makespan_s", "refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_lower_bound", b"_bytes_lower_bound", "_bytes_to_move", b"_bytes_to_move", "_pool_flops", b"_pool_flops", "_predicted_makespan_s", b"_predicted_makespan_s", "_refusal", b"_refusal", "alternatives", b"alternatives", "bytes_lower_bound", b"bytes_lower_bound", "bytes_to_move", b"bytes_to_move", "devices", b"devices", "flops", b"flops", "left_out", b"left_out", "note", b"note", "pool_flops", b"pool_flops", "predicted_makespan_s", b"predicted_makespan_s", "refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bytes_lower_bound: _TypeAlias = _typing.Literal["bytes_lower_bound"]  # noqa: Y015
+    _WhichOneofArgType__bytes_lower_bound: _TypeAlias = _typing.Literal["_bytes_lower_bound", b"_bytes_lower_bound"]  # noqa: Y015
+    _WhichOneofReturnType__bytes_to_move: _TypeAlias = _typing.Literal["bytes_to_move"]  # noqa: Y015
+    _WhichOneofArgType__bytes_to_move: _TypeAlias = _typing.Literal["_bytes_to_move", b"_bytes_to_move"]  # noqa: Y015
+    _WhichOneofReturnType__pool_flops: _TypeAlias = _typing.Literal["pool_flops"]  # noqa: Y015
+    _WhichOneofArgType__pool_flops: _TypeAlias = _typing.Literal["_pool_flops", b"_pool_flops"]  # noqa: Y015
+    _WhichOneofReturnType__predicted_makespan_s: _TypeAlias = _typing.Literal["predicted_makespan_s"]  # noqa: Y015
+    _WhichOneofArgType__predicted_makespan_s: _TypeAlias = _typing.Literal["_predicted_makespan_s", b"_predicted_makespan_s"]  # noqa: Y015
+    _WhichOneofReturnType__refusal: _TypeAlias = _typing.Literal["refusal"]  # noqa: Y015
+    _WhichOneofArgType__refusal: _TypeAlias = _typing.Literal["_refusal", b"_refusal"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bytes_lower_bound) -> _WhichOneofReturnType__bytes_lower_bound | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bytes_to_move) -> _WhichOneofReturnType__bytes_to_move | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pool_flops) -> _WhichOneofReturnType__pool_flops | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__predicted_makespan_s) -> _WhichOneofReturnType__predicted_makespan_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refusal) -> _WhichOneofReturnType__refusal | None: ...
+
+Global___JobServiceEstimateResponse: _TypeAlias = JobServiceEstimateResponse  # noqa: Y015
+
+@_typing.final
+class EstimatedDevice(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    AVAILABILITY_FIELD_NUMBER: _builtins.int
+    SPEED_FLOPS_FIELD_NUMBER: _builtins.int
+    READY_S_FIELD_NUMBER: _builtins.int
+    TRANSFER_S_FIELD_NUMBER: _builtins.int
+    COMPUTE_S_FIELD_NUMBER: _builtins.int
+    PREDICTED_FINISH_S_FIELD_NUMBER: _builtins.int
+    BYTES_IN_FIELD_NUMBER: _builtins.int
+    BYTES_OUT_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    device: _builtins.str
+    kind: _builtins.str
+    share: _builtins.float
+    availability: _builtins.float
+    speed_flops: _builtins.float
+    ready_s: _builtins.float
+    """When it has done what it was given before."""
+    transfer_s: _builtins.float
+    compute_s: _builtins.float
+    predicted_finish_s: _builtins.float
+    bytes_in: _builtins.int
+    bytes_out: _builtins.int
+    memory_bytes: _builtins.int
+    """The most that operands and result need at once, mapped or copied."""
+    memory_free_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        device: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        share: _builtins.float = ...,
+        availability: _builtins.float = ...,
+        speed_flops: _builtins.float = ...,
+        ready_s: _builtins.float = ...,
+        transfer_s: _builtins.float = ...,
+        compute_s: _builtins.float = ...,
+        predicted_finish_s: _builtins.float = ...,
+        bytes_in: _builtins.int = ...,
+        bytes_out: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        memory_free_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory_free_bytes", b"_memory_free_bytes", "memory_free_bytes", b"memory_free_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_free_bytes", b"_memory_free_bytes", "availability", b"availability", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "compute_s", b"compute_s", "device", b"device", "kind", b"kind", "memory_bytes", b"memory_bytes", "memory_free_bytes", b"memory_free_bytes", "node", b"node", "predicted_finish_s", b"predicted_finish_s", "ready_s", b"ready_s", "share", b"share", "speed_flops", b"speed_flops", "transfer_s", b"transfer_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__memory_free_bytes: _TypeAlias = _typing.Literal["memory_free_bytes"]  # noqa: Y015
+    _WhichOneofArgType__memory_free_bytes: _TypeAlias = _typing.Literal["_memory_free_bytes", b"_memory_free_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_free_bytes) -> _WhichOneofReturnType__memory_free_bytes | None: ...
+
+Global___EstimatedDevice: _TypeAlias = EstimatedDevice  # noqa: Y015
+
+@_typing.final
+class EstimatedAlternative(_message.Message):
+    """What another choice would cost, by the same model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MAKESPAN_S_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    makespan_s: _builtins.float
+    """Absent where it is impossible (memory)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        makespan_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_makespan_s", b"_makespan_s", "makespan_s", b"makespan_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_makespan_s", b"_makespan_s", "makespan_s", b"makespan_s", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__makespan_s: _TypeAlias = _typing.Literal["makespan_s"]  # noqa: Y015
+    _WhichOneofArgType__makespan_s: _TypeAlias = _typing.Literal["_makespan_s", b"_makespan_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__makespan_s) -> _WhichOneofReturnType__makespan_s | None: ...
+
+Global___EstimatedAlternative: _TypeAlias = EstimatedAlternative  # noqa: Y015
+
+@_typing.final
+class LeftOutDevice(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftOutDevice: _TypeAlias = LeftOutDevice  # noqa: Y015
+
+@_typing.final
 class Job(_message.Message):
     """The report of design section 8. Absent fields are unknown. Seconds count from started_at."""
 

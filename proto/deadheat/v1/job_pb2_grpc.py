@@ -64,6 +64,11 @@ class JobServiceStub:
                 request_serializer=deadheat_dot_v1_dot_job__pb2.JobServiceExplainRequest.SerializeToString,
                 response_deserializer=deadheat_dot_v1_dot_job__pb2.JobServiceExplainResponse.FromString,
                 _registered_method=True)
+        self.Estimate = channel.unary_unary(
+                '/deadheat.v1.JobService/Estimate',
+                request_serializer=deadheat_dot_v1_dot_job__pb2.JobServiceEstimateRequest.SerializeToString,
+                response_deserializer=deadheat_dot_v1_dot_job__pb2.JobServiceEstimateResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -108,6 +113,13 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Estimate(self, request, context):
+        """What a program would cost on the pool as it is now. Runs nothing and records nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -140,6 +152,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=deadheat_dot_v1_dot_job__pb2.JobServiceExplainRequest.FromString,
                     response_serializer=deadheat_dot_v1_dot_job__pb2.JobServiceExplainResponse.SerializeToString,
+            ),
+            'Estimate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Estimate,
+                    request_deserializer=deadheat_dot_v1_dot_job__pb2.JobServiceEstimateRequest.FromString,
+                    response_serializer=deadheat_dot_v1_dot_job__pb2.JobServiceEstimateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -304,6 +321,33 @@ class JobService:
             '/deadheat.v1.JobService/Explain',
             deadheat_dot_v1_dot_job__pb2.JobServiceExplainRequest.SerializeToString,
             deadheat_dot_v1_dot_job__pb2.JobServiceExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Estimate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deadheat.v1.JobService/Estimate',
+            deadheat_dot_v1_dot_job__pb2.JobServiceEstimateRequest.SerializeToString,
+            deadheat_dot_v1_dot_job__pb2.JobServiceEstimateResponse.FromString,
             options,
             channel_credentials,
             insecure,

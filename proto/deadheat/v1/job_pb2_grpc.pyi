@@ -40,6 +40,8 @@ class JobServiceStub:
     Cancel: _grpc.UnaryUnaryMultiCallable[_job_pb2.JobServiceCancelRequest, _job_pb2.JobServiceCancelResponse]
     Explain: _grpc.UnaryUnaryMultiCallable[_job_pb2.JobServiceExplainRequest, _job_pb2.JobServiceExplainResponse]
     """Why each device got its share and who was left out."""
+    Estimate: _grpc.UnaryUnaryMultiCallable[_job_pb2.JobServiceEstimateRequest, _job_pb2.JobServiceEstimateResponse]
+    """What a program would cost on the pool as it is now. Runs nothing and records nothing."""
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -53,6 +55,8 @@ class JobServiceAsyncStub(JobServiceStub):
     Cancel: _aio.UnaryUnaryMultiCallable[_job_pb2.JobServiceCancelRequest, _job_pb2.JobServiceCancelResponse]  # type: ignore[assignment]
     Explain: _aio.UnaryUnaryMultiCallable[_job_pb2.JobServiceExplainRequest, _job_pb2.JobServiceExplainResponse]  # type: ignore[assignment]
     """Why each device got its share and who was left out."""
+    Estimate: _aio.UnaryUnaryMultiCallable[_job_pb2.JobServiceEstimateRequest, _job_pb2.JobServiceEstimateResponse]  # type: ignore[assignment]
+    """What a program would cost on the pool as it is now. Runs nothing and records nothing."""
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -99,5 +103,13 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.JobServiceExplainResponse, _abc.Awaitable[_job_pb2.JobServiceExplainResponse]]:
         """Why each device got its share and who was left out."""
+
+    @_abc_1.abstractmethod
+    def Estimate(
+        self,
+        request: _job_pb2.JobServiceEstimateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.JobServiceEstimateResponse, _abc.Awaitable[_job_pb2.JobServiceEstimateResponse]]:
+        """What a program would cost on the pool as it is now. Runs nothing and records nothing."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -63,6 +63,8 @@ __all__ = [
 MAX_OPERATIONS: Final = 10_000
 #: Names are printed and logged; long or odd ones are somebody's mistake or attack.
 MAX_NAME: Final = 128
+#: Stands for the id of an operand that is in no store (yet): such a program is only looked at.
+UNSENT: Final = "unsent"
 
 
 @dataclass(frozen=True, slots=True)

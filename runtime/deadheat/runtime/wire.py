@@ -7,6 +7,7 @@ from typing import Final, assert_never
 from deadheat.runtime import dtypes
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.programs import (
+    UNSENT,
     Activation,
     Chain,
     Gemm,
@@ -188,3 +189,21 @@ def program_from_wire(message: pb.Program) -> Program:
         operations=tuple(operation_from_wire(operation) for operation in message.operations),
         results=tuple(message.results),
     )
+
+
+def outline_from_wire(message: pb.Program) -> Program:
+    """A program whose operands may come as types alone: to be planned, not to be run."""
+    outline = pb.Program()
+    outline.CopyFrom(message)
+    for operand in outline.operands:
+        if operand.WhichOneof("source") is None:
+            operand.matrix_id = UNSENT
+    return program_from_wire(outline)
+
+
+def outline_to_wire(program: Program) -> pb.Program:
+    """A program without its operands' bytes and ids."""
+    outline = program_to_wire(program)
+    for operand in outline.operands:
+        operand.ClearField("source")
+    return outline

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.scheduler.planner.test_availability import sample
 
-from deadheat.scheduler.planner.availability import Sample, of_sample
+from deadheat.scheduler.planner.availability import MIN_AVAILABILITY, Sample, of_sample
 from deadheat.scheduler.planner.forecast import (
     HALF_LIFE_S,
     PRIOR_DEVIATION,
@@ -106,6 +106,36 @@ def test_a_gpu_that_seems_idle_is_not_sure_to_be() -> None:
     found = forecast(steady, 9.0)
     assert found.mean == 1.0
     assert found.deviation >= PRIOR_DEVIATION
+
+
+def test_what_the_stopwatch_says_of_a_busy_gpu_holds_until_it_is_idle() -> None:
+    state = state_of([sample(float(k), foreign=1.0, is_prior=True) for k in range(10)])
+    assert state.at(9.0).mean == pytest.approx(0.5)
+    unsure = state.at(9.0).deviation
+    for _ in range(8):
+        state.check(0.95)
+    assert state.at(9.0).mean == pytest.approx(0.95, abs=0.01)
+    assert state.at(9.0).deviation < unsure / 5
+    for k in range(10, 20):
+        state.add(sample(float(k), is_prior=True))
+    assert state.at(19.0).mean == pytest.approx(1.0, abs=0.01)
+    # What was idle before it was asked says nothing about how true NVML is.
+    state.check(0.3)
+    assert state.at(19.0).mean == pytest.approx(1.0, abs=0.01)
+
+
+def test_what_the_kernel_counts_needs_no_checking() -> None:
+    state = state_of([hog(float(k)) for k in range(10)])
+    state.check(0.95)
+    assert state.at(9.0).mean == pytest.approx(0.5)
+
+
+@given(st.lists(st.floats(), max_size=10), st.floats(0, 1))
+def test_no_stopwatch_can_do_harm(delivered: list[float], foreign: float) -> None:
+    state = state_of([sample(float(k), foreign=foreign, is_prior=True) for k in range(3)])
+    for one in delivered:
+        state.check(one)
+    assert MIN_AVAILABILITY <= state.at(2.0, 10.0).mean <= 1.0
 
 
 fractions = st.floats(0, 1)

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deadheat.runtime.programs import GemmShape, Op
-from deadheat.scheduler.planner.speed import MAX_FLOPS, UNKNOWN_FLOPS, SpeedModel, SpeedPoint
+from deadheat.scheduler.planner.speed import (
+    MAX_FLOPS,
+    MAX_POINTS,
+    UNKNOWN_FLOPS,
+    SpeedModel,
+    SpeedPoint,
+)
 
 sizes = st.integers(1, 5000)
 
@@ -51,6 +57,30 @@ def test_false_measurements_are_not_believed() -> None:
     assert SpeedModel(claims).flops_rate(square(512)) == pytest.approx(UNKNOWN_FLOPS)
     assert SpeedModel(claims).peak_flops("float64") is None
     assert MAX_FLOPS < 1e18
+
+
+def test_one_point_that_came_out_too_slow_does_not_lift_all_larger_ones() -> None:
+    points = [SpeedPoint(square(n), square(n).flops / 5e10) for n in (64, 128, 256, 512, 1024)]
+    points[1] = SpeedPoint(square(128), points[3].seconds)
+    model = SpeedModel(tuple(points))
+    assert model.seconds(square(128)) == pytest.approx(model.seconds(square(256)))
+    assert model.flops_rate(square(512)) == pytest.approx(5e10)
+
+
+def test_models_are_values_and_equal_claims_share_one() -> None:
+    points = (SpeedPoint(square(64), 1e-4), SpeedPoint(square(512), 0.01))
+    one, other = SpeedModel(points), SpeedModel((points[0], points[1]))
+    one.seconds(square(100))
+    assert one == other
+    assert len({one, other}) == 1
+    assert SpeedModel.of_claims(points) is SpeedModel.of_claims(list(points))
+
+
+def test_no_more_claims_are_kept_than_a_curve_needs() -> None:
+    points = [SpeedPoint(square(n), square(n).flops / 5e10) for n in range(64, 2000)]
+    model = SpeedModel.of_claims([*points, SpeedPoint(square(64), -1.0)])
+    assert len(model.points) <= MAX_POINTS
+    assert model.flops_rate(square(3000)) == pytest.approx(5e10)
 
 
 @given(

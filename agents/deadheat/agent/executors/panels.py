@@ -23,6 +23,8 @@ MAX_SIDE: Final = 1024
 MIN_SIDE: Final = 256
 #: A panel is the unit that cannot be stopped or given away: its work is bounded too.
 MAX_PANEL_FLOPS: Final = 2e10
+#: Nor does a panel take longer than this on a device that is slow, or that others use.
+MAX_PANEL_S: Final = 0.4
 #: Panels that are left for each thread when sizes begin to fall.
 PANELS_LEFT: Final = 8
 #: Panels that have to have ended before their variance says something.
@@ -89,6 +91,8 @@ class Panels:
     rectangle: Rectangle
     shape: GemmShape
     threads: int
+    #: What the plan gives it; 0 if it does not say.
+    predicted_s: float = 0.0
     #: Elements that have been computed.
     area_done: int = field(init=False, default=0)
     #: Rows from here on belong to somebody else now.
@@ -216,10 +220,16 @@ class Panels:
         count = max(1, round(rest / width))
         return min(rest, _up(-(-rest // count)))
 
+    @property
+    def _element_s(self) -> float:
+        """Seconds that an element takes one thread: as measured, before that as planned."""
+        planned_s = self.predicted_s * self.threads / max(1, self.rectangle.area)
+        return max(self._pace.mean_s, planned_s if self._pace.count < MIN_PANELS else 0.0, 1e-15)
+
     def _side(self, area_left: int) -> int:
         """The side of a square panel that suits what is left."""
         flops = self.shape.flops / max(1, self.shape.rows * self.shape.columns)
-        most = min(MAX_SIDE**2, MAX_PANEL_FLOPS / max(1.0, flops))
+        most = min(MAX_SIDE**2, MAX_PANEL_FLOPS / max(1.0, flops), MAX_PANEL_S / self._element_s)
         share = min(
             area_left / (PANELS_LEFT * self.threads), self._pace.chunk(area_left, self.threads)
         )

@@ -74,7 +74,10 @@ def _task(message: local_pb2.RunSubtask, descriptors: list[int], threads: int) -
         operands=operands,
         result=result,
         panels=Panels(
-            rectangle, replace(shape, rows=rectangle.rows, columns=rectangle.columns), threads
+            rectangle,
+            replace(shape, rows=rectangle.rows, columns=rectangle.columns),
+            threads,
+            assign.predicted_s,
         ),
         is_inline=message.result.is_inline,
         progress_s=assign.progress_s or PROGRESS_INTERVAL_S,

@@ -6,14 +6,17 @@ counts in hundredths of a second, so that a shorter window would be mostly round
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from deadheat.agent.probes import procfs
+from deadheat.agent.probes.cgroups import Cgroups, thread_weight
+from deadheat.agent.probes.fairness import Contender, fair_share
 
 WINDOW_S: Final = 1.0
 #: How often other processes are looked through for threads that want our cores.
@@ -22,6 +25,8 @@ SCAN_INTERVAL_S: Final = 1.0
 SCAN_THRESHOLD: Final = 0.03
 #: A process that used less than this share of a core since the last scan does not compete.
 COMPETITOR_SHARE: Final = 0.02
+#: Load, in cores, that needs no thread to be found for it: interrupts, processes that have ended.
+UNEXPLAINED: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,10 @@ class CpuSample:
     run_s: float
     wait_s: float
     core_busy: tuple[float, ...]
+    #: What control groups allow at most, and what their weights would give us if we ran now; None
+    #: when nobody competes, or not all of those who do were found.
+    quota: float = 1.0
+    fair_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,7 @@ class CpuProbe:
         executor_pid: Callable[[], int],
         *,
         root: Path = procfs.PROC,
+        cgroups: Cgroups | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cpus = sorted(cpus)
@@ -68,7 +78,8 @@ class CpuProbe:
         self._root = root
         self._clock = clock
         self._readings: deque[_Reading] = deque()
-        self._competitors = _Competitors(frozenset(cpus), root)
+        self._cgroups = cgroups or Cgroups()
+        self._competitors = _Competitors(frozenset(cpus), root, self._cgroups)
 
     def sample(self) -> CpuSample | None:
         """The load since about a second ago; None at the first call."""
@@ -112,7 +123,12 @@ class CpuProbe:
         # A process that ended took its seconds with it: the sum can fall.
         own = _clamp((new.own_s - old.own_s) / pool_s)
         foreign = _clamp(busy_share - own)
-        runnable = self._competitors.count(new.at_s, foreign, frozenset(self._own_pids()))
+        pid = self._executor_pid()
+        found = self._competitors.find(new.at_s, foreign, frozenset(self._own_pids()))
+        if found is None:  # Nobody's use is known yet; the load itself is the best guess.
+            runnable, share = max(1.0, round(foreign * len(self._cpus))), None
+        else:
+            runnable, share = sum(one.threads for one in found), self._share(pid, foreign, found)
         return CpuSample(
             at_s=new.at_s,
             window_s=window_s,
@@ -124,44 +140,61 @@ class CpuProbe:
             run_s=max(0.0, new.run_s - old.run_s),
             wait_s=max(0.0, new.wait_s - old.wait_s),
             core_busy=tuple(core_busy),
+            quota=min(1.0, self._cgroups.quota_cores(pid) / len(self._cpus)),
+            fair_share=share,
         )
+
+    def _share(self, pid: int, foreign: float, others: Sequence[Contender]) -> float | None:
+        """What we would get beside them; None if they do not account for the load."""
+        load = foreign * len(self._cpus)
+        if not others or sum(one.threads for one in others) < math.ceil(load - UNEXPLAINED):
+            return None
+        times = procfs.process_times(pid, self._root)
+        weight = thread_weight(times.nice, is_idle=times.is_idle) if times else 1.0
+        groups, cpus = self._cgroups.groups(pid), frozenset(self._cpus)
+        return fair_share(cpus, Contender(groups, weight, len(cpus), cpus), others)
 
 
 class _Competitors:
-    """Counts threads of others that want our cores."""
+    """Finds threads of others that want our cores."""
 
-    def __init__(self, cpus: frozenset[int], root: Path) -> None:
+    def __init__(self, cpus: frozenset[int], root: Path, cgroups: Cgroups) -> None:
         self._cpus = cpus
         self._root = root
+        self._cgroups = cgroups
         self._scanned_s = float("-inf")
         self._cpu_s: dict[int, float] = {}
-        self._count = 0.0
+        self._found: Sequence[Contender] | None = None
 
-    def count(self, now: float, foreign: float, own: frozenset[int]) -> float:
+    def find(self, now: float, foreign: float, own: frozenset[int]) -> Sequence[Contender] | None:
+        """Those of the last scan; None when there was only the first, which compares nothing."""
         if foreign < SCAN_THRESHOLD:
-            self._cpu_s.clear()
-            self._count = 0.0
-            return 0.0
+            self._cpu_s, self._found = {}, None
+            return ()
         if now - self._scanned_s < SCAN_INTERVAL_S:
-            return self._count
+            return self._found
         elapsed_s, self._scanned_s = now - self._scanned_s, now
-        before, self._cpu_s, found = self._cpu_s, {}, 0
+        before, self._cpu_s, found = self._cpu_s, {}, []
         for pid in procfs.process_ids(self._root):
             times = None if pid in own else procfs.process_times(pid, self._root)
             if times is None:
                 continue
             self._cpu_s[pid] = times.cpu_s
             used_s = times.cpu_s - before.get(pid, times.cpu_s)
-            if used_s >= COMPETITOR_SHARE * elapsed_s:
-                found += self._runnable_threads(pid)
-        # At the first scan nobody's use is known yet; the load itself is the best guess.
-        self._count = float(found) if before else max(1.0, round(foreign * len(self._cpus)))
-        return self._count
+            if used_s >= COMPETITOR_SHARE * elapsed_s and (one := self._contender(times)):
+                found.append(one)
+        self._found = found if before else None
+        return self._found
+
+    def _contender(self, times: procfs.ProcessTimes) -> Contender | None:
+        cpus = procfs.allowed_cpus(times.pid, self._root) & self._cpus
+        runnable = self._runnable_threads(times.pid) if cpus else 0
+        if not runnable:
+            return None
+        weight = thread_weight(times.nice, is_idle=times.is_idle)
+        return Contender(self._cgroups.groups(times.pid), weight, runnable, cpus)
 
     def _runnable_threads(self, pid: int) -> int:
-        allowed = procfs.allowed_cpus(pid, self._root)
-        if not allowed & self._cpus:
-            return 0
         found = 0
         for thread in procfs.thread_ids(pid, self._root):
             times = procfs.process_times(pid, self._root, thread=thread)

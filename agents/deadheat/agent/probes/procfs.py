@@ -23,12 +23,15 @@ class CpuTimes:
 
 @dataclass(frozen=True, slots=True)
 class ProcessTimes:
-    """One process (or thread): its state letter, processor seconds, and where it ran last."""
+    """One process (or thread): its state letter, processor seconds, where it ran last, and how it
+    is scheduled."""
 
     pid: int
     state: str
     cpu_s: float
     processor: int
+    nice: int = 0
+    is_idle: bool = False
 
 
 def core_times(root: Path = PROC) -> Mapping[int, CpuTimes]:
@@ -56,7 +59,8 @@ def process_times(pid: int, root: Path = PROC, *, thread: int | None = None) -> 
     # The name is in parentheses and may contain anything, spaces and parentheses too.
     fields = text[text.rindex(")") + 2 :].split()
     cpu_s = (int(fields[11]) + int(fields[12])) * TICK_S
-    return ProcessTimes(thread or pid, fields[0], cpu_s, int(fields[36]))
+    is_idle = int(fields[38]) == os.SCHED_IDLE
+    return ProcessTimes(thread or pid, fields[0], cpu_s, int(fields[36]), int(fields[16]), is_idle)
 
 
 def parent_of(pid: int, root: Path = PROC) -> int:

@@ -100,6 +100,8 @@ class Sampler:
             wait_s=found.wait_s,
             memory_free_bytes=self._memory_free_bytes(),
             core_busy=found.core_busy,
+            quota=found.quota,
+            fair_share=found.fair_share,
         )
 
 

@@ -18,6 +18,7 @@ _CUTS = click.Choice(["balanced", "equal", "peak", "one-minus-utilization"])
 
 
 def _job_options(command: F) -> F:
+    """What every kind of job takes."""
     for option in (
         click.option("--cut", type=_CUTS, default="balanced", show_default=True),
         click.option("--timeout", metavar="SECONDS", help="The job fails when it takes longer."),
@@ -28,6 +29,14 @@ def _job_options(command: F) -> F:
             show_default=True,
             help="power: operands are on disk before the job is accepted.",
         ),
+        scheduler_option,
+    ):
+        command = option(command)
+    return command
+
+
+def _product_options(command: F) -> F:
+    for option in (
         click.option("--alpha", type=float, default=1.0, show_default=True),
         click.option("--bias", metavar="FILE.npy", help="One row, added to each row."),
         click.option(
@@ -38,10 +47,12 @@ def _job_options(command: F) -> F:
         ),
         click.argument("b", metavar="B.npy"),
         click.argument("a", metavar="A.npy"),
-        scheduler_option,
     ):
         command = option(command)
     return command
+
+
+_matrices = click.argument("matrices", nargs=-1, required=True, metavar="M1.npy M2.npy ...")
 
 
 @click.group()
@@ -55,16 +66,54 @@ def submit() -> None:
 
 
 @run.command("matmul")
+@_product_options
 @_job_options
 @click.option("-o", "--output", required=True, metavar="C.npy", help="Where the product goes.")
 @json_option
 def run_matmul(output: str, as_json: bool, scheduler: str | None, **options: Any) -> int:
     """C = A @ B, from and to .npy files. Ctrl-C cancels the job."""
+    return _run(output, as_json, scheduler, lambda client: _submit_matmul(client, **options))
+
+
+@run.command("chain")
+@_matrices
+@_job_options
+@click.option("-o", "--output", required=True, metavar="OUT.npy", help="Where the product goes.")
+@json_option
+def run_chain(output: str, as_json: bool, scheduler: str | None, **options: Any) -> int:
+    """OUT = M1 @ M2 @ ..., in the order that is fastest on this cluster. Ctrl-C cancels the job."""
+    return _run(output, as_json, scheduler, lambda client: _submit_chain(client, **options))
+
+
+@submit.command("matmul")
+@_product_options
+@_job_options
+def submit_matmul(scheduler: str | None, **options: Any) -> int:
+    """Submit C = A @ B; `deadheat job result ID -o C.npy` fetches it later."""
+    with connected(scheduler) as client:
+        click.echo(_submit_matmul(client, **options).id)
+    return 0
+
+
+@submit.command("chain")
+@_matrices
+@_job_options
+def submit_chain(scheduler: str | None, **options: Any) -> int:
+    """Submit M1 @ M2 @ ...; `deadheat job result ID -o OUT.npy` fetches it later."""
+    with connected(scheduler) as client:
+        click.echo(_submit_chain(client, **options).id)
+    return 0
+
+
+def _run(
+    output: str, as_json: bool, scheduler: str | None, submit_to: Callable[[Client], Job]
+) -> int:
+    """Submits, waits, writes the result, and says how it went."""
     from deadheat.cli.output import OutputFile
     from deadheat.client.progress import shown
 
     with OutputFile(output) as file, connected(scheduler) as client:
-        job = _submit(client, **options)
+        job = submit_to(client)
         try:
             with shown(job):
                 _say_why_it_waits(job)
@@ -88,28 +137,20 @@ def run_matmul(output: str, as_json: bool, scheduler: str | None, **options: Any
     return 0
 
 
-@submit.command("matmul")
-@_job_options
-def submit_matmul(scheduler: str | None, **options: Any) -> int:
-    """Submit C = A @ B; `deadheat job result ID -o C.npy` fetches it later."""
-    with connected(scheduler) as client:
-        click.echo(_submit(client, **options).id)
-    return 0
+def _submit_matmul(client: Client, *, a: str, b: str, timeout: str | None, **options: Any) -> Job:
+    return client.submit_matmul(a, b, timeout=_limit_s(timeout), **options)
 
 
-def _submit(
-    client: Client,
-    *,
-    a: str,
-    b: str,
-    bias: str | None,
-    timeout: str | None,
-    **options: Any,
+def _submit_chain(
+    client: Client, *, matrices: tuple[str, ...], timeout: str | None, **options: Any
 ) -> Job:
+    return client.submit_multi_dot(matrices, timeout=_limit_s(timeout), **options)
+
+
+def _limit_s(timeout: str | None) -> float | None:
     from deadheat.runtime.units import parse_seconds
 
-    limit = parse_seconds(timeout, field="--timeout") if timeout is not None else None
-    return client.submit_matmul(a, b, bias=bias, timeout=limit, **options)
+    return parse_seconds(timeout, field="--timeout") if timeout is not None else None
 
 
 def _say_why_it_waits(job: Job) -> None:

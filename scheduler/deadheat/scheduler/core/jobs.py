@@ -67,8 +67,8 @@ def enter(world: World, job: Job) -> None:
     world.jobs[job.id] = job
     world.open[job.id] = job
     world.requests[job.request_id] = job.id
-    cost_s = job.program.flops / max(1.0, world.pool_flops or _peak_flops(world, job))
-    tag = world.queue.enter(job.id, job.user, cost_s, world.now)
+    job.cost_s = job.program.flops / max(1.0, world.pool_flops or _peak_flops(world, job))
+    tag = world.queue.enter(job.id, job.user, job.cost_s, world.now)
     job.rank = rank_of(job.policy.priority, tag)
 
 

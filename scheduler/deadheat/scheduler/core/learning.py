@@ -33,7 +33,7 @@ MAX_WINDOW_S: Final = 60.0
 ROUNDING: Final = 1e-6
 #: The same complaint about one device is told at most so often.
 COMPLAINT_INTERVAL_S: Final = 60.0
-#: A GPU that is free to this degree is idle: what the stopwatch says then is its idle speed.
+#: A GPU that seems free to this degree is idle: what the stopwatch says then is its idle speed.
 IDLE_AVAILABILITY: Final = 0.95
 
 # Claims
@@ -96,14 +96,12 @@ def learn(world: World, job: Job, subtask: Subtask, event: events.SubtaskFinishe
 
 def _learn_by_stopwatch(world: World, device: Device, shape: GemmShape, wall_s: float) -> None:
     """A GPU does not count our seconds apart from those of others. Idle, its stopwatch is its
-    speed; shared, only the product of speed and availability was measured, and the bias takes it:
-    the stopwatch wins over NVML."""
-    availability = device.availability(world.now).mean
-    if availability >= IDLE_AVAILABILITY or not device.history.model.points:
+    speed; shared, it is what NVML's figures mean, and wins over them."""
+    is_idle = not device.samples or of_sample(device.samples[-1]) >= IDLE_AVAILABILITY
+    if is_idle or not device.model.points:
         _take(world, device, shape, wall_s)
     elif wall_s > 0.0:
-        expected_s = device.history.expected_s(shape) / availability
-        device.history = device.history.correct(expected_s / wall_s)
+        device.seen.check(device.history.expected_s(shape) / wall_s)
 
 
 def _take(world: World, device: Device, shape: GemmShape, idle_s: float) -> None:

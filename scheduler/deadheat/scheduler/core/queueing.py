@@ -51,6 +51,11 @@ class FairQueue:
         self._users.setdefault(user, {})[job] = None
         return tag
 
+    def would_be(self, cost_s: float, now: float) -> float:
+        """The tag of a job of a user who has no other."""
+        self._advance(now)
+        return self.virtual_s + cost_s
+
     def hurry(self, job: str) -> float:
         """A tag before all others."""
         tag = min((waiting.tag for waiting in self._open.values()), default=self.virtual_s) - 1.0

@@ -63,6 +63,7 @@ def _columns(
     local = [node.shares_memory and node.host == world.host for node, _ in usable]
     is_local = np.array(local, dtype=np.bool_)
     rank = math.inf if job is None else job.rank
+    horizon_s = 0.0 if job is None else job.cost_s
     without = job.id if job is not None and without_own else ""
     ready_s = [d.ready_s(now, rank=rank, without_job=without) if d.active else 0.0 for d in devices]
     measured = [_measured(job, operations, d, now) if d.active else math.nan for d in devices]
@@ -82,7 +83,7 @@ def _columns(
             [numbers.setdefault(device.model, len(numbers)) for device in devices], dtype=np.int64
         ),
         models=tuple(numbers),
-        availability=np.array([device.availability(now).mean for device in devices]),
+        availability=np.array([d.availability(now, horizon_s).mean for d in devices]),
         busy=np.array([device.samples[-1].busy if device.samples else 0.0 for device in devices]),
         bias=np.array([device.bias for device in devices]),
         ready_s=np.array(ready_s),

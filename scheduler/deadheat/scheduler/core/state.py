@@ -256,6 +256,8 @@ class Job:
     steps: list[Step]
     #: Whose sub-tasks go first on a device (see queueing.py).
     rank: float = 0.0
+    #: About how long it takes if it has the pool for itself: the horizon of forecasts for it.
+    cost_s: float = 0.0
     #: It goes before all others of its priority, since it would miss its time limit otherwise.
     is_urgent: bool = False
     #: Operations that are meant for some devices only.

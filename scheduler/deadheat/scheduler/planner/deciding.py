@@ -11,20 +11,19 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from deadheat.scheduler.planner.chains import WHOLE_POOL, ChainPlan, plan_chain
-from deadheat.scheduler.planner.rewriting import expand_chain, product_names, split_inner
 
 from deadheat.runtime.dtypes import element_type
 from deadheat.runtime.programs import Chain, Gemm, GemmShape, Operation, Program, Sum
 from deadheat.scheduler.planner import cutting
 from deadheat.scheduler.planner.balance import balance, level
+from deadheat.scheduler.planner.chains import WHOLE_POOL, ChainPlan, plan_chain
+from deadheat.scheduler.planner.groups import PoolGroups, split_pool
 from deadheat.scheduler.planner.inputs import Cut, PlanningInput, Policy
 from deadheat.scheduler.planner.plan import Alternative, Order, Plan
-from deadheat.scheduler.planner.pool import Integers, Pool, ordered
+from deadheat.scheduler.planner.pool import Pool, ordered
 from deadheat.scheduler.planner.pricing import price
+from deadheat.scheduler.planner.rewriting import expand_chain, product_names, split_inner
 
-#: Parts of the pool's speed that one side of a chain may get while the other side gets the rest.
-SIDES: Final = (0.25, 1 / 3, 0.5)
 #: An inner dimension so many times the result's longer side is worth looking at.
 DEEP: Final = 4
 #: What the other way has to save: it costs a barrier and rounds in another order.
@@ -77,8 +76,9 @@ def _ordered_chain(given: PlanningInput, index: int) -> Plan:
     operation = program.operations[index]
     sizes = chain_sizes(program, operation)
     dtype = program.types[operation.result].dtype
-    groups, splits = _groups(given.pool, dtype)
-    found = plan_chain(sizes, PoolCost(tuple(given.pool.take(g) for g in groups), dtype), splits)
+    groups = _groups(given.pool, dtype)
+    pools = tuple(given.pool.take(np.array(members)) for members in groups.members)
+    found = plan_chain(sizes, PoolCost(pools, dtype), groups.splits)
     rewritten = expand_chain(program, index, found.order)
     members = _members(program, index, found, rewritten, given.pool, groups)
     idle = given.pool.rates(GemmShape(max(sizes), max(sizes), max(sizes), dtype))
@@ -110,29 +110,12 @@ def chain_sizes(program: Program, operation: Operation) -> list[int]:
     return [types[0].rows, *(matrix.columns for matrix in types)]
 
 
-def _groups(pool: Pool, dtype: str) -> tuple[list[Integers], list[tuple[int, int]]]:
+def _groups(pool: Pool, dtype: str) -> PoolGroups:
     """The whole pool, and pairs of disjoint groups with about given parts of its speed."""
-    everybody = np.arange(len(pool))
-    groups: list[Integers] = [everybody]
-    splits: list[tuple[int, int]] = []
-    if not 2 <= len(pool) <= MAX_GROUPED:
-        return groups, splits
+    if len(pool) > MAX_GROUPED:
+        return PoolGroups((tuple(range(len(pool))),), ())
     speeds = pool.effective(pool.rates(GemmShape(1024, 1024, 1024, dtype)))
-    seen: set[bytes] = set()
-    for part in SIDES:
-        # Fastest first, as long as they fit: what is left over is small.
-        chosen, room = np.zeros(len(pool), dtype=np.bool_), part * float(speeds.sum())
-        for number in ordered(-speeds).tolist():
-            if speeds[number] <= room * (1 + 1e-9):
-                chosen[number] = True
-                room -= float(speeds[number])
-        if not chosen.any() and len(pool) == 2:
-            chosen[int(np.argmin(speeds))] = True
-        if chosen.any() and not chosen.all() and chosen.tobytes() not in seen:
-            seen.add(chosen.tobytes())
-            groups += [np.flatnonzero(chosen), np.flatnonzero(~chosen)]
-            splits.append((len(groups) - 2, len(groups) - 1))
-    return groups, splits
+    return split_pool(speeds.tolist())
 
 
 def _members(
@@ -141,14 +124,14 @@ def _members(
     found: ChainPlan,
     rewritten: Program,
     pool: Pool,
-    groups: list[Integers],
+    groups: PoolGroups,
 ) -> Mapping[int, frozenset[str]]:
     """For the operations that run on a part of the pool: the ids of its devices."""
     names = product_names(program, index, found.order)
     numbers = {operation.result: n for n, operation in enumerate(rewritten.operations)}
     return {
         numbers[names[made.start, made.stop]]: frozenset(
-            pool.ids[device] for device in groups[made.group].tolist()
+            pool.ids[device] for device in groups.members[made.group]
         )
         for made in found.products
         if made.group != WHOLE_POOL

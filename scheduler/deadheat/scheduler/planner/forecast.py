@@ -32,7 +32,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from deadheat.scheduler.planner.availability import Sample, of_sample
+from deadheat.scheduler.planner.availability import MIN_AVAILABILITY, Sample, of_sample
 
 #: An observation loses half of its weight in this time.
 HALF_LIFE_S: Final = 0.7
@@ -49,8 +49,15 @@ STALE_AFTER_S: Final = 3.0
 STALE_HALF_LIFE_S: Final = 10.0
 #: Of a fraction about which nothing is known, 0 to 1: the deviation of the uniform distribution.
 UNKNOWN_DEVIATION: Final = 12**-0.5
-#: The least deviation of a device whose samples are only a prior (Sample.is_prior).
+#: The least deviation of a device whose samples are only a prior (Sample.is_prior), until the
+#: stopwatch has said what they mean.
 PRIOR_DEVIATION: Final = 0.25
+#: Below this, what a prior says to be taken is too little to say how true it is.
+MIN_TAKEN: Final = 0.05
+#: How much more than it says may be taken: others' kernels can wait for memory with ours.
+MAX_TRUTH: Final = 2.0
+#: Weight of one stopwatch reading.
+TRUTH_WEIGHT: Final = 0.5
 
 Floats = npt.NDArray[np.float64]
 
@@ -91,13 +98,15 @@ class _Average:
 class AvailabilityState:
     """What the samples of one device come to. `add` when one arrives, `at` whenever asked."""
 
-    __slots__ = ("_fast", "_slow", "is_prior", "observed_s")
+    __slots__ = ("_checked", "_fast", "_slow", "_truth", "is_prior", "observed_s")
 
     def __init__(self) -> None:
         self._fast, self._slow = _Average(HALF_LIFE_S), _Average(SLOW_HALF_LIFE_S)
         #: When the newest sample was made; minus infinity before there is one.
         self.observed_s = -math.inf
         self.is_prior = False
+        #: How much of what a prior says to be taken is, and how often that was found out.
+        self._truth, self._checked = 1.0, 0
 
     def add(self, sample: Sample) -> None:
         """Takes a sample in, if anything is known in it."""
@@ -112,21 +121,36 @@ class AvailabilityState:
         self.observed_s = max(self.observed_s, sample.at_s)
         self.is_prior = sample.is_prior
 
+    def check(self, delivered: float) -> None:
+        """Corrects a prior by what a stopwatch found: the share of its idle speed that the device
+        delivered just now. The stopwatch wins, and of the prior remains what it says of changes: a
+        device that NVML calls busy, and that delivered 95 %, will be free when NVML calls it
+        idle, and not nearly twice as fast."""
+        taken = 1.0 - self._fast.mean
+        if not self.is_prior or taken < MIN_TAKEN or not math.isfinite(delivered):
+            return
+        truth = min(MAX_TRUTH, max(0.0, (1.0 - delivered) / taken))
+        self._truth += TRUTH_WEIGHT * (truth - self._truth)
+        self._checked += 1
+
+    def _true(self, mean: float) -> float:
+        return max(MIN_AVAILABILITY, 1.0 - self._truth * (1.0 - mean)) if self._checked else mean
+
     @property
     def fast_mean(self) -> float:
-        return self._fast.mean if self.is_observed else 1.0
+        return self._true(self._fast.mean) if self.is_observed else 1.0
 
     @property
     def slow_mean(self) -> float:
-        return self._slow.mean if self.is_observed else 1.0
+        return self._true(self._slow.mean) if self.is_observed else 1.0
 
     @property
     def fast_variance(self) -> float:
-        return self._fast.variance
+        return self._fast.variance * self._truth**2
 
     @property
     def slow_variance(self) -> float:
-        return self._slow.variance
+        return self._slow.variance * self._truth**2
 
     @property
     def is_observed(self) -> bool:
@@ -138,15 +162,14 @@ class AvailabilityState:
             return Availability(1.0, UNKNOWN_DEVIATION, -math.inf)
         age_s = max(0.0, now - self.observed_s)
         trust, relaxed, relaxed_end = _fading(age_s, horizon_s)
-        fast, slow = self._fast, self._slow
+        fast, slow, unknown = self._fast, self._slow, (1.0 - trust) * UNKNOWN_DEVIATION
         mean = slow.mean + trust * relaxed * (fast.mean - slow.mean)
         kept = (trust * relaxed_end) ** 2
-        unknown = (1.0 - trust) * UNKNOWN_DEVIATION
-        variance = kept * fast.variance + (1.0 - kept) * slow.variance + unknown * unknown
-        deviation = math.sqrt(variance)
+        variance = kept * fast.variance + (1.0 - kept) * slow.variance
         if self.is_prior:
-            deviation = max(deviation, PRIOR_DEVIATION)
-        return Availability(mean, deviation, self.observed_s)
+            mean, variance = self._true(mean), variance * self._truth**2
+            unknown = max(unknown, PRIOR_DEVIATION / (1 + self._checked))
+        return Availability(mean, math.sqrt(variance + unknown * unknown), self.observed_s)
 
 
 def _fading(age_s: float, horizon_s: float) -> tuple[float, float, float]:

@@ -40,6 +40,9 @@ NEW_WEIGHT: Final = 0.5
 NEAR_FACTOR: Final = 1.3
 #: Weight of a measurement in the bias: it follows at once what the points follow slowly.
 BIAS_WEIGHT: Final = 0.5
+#: Sub-tasks of this length have half of that weight, shorter ones less: the slivers that a
+#: re-balance leaves say more about cold caches than about the device.
+SHORT_S: Final = 0.02
 #: Beyond this a correction is no correction; outliers and flush see to the rest.
 MIN_BIAS: Final = 0.25
 MAX_BIAS: Final = 4.0
@@ -113,25 +116,17 @@ class SpeedHistory:
             return replace(fresh, bias=1.0), Verdict.FLUSHED
         if is_outlier:
             # One is a hiccup; two are news, on which plans must not wait for the flush.
-            bias = self.bias if count.in_a_row < 2 else _mixed(self.bias, known_s / idle_s)
+            bias = self.bias if count.in_a_row < 2 else _mixed(self.bias, known_s / idle_s, idle_s)
             return replace(self, bias=bias, counts={**self.counts, kind: count}), Verdict.OUTLIER
         mixed = self._with(kind, _mix(points, point, known_s), count)
         # Of what the bias should say now, the points have taken over a part.
         taken_over = known_s / mixed.model.seconds(shape)
-        bias = _clamped(_mixed(self.bias, known_s / idle_s) / taken_over)
+        bias = _clamped(_mixed(self.bias, known_s / idle_s, idle_s) / taken_over)
         return replace(mixed, bias=bias), Verdict.MIXED
 
-    def correct(self, ratio: float) -> SpeedHistory:
-        """With one more ratio of measured over expected rate that says nothing about idle speed:
-        a stopwatch on a device that others used meanwhile."""
-        if not math.isfinite(ratio) or ratio <= 0:
-            return self
-        return replace(self, bias=_mixed(self.bias, self.bias * ratio))
-
     def _with(self, kind: Kind, points: tuple[SpeedPoint, ...], count: Count) -> SpeedHistory:
-        others = (p for its, found in self.model.by_kind.items() if its != kind for p in found)
-        model = SpeedModel((*others, *points))
-        return replace(self, model=model, counts={**self.counts, kind: count})
+        counts = {**self.counts, kind: count}
+        return replace(self, model=self.model.with_kind(kind, points), counts=counts)
 
 
 def digest(points: Iterable[SpeedPoint]) -> str:
@@ -139,8 +134,9 @@ def digest(points: Iterable[SpeedPoint]) -> str:
     return hashlib.sha256(repr(tuple(points)).encode()).hexdigest()[:16]
 
 
-def _mixed(bias: float, ratio: float) -> float:
-    return bias + BIAS_WEIGHT * (_clamped(ratio) - bias)
+def _mixed(bias: float, ratio: float, took_s: float) -> float:
+    weight = BIAS_WEIGHT * took_s / (took_s + SHORT_S)
+    return bias + weight * (_clamped(ratio) - bias)
 
 
 def _clamped(bias: float) -> float:

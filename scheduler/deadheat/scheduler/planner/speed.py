@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property, lru_cache
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Final
 
 from deadheat.runtime.dtypes import element_type
@@ -171,6 +171,15 @@ class SpeedModel:
         """Its believable points."""
         good = sorted((p for p in self.points if p.is_sane), key=lambda point: point.kind)
         return {kind: tuple(points) for kind, points in groupby(good, key=lambda p: p.kind)}
+
+    def with_kind(self, kind: Kind, points: tuple[SpeedPoint, ...]) -> SpeedModel:
+        """Other points for one kind; what was worked out for the others is taken over, since this
+        happens with every sub-task that ends."""
+        by_kind = {**self.by_kind, kind: points}
+        model = SpeedModel(tuple(chain.from_iterable(by_kind.values())))
+        model.__dict__["by_kind"] = by_kind
+        model.__dict__["_curves"] = {**self._curves, kind: _Curve.through(points)}
+        return model
 
     @cached_property
     def _curves(self) -> Mapping[Kind, _Curve]:

@@ -10,16 +10,16 @@ from typing import Any, Final
 import grpc
 
 from deadheat.runtime import rpc, wire
-from deadheat.runtime.errors import Conflict, InvalidInput, LimitReached, NotFound
+from deadheat.runtime.errors import Conflict, InvalidInput, NotFound
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.programs import MatrixType, Operand, Program
 from deadheat.scheduler.core import events
-from deadheat.scheduler.core.jobs import MAX_OPEN_JOBS
 from deadheat.scheduler.core.machine import JobState
 from deadheat.scheduler.core.report import report_of
 from deadheat.scheduler.core.state import Job
 from deadheat.scheduler.records.reading import Reader
 from deadheat.scheduler.service import convert
+from deadheat.scheduler.service.admission import Admission, estimate_to_wire
 from deadheat.scheduler.service.shell import Shell
 from deadheat.scheduler.service.storelink import StoreLink
 from deadheat.v1 import job_pb2 as pb
@@ -38,6 +38,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         self._shell = shell
         self._store = store
         self._reader = reader
+        self._admission = Admission(shell)
         self._submitting: dict[str, asyncio.Future[str]] = {}
 
     # Submitting
@@ -66,7 +67,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         program = wire.program_from_wire(request.program)
         policy = convert.policy_from_wire(request.policy)
         kind = convert.kind_from_wire(request.kind)
-        self._check_room()
+        await self._admission.check(program, policy)
         job_id = new_id("j")
         await self._check_operands(job_id, program, policy)
         submitted = events.JobSubmitted(
@@ -80,14 +81,6 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         )
         await self._shell.settle(submitted)
         return job_id
-
-    def _check_room(self) -> None:
-        writer = self._shell.writer
-        if writer.is_stalled:
-            raise LimitReached(f"no new jobs: the database cannot be written ({writer.problem})")
-        open_jobs = sum(not job.state.is_final for job in self._shell.core.world.jobs.values())
-        if open_jobs >= MAX_OPEN_JOBS:
-            raise LimitReached(f"{open_jobs} jobs are open; the limit is {MAX_OPEN_JOBS}")
 
     async def _check_operands(
         self, job_id: str, program: Program, policy: events.JobPolicy
@@ -230,6 +223,15 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
             text, plans = "\n\n".join(text for _, text in found), [plan for plan, _ in found]
         document = json.dumps({"job": job_id, "plans": plans}, allow_nan=False)
         return pb.JobServiceExplainResponse(text=text or "not planned yet", json=document)
+
+    async def Estimate(
+        self, request: pb.JobServiceEstimateRequest, context: Context
+    ) -> pb.JobServiceEstimateResponse:
+        program = wire.outline_from_wire(request.program)
+        policy = convert.policy_from_wire(request.policy)
+        found = await self._admission.estimate(program, policy)
+        devices = self._shell.core.world.devices
+        return estimate_to_wire(found, {id_: d.memory_free_bytes for id_, d in devices.items()})
 
 
 def _unknown(job_id: str) -> NotFound:

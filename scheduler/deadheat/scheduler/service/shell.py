@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from deadheat.runtime import errors, logs
 from deadheat.scheduler.core import effects, events
@@ -24,6 +24,8 @@ from deadheat.scheduler.records.clock import Clock
 from deadheat.scheduler.records.writer import Writer
 from deadheat.scheduler.service.storelink import StoreLink
 from deadheat.scheduler.service.watchers import Watchers
+
+T = TypeVar("T")
 
 log = logs.get("shell")
 
@@ -83,6 +85,10 @@ class Shell:
     def resume(self, found: list[effects.Effect]) -> None:
         """Goes on where a scheduler before us stopped."""
         self._start_turn(found, self.clock.now())
+
+    async def plan_aside(self, solve: Callable[[float], T]) -> T:
+        """Runs `solve(now)` in the planner's thread, behind the plans that wait there."""
+        return await self._loop.run_in_executor(self._planner, solve, self.clock.now())
 
     def close(self) -> None:
         if self._timer:

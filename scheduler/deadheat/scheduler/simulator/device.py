@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from deadheat.runtime.programs import Gemm, GemmShape, Op, Rectangle
+from deadheat.runtime.programs import Rectangle, work_shape
 from deadheat.scheduler.core import effects, events
 from deadheat.scheduler.simulator import panels
 from deadheat.scheduler.simulator.curves import Supply
@@ -317,9 +317,5 @@ class Device:
 
 def flops_per_element(assign: effects.SendAssign) -> float:
     """The work in one element of an operation's result."""
-    kind, first = assign.operation.kind, assign.operands[0].rectangle
-    dtype = assign.result_type.dtype
-    if isinstance(kind, Gemm):
-        inner = first.rows if kind.transpose_a else first.columns
-        return GemmShape(1, inner, 1, dtype).flops
-    return GemmShape(1, len(assign.operands), 1, dtype, Op.SUM).flops
+    types = {operand.name: operand.type for operand in assign.operands}
+    return replace(work_shape(assign.operation, types), rows=1, columns=1).flops
