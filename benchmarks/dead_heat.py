@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.measuring import Figure, hog, summary, two_cores
-from deadheat.cli.demo import wait_until_noticed
+from deadheat.cli.demo import Cores, wait_until_noticed
 from deadheat.client import Client, LocalCluster, Report
 
 CASE = "dead heat, one hog"
@@ -26,7 +26,7 @@ def run() -> Iterator[Figure]:
     with LocalCluster(agents) as cluster, Client(cluster.address) as client, hog(shared):
         for _ in range(REPEATS):
             for cut, reports in (("balanced", balanced), ("equal", equal)):
-                wait_until_noticed(client)
+                wait_until_noticed(client, Cores(free, shared))
                 job = client.submit_matmul(a, b, cut=cut)  # type: ignore[arg-type]
                 product = job.result()
                 reports.append(job.report())

@@ -153,3 +153,9 @@ def test_a_chain_is_computed_in_the_common_dtype() -> None:
 def test_chains_that_cannot_be_multiplied_are_named(matrices: Any, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         arrays.chain(matrices)
+
+
+def test_what_numpy_cannot_read_is_named(tmp_path: Path) -> None:
+    for wrong in ([[1.0, 2.0], [3.0]], [[2**70]], [["x"]], [[object()]], None):
+        with pytest.raises(InvalidInput, match=r"^B "):
+            arrays.product(A, wrong)

@@ -180,7 +180,7 @@ def test_reports_have_every_key_of_the_contract(client: Client) -> None:
     area = sum((p["rows"][1] - p["rows"][0]) * (p["cols"][1] - p["cols"][0]) for p in done)
     assert area == 1500 * 1500
     assert client.report("last").id == job.id
-    assert "of the rows" in job.explain()
+    assert "strips of rows" in job.explain()
 
 
 def test_futures_work_with_the_standard_library(client: Client) -> None:
@@ -257,6 +257,8 @@ def test_files_are_operands_and_a_change_fails_the_job(client: Client, tmp_path:
         ({"activation": "softmax"}, "activation is 'softmax'"),
         ({"timeout": 0}, "timeout_s is 0"),
         ({"timeout": float("nan")}, "timeout_s is nan"),
+        ({"timeout": "soon"}, "timeout is 'soon'; it must be a number"),
+        ({"alpha": None}, "alpha is None; it must be a number"),
     ],
 )
 def test_wrong_options_are_named(client: Client, options: dict[str, Any], words: str) -> None:

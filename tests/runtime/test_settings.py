@@ -104,3 +104,17 @@ def test_an_address_from_the_environment_is_explicit() -> None:
     assert (found.scheduler, found.is_explicit) == ("10.0.0.1:1", True)
     default = ClientSettings.load(Sources("client", {}, environment={}))
     assert (default.scheduler, default.is_explicit) == ("127.0.0.1:7433", False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"log_level": "loud"}, "--log-level: 'loud' may be debug, info, warning, error"),
+        ({"memory_dir": "/nonexistent"}, "--memory-dir: /nonexistent is not a directory"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_starts(
+    flags: dict[str, object], words: str
+) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        scheduler(flags)

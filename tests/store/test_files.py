@@ -52,6 +52,9 @@ def lying(path: Path, shape: str) -> None:
         (lambda p: lying(p, "(1000, 1000)"), r"truncated: its header says \(1000, 1000\)"),
         (lambda p: lying(p, f"({2**40}, {2**40})"), "truncated"),
         (lambda p: lying(p, "(-4, 2)"), r"claims shape \(-4, 2\)"),
+        (lambda p: lying(p, "(True, 3)"), r"claims shape \(True, 3\)"),
+        (lambda p: lying(p, f"(0, {2**64})"), "claims shape"),
+        (lambda p: p.write_bytes(b"\x93NUMPY\x01\x00\x10\x27" + b"(" * 10_000), "not a .npy file"),
         (lambda p: lying(p, "(__import__('os').system('true'),)"), "not a .npy file"),
     ],
 )

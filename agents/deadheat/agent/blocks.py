@@ -11,6 +11,7 @@ import asyncio
 import mmap
 import os
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -54,20 +55,19 @@ class Prepared:
 
 
 class Memory:
-    """Anonymous memory with a descriptor."""
+    """Anonymous memory with a descriptor. Goes with the last reference, if nobody closed it: who
+    asked for it in a thread may have been cancelled before it was there."""
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
         self.descriptor = os.memfd_create("deadheat-block", os.MFD_CLOEXEC)
+        self.close = weakref.finalize(self, os.close, self.descriptor)
         try:
             os.posix_fallocate(self.descriptor, 0, max(1, size_bytes))
             self.buffer = memoryview(mmap.mmap(self.descriptor, max(1, size_bytes)))[:size_bytes]
         except OSError as error:
-            os.close(self.descriptor)
+            self.close()
             raise LimitReached(f"no memory for {format_bytes(size_bytes)}: {error}") from None
-
-    def close(self) -> None:
-        os.close(self.descriptor)
 
 
 @dataclass(eq=False)
@@ -220,7 +220,15 @@ class Blocks:
     ) -> local_pb2.MappedBlock:
         shared = self.shared
         assert shared is not None
-        granted, descriptor = await asyncio.to_thread(shared.grant, matrix_id, writable=writable)
+        asking = asyncio.ensure_future(
+            asyncio.to_thread(shared.grant, matrix_id, writable=writable)
+        )
+        try:
+            granted, descriptor = await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            # The store grants it all the same, for ever if nobody gives it back.
+            asking.add_done_callback(lambda done: _give_back(shared, done))
+            raise
         prepared.descriptors.append(descriptor)
         prepared.releases.append(lambda: shared.unmap(granted.grant))
         return local_pb2.MappedBlock(
@@ -283,6 +291,15 @@ class Blocks:
         if self.stub is None:
             raise Unavailable("the store is not known yet")
         return self.stub
+
+
+def _give_back(
+    shared: DescriptorClient, asked: asyncio.Future[tuple[local_pb2.DescriptorResponse, int]]
+) -> None:
+    if not asked.cancelled() and asked.exception() is None:
+        granted, descriptor = asked.result()
+        os.close(descriptor)
+        shared.unmap(granted.grant)
 
 
 def _whole(matrix: types_pb2.MatrixType) -> types_pb2.Rectangle:

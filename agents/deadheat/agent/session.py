@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import deque
 from collections.abc import Callable
@@ -39,6 +40,8 @@ REGISTER_TIMEOUT_S: Final = 10.0
 #: do not come all at once.
 FIRST_RETRY_S: Final = 0.2
 MAX_RETRY_S: Final = 5.0
+#: A session that held so long was a good one: the next comes at once.
+STEADY_S: Final = 10.0
 #: Messages that wait while the scheduler does not read; samples are dropped first anyway.
 MAX_QUEUED: Final = 10_000
 
@@ -88,11 +91,16 @@ class Session:
         async with rpc.aio_channel(
             address, self._settings.tls, rpc.channel_options(address)
         ) as channel:
+            breaks = 0
             while not self._stopping:
                 call = await self._open(channel)
+                opened_s = time.monotonic()
                 await self._converse(call)
                 if not self._stopping:
                     log.warning("the session broke, reconnecting", extra=logs.keys("session"))
+                    steady = time.monotonic() - opened_s >= STEADY_S
+                    breaks = 0 if steady else breaks + 1
+                    await asyncio.sleep(retry_pause_s(breaks))
 
     async def _open(self, channel: grpc.aio.Channel) -> Call:
         retrying = AsyncRetrying(
@@ -214,6 +222,13 @@ class Session:
     async def close(self) -> None:
         if self._data_channel:
             await self._data_channel.close()
+
+
+def retry_pause_s(breaks: int) -> float:
+    """The pause after so many sessions in a row that broke soon: somebody ends them on purpose,
+    like another agent of the same name, which would otherwise fight this one without a pause."""
+    longest_s = min(MAX_RETRY_S, FIRST_RETRY_S * 2.0 ** min(breaks, 10))
+    return random.uniform(0.0, longest_s)  # noqa: S311 - to spread agents, not to keep secrets.
 
 
 def _log_retry(state: RetryCallState) -> None:

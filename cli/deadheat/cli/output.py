@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -21,9 +22,17 @@ class OutputFile:
     """
 
     def __init__(self, path: str) -> None:
-        self.path = Path(path)
+        if not path:
+            raise click.ClickException("-o is empty; give the name of a file")
+        # A link stays a link: what it leads to is replaced.
+        self.path = Path(os.path.realpath(path))
         if self.path.is_dir():
             raise click.ClickException(f"-o {path}: is a directory")
+        if self.path.exists() and not self.path.is_file():
+            # Replacing a device or a pipe by a file would take it away from everybody.
+            raise click.ClickException(f"-o {path}: is not a regular file")
+        if self.path.exists() and not os.access(self.path, os.W_OK):
+            raise click.ClickException(f"-o {path}: {os.strerror(errno.EACCES)}")
         try:
             self._descriptor, part = tempfile.mkstemp(
                 prefix=f".{self.path.name}.", suffix=".part", dir=self.path.parent

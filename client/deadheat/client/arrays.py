@@ -159,14 +159,20 @@ def _as_array(value: ArrayLike, name: str) -> tuple[Array, NpyFile | None]:
     if isinstance(value, (str, Path)):
         file = read_header(Path(value).expanduser().absolute())
         dtypes.name_of(file.dtype, field=name)
-        array = np.load(file.path, mmap_mode="r", allow_pickle=False)
+        try:
+            array = np.load(file.path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError) as error:
+            raise InvalidInput(f"{name} is {file.path}: {error}", field=name) from None
         return array, file
     if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray):
         try:
             return np.from_dlpack(value), None
         except (BufferError, RuntimeError, TypeError):
             pass  # Not in this memory, or of a type DLPack cannot say: NumPy copies it.
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidInput(f"{name} is no matrix: {error}", field=name) from None
     dtypes.name_of(array.dtype, field=name)
     return array, None
 

@@ -36,3 +36,11 @@ def choice(value: object, name: str, choices: Mapping[str, T]) -> T:
         raise InvalidInput(
             f"{name} is {value!r}; it may be {', '.join(choices)}", field=name
         ) from None
+
+
+def number(value: object, name: str) -> float:
+    """`value` as a float; raises InvalidInput where it is none."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidInput(f"{name} is {value!r}; it must be a number", field=name) from None

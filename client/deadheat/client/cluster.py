@@ -50,6 +50,7 @@ class LocalCluster:
         self._described = [
             _describe(agent, k) for k, agent in enumerate([{}] if agents is None else agents)
         ]
+        _check_names(self._described)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if state_dir is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="deadheat-")
@@ -132,10 +133,23 @@ class LocalCluster:
         self.close()
 
 
+def _check_names(described: Sequence[Sequence[str]]) -> None:
+    """A name belongs to one agent: two would take it from each other for ever."""
+    names = [arguments[arguments.index("--name") + 1] for arguments in described]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise InvalidInput(
+                f"agents[{index}] and agents[{names.index(name)}] have one name, {name!r}",
+                field="agents",
+            )
+
+
 def _describe(agent: Mapping[str, Any], index: int) -> list[str]:
     """An agent's description as arguments of its daemon."""
     if index >= MAX_AGENTS:
         raise InvalidInput(f"agents has more than {MAX_AGENTS} entries", field="agents")
+    if not isinstance(agent, Mapping):
+        raise InvalidInput(f"agents[{index}] is {agent!r}; it must be a mapping", field="agents")
     for key in agent:
         if key not in _AGENT_KEYS:
             known = ", ".join(_AGENT_KEYS)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S: Final = 5.0
+#: Nobody who pressed Ctrl-C waits longer than that.
+UNDO_LIMIT_S: Final = 3.0
 
 
 class LoopThread:
@@ -49,12 +51,22 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs a coroutine there and waits; Ctrl-C cancels it."""
-        future = self.submit(work)
+        """Runs a coroutine there and waits; Ctrl-C cancels it, and waits until it has undone what
+        it had begun."""
+        ended = threading.Event()
+
+        async def run() -> T:
+            try:
+                return await work
+            finally:
+                ended.set()
+
+        future = self.submit(run())
         try:
             return future.result()
         except KeyboardInterrupt:
             future.cancel()
+            ended.wait(UNDO_LIMIT_S)
             raise
 
     def stop(self) -> None:

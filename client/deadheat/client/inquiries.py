@@ -7,7 +7,7 @@ from typing import Any
 
 from deadheat.client import estimates
 from deadheat.client.arrays import ArrayLike
-from deadheat.client.choices import CUTS, CutName, choice
+from deadheat.client.choices import CUTS, CutName, choice, number
 from deadheat.client.connection import Connection, LoopThread
 from deadheat.client.estimates import Estimate
 from deadheat.client.reports import Report, job_state_name, node_as_dict
@@ -96,7 +96,8 @@ class Inquiries:
 
         """
         program = estimates.outline(product, bias, dtype)
-        policy = job_pb2.JobPolicy(cut=choice(cut, "cut", CUTS), timeout_s=timeout)
+        limit_s = None if timeout is None else number(timeout, "timeout")
+        policy = job_pb2.JobPolicy(cut=choice(cut, "cut", CUTS), timeout_s=limit_s)
         request = job_pb2.JobServiceEstimateRequest(
             program=wire.outline_to_wire(program), policy=policy
         )

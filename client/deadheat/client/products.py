@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import grpc
 
 from deadheat.client import arrays
 from deadheat.client.arrays import Array, ArrayLike, Checked
@@ -15,12 +18,14 @@ from deadheat.client.choices import (
     CutName,
     DurabilityName,
     choice,
+    number,
 )
 from deadheat.client.inquiries import Inquiries
 from deadheat.client.jobs import Job
 from deadheat.client.progress import shown
 from deadheat.client.transfers import Transfers
 from deadheat.runtime import hosts, rpc, wire
+from deadheat.runtime.errors import DeadheatError
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.programs import (
     Chain,
@@ -111,7 +116,7 @@ class Products(Inquiries):
         kind = Gemm(
             transpose_a=checked.a.is_transposed,
             transpose_b=checked.b.is_transposed,
-            alpha=float(alpha),
+            alpha=number(alpha, "alpha"),
             activation=choice(activation, "activation", ACTIVATIONS),
         )
         return self._submit_checked(
@@ -207,7 +212,6 @@ class Products(Inquiries):
     ) -> Job:
         await self._connection.open()  # The store may have been started anew since.
         operands = await self._upload(checked, policy)
-        uploaded = [operand.matrix_id for operand in operands if operand.matrix_id]
         try:
             request = job_pb2.JobServiceSubmitRequest(
                 request_id=new_id("r"),
@@ -216,26 +220,41 @@ class Products(Inquiries):
                 kind=kind,
                 user=hosts.user_name(),
             )
-            with rpc.translated("submitting"):
-                answer = await self._connection.jobs.Submit(request, timeout=rpc.CALL_TIMEOUT_S)
+            job_id = await self._accepted(request)
         finally:
             # The job holds what it needs; for anybody else these matrices have no name.
-            for matrix_id in uploaded:
-                await self._transfers.give_up(matrix_id)
-        job = Job(self, answer.job_id)
+            await self._transfers.give_up_all(operands)
+        job = Job(self, job_id)
         self._watch(job, checked.result_shape, keep)
         return job
+
+    async def _accepted(self, request: job_pb2.JobServiceSubmitRequest) -> str:
+        """The id of the job as which a program was accepted. Who is interrupted meanwhile leaves
+        no job behind of which nobody knows."""
+        asking = asyncio.create_task(self._ask_to_submit(request))
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            with suppress(DeadheatError, grpc.RpcError):
+                withdrawal = job_pb2.JobServiceCancelRequest(
+                    request_id=new_id("r"), job_id=await asking, user=request.user
+                )
+                await self._connection.jobs.Cancel(withdrawal, timeout=rpc.CALL_TIMEOUT_S)
+            raise
+
+    async def _ask_to_submit(self, request: job_pb2.JobServiceSubmitRequest) -> str:
+        with rpc.translated("submitting"):
+            answer = await self._connection.jobs.Submit(request, timeout=rpc.CALL_TIMEOUT_S)
+        return answer.job_id
 
     async def _upload(self, checked: Checked, policy: job_pb2.JobPolicy) -> tuple[Operand, ...]:
         types = [source.stored_type(checked.dtype) for source in checked.sources]
         total = sum(matrix.size_bytes for matrix in types)
         inline = total <= self._connection.inline_limit_bytes
         durable = policy.durability == job_pb2.DURABILITY_POWER
-        uploads = [
-            self._transfers.upload(source, checked.dtype, inline=inline, durable=durable)
-            for source in checked.sources
-        ]
-        return tuple(await asyncio.gather(*uploads))
+        return await self._transfers.upload_all(
+            checked.sources, checked.dtype, inline=inline, durable=durable
+        )
 
     def _watch(self, job: Job, shape: tuple[int, ...] | None, keep: bool) -> None:
         """Follows a job to its end; `Client` does."""
@@ -248,7 +267,8 @@ def _awaited(job: Job, progress: bool | None) -> Array:
         with shown(job, progress):
             result: Array = job.result()
     except KeyboardInterrupt:
-        job.cancel()
+        with suppress(DeadheatError):
+            job.cancel()
         raise
     return result
 
@@ -257,5 +277,5 @@ def _policy(cut: str, durability: str, timeout_s: float | None) -> job_pb2.JobPo
     return job_pb2.JobPolicy(
         cut=choice(cut, "cut", CUTS),
         durability=choice(durability, "durability", DURABILITIES),
-        timeout_s=timeout_s,
+        timeout_s=None if timeout_s is None else number(timeout_s, "timeout"),
     )

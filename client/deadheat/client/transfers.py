@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, Final
 
@@ -14,7 +16,7 @@ from deadheat.client.arrays import Array, Source
 from deadheat.client.connection import Connection
 from deadheat.runtime import hosts, rpc, wire
 from deadheat.runtime.dtypes import numpy_dtype
-from deadheat.runtime.errors import LimitReached
+from deadheat.runtime.errors import DeadheatError, LimitReached
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.programs import MatrixType, Operand
 from deadheat.runtime.units import MIB, format_bytes
@@ -43,6 +45,28 @@ class Transfers:
 
     # Operands
 
+    async def upload_all(
+        self, sources: Sequence[Source], dtype: str, *, inline: bool, durable: bool
+    ) -> tuple[Operand, ...]:
+        """All operands of a job, or none: what fails, or is interrupted, leaves nothing behind."""
+        uploads = [
+            asyncio.create_task(self.upload(source, dtype, inline=inline, durable=durable))
+            for source in sources
+        ]
+        try:
+            return tuple(await asyncio.gather(*uploads))
+        except BaseException:
+            await self._undo(uploads)
+            raise
+
+    async def _undo(self, uploads: list[asyncio.Task[Operand]]) -> None:
+        for upload in uploads:
+            upload.cancel()
+        ended = await asyncio.gather(*uploads, return_exceptions=True)
+        # What they failed of holds their frames, and those the mappings, as long as we do.
+        uploads.clear()
+        await self.give_up_all([one for one in ended if isinstance(one, Operand)])
+
     async def upload(self, source: Source, dtype: str, *, inline: bool, durable: bool) -> Operand:
         """An operand that the scheduler can name: its bytes are with the store, or inside it."""
         matrix = source.stored_type(dtype)
@@ -54,11 +78,15 @@ class Transfers:
             matrix_id = await asyncio.to_thread(self._adopt, source, matrix)
         else:
             matrix_id = await self._create(matrix, durable)
-            if shared:
-                await self._copy_in(source, matrix_id)
-            else:
-                await self._stream_in(source, matrix, matrix_id)
-            await self._seal(matrix_id)
+            try:
+                if shared:
+                    await self._copy_in(source, matrix_id)
+                else:
+                    await self._stream_in(source, matrix, matrix_id)
+                await self._seal(matrix_id)
+            except BaseException:
+                await self.give_up_all([Operand(source.name, matrix, matrix_id=matrix_id)])
+                raise
         return Operand(source.name, matrix, matrix_id=matrix_id)
 
     def _adopt(self, source: Source, matrix: MatrixType) -> str:
@@ -116,6 +144,13 @@ class Transfers:
             return
         region = Region(buffer, matrix, whole)
         await transfer.put(self._connection.matrices, matrix_id, new_id("u"), whole, region)
+
+    async def give_up_all(self, operands: Iterable[Operand]) -> None:
+        """Gives operands up as far as the store is there; what it keeps, expires."""
+        for operand in operands:
+            if operand.matrix_id:
+                with suppress(DeadheatError):
+                    await self.give_up(operand.matrix_id)
 
     async def give_up(self, matrix_id: str) -> None:
         """The store may have the room back as soon as no job and no mapping needs it."""

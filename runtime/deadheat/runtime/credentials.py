@@ -6,6 +6,7 @@ A port beyond loopback is opened only with TLS, or when somebody wrote `--insecu
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,31 @@ class TlsFiles:
                 contents.append(path.read_bytes())
             except OSError as error:
                 raise InvalidInput(f"{flag} {path}: {error.strerror}", field=flag) from None
+        self._check()
         return contents[0], contents[1], contents[2]
+
+    def _check(self) -> None:
+        """gRPC says of files that it cannot use only that the port cannot be opened."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_verify_locations(self.authority)
+        except ssl.SSLError as error:
+            raise InvalidInput(
+                f"tls_ca {self.authority} holds no certificate: {_reason(error)}", field="tls_ca"
+            ) from None
+        try:
+            # The answer to a passphrase that would be asked for at a terminal.
+            context.load_cert_chain(self.certificate, self.key, password="")
+        except (ssl.SSLError, ValueError) as error:
+            raise InvalidInput(
+                f"tls_cert {self.certificate} and tls_key {self.key} are no certificate and its "
+                f"unencrypted key: {_reason(error)}",
+                field="tls_cert",
+            ) from None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "reason", None) or str(error)
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:

@@ -23,6 +23,7 @@ DEFAULT_SCHEDULER: Final = "127.0.0.1:7433"
 #: Shared memory for matrices: this share of what the tmpfs has free when the store starts.
 DEFAULT_MEMORY_SHARE: Final = 0.6
 DEFAULT_DISK_BYTES: Final = 64 * GIB
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 T = TypeVar("T")
 
@@ -173,9 +174,9 @@ class SchedulerSettings:
             tls=_tls(sources),
             memory_bytes=sources.get("memory", parse_size, None),
             disk_bytes=sources.get("disk", parse_size, DEFAULT_DISK_BYTES),
-            memory_dir=sources.get("memory_dir", _parse_path, Path("/dev/shm")),
+            memory_dir=sources.get("memory_dir", _parse_directory, Path("/dev/shm")),
             ephemeral=sources.get("ephemeral", parse_flag, False),
-            log_level=sources.get("log_level", str, "info"),
+            log_level=sources.get("log_level", _parse_level, "info"),
         )
         sources.finish()
         check_exposure(rpc.split_address(settings.listen)[0], settings.tls, settings.insecure)
@@ -207,7 +208,7 @@ class AgentSettings:
             politeness=sources.get("politeness", _parse_politeness, "normal"),
             shares_cpus=sources.get("shares_cpus", parse_flag, False),
             cache_dir=sources.get("cache_dir", _parse_path, cache_dir(sources.environment)),
-            log_level=sources.get("log_level", str, "info"),
+            log_level=sources.get("log_level", _parse_level, "info"),
         )
         sources.finish()
         outside = sorted(set(settings.cpus) - set(allowed))
@@ -240,6 +241,19 @@ def _parse_name(raw: object) -> str:
     if not 0 < len(name) <= 64 or not all(c.isalnum() or c in "-_." for c in name):
         raise InvalidInput(f"{name!r} must be 1 to 64 letters, digits, '-', '_' or '.'")
     return name
+
+
+def _parse_level(raw: object) -> str:
+    if str(raw).lower() not in LOG_LEVELS:
+        raise InvalidInput(f"{raw!r} may be {', '.join(LOG_LEVELS)}")
+    return str(raw).lower()
+
+
+def _parse_directory(raw: object) -> Path:
+    path = _parse_path(raw)
+    if not path.is_dir():
+        raise InvalidInput(f"{path} is not a directory")
+    return path
 
 
 def _parse_politeness(raw: object) -> str:

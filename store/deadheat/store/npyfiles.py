@@ -19,6 +19,8 @@ from deadheat.runtime.errors import InvalidInput
 #: A header is a small dictionary; NumPy itself refuses to parse more than 10,000 characters.
 MAX_HEADER_CHARACTERS: Final = 10_000
 HEADER_ALIGNMENT: Final = 64
+#: Lengths are signed 64-bit numbers everywhere, also where another length is zero.
+MAX_LENGTH: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +74,15 @@ def read_header(path: Path) -> NpyFile:
             if reader is None:
                 raise ValueError(f"format version {version[0]}.{version[1]} is not supported")
             shape, is_fortran, dtype = reader(file, max_header_size=MAX_HEADER_CHARACTERS)
-        except (ValueError, EOFError, SyntaxError, RecursionError, UnicodeError) as error:
+        except Exception as error:  # noqa: BLE001 - NumPy's parser promises no exception type.
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InvalidInput(f"{path}: not a .npy file: {reason}", field=str(path)) from None
         data_offset = file.tell()
         size_bytes = os.fstat(file.fileno()).st_size
     if dtype.hasobject:
         raise InvalidInput(f"{path}: holds pickled Python objects, refused", field=str(path))
-    if min(shape, default=0) < 0:
+    # True counts as an int for NumPy's reader, and is no length for what comes after it.
+    if any(type(length) is not int or not 0 <= length <= MAX_LENGTH for length in shape):
         raise InvalidInput(f"{path}: its header claims shape {shape}", field=str(path))
     needed = dtype.itemsize
     for length in shape:

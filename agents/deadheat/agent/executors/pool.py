@@ -71,6 +71,9 @@ class Task:
     wall_s: float = 0.0
     flops: float = 0.0
     is_over: bool = False
+    #: The last word on it has been said: only then may its blocks be released. Threads that end
+    #: their panels at the same moment would otherwise overtake one another.
+    is_told: bool = False
     is_released: bool = False
 
 
@@ -103,14 +106,14 @@ class Pool:
             task = self._tasks.pop(task_id, None)
             if task is None:
                 return
-            task.is_over = True
+            task.is_over = task.is_told = True
         self._release_if_idle(task)
 
     def _release_if_idle(self, task: Task) -> None:
         """Tells once, after the last panel of a task that is over, that nothing writes its blocks:
         only then may their memory serve somebody else."""
         with self._changed:
-            if not task.is_over or task.running or task.is_released:
+            if not task.is_told or task.running or task.is_released:
                 return
             task.is_released = True
         released = local_pb2.Released(subtask_id=task.id)
@@ -190,6 +193,8 @@ class Pool:
         if task.is_inline:
             finished.inline = task.result.array.tobytes()
         self._emit(local_pb2.ExecutorEvent(finished=finished))
+        with self._changed:
+            task.is_told = True
 
     def _retry_smaller(self, task: Task, panel: Panel) -> None:
         with self._changed:
@@ -214,6 +219,8 @@ class Pool:
             )
         if not was_over:
             self._emit(local_pb2.ExecutorEvent(failed=failed))
+            with self._changed:
+                task.is_told = True
         self._release_if_idle(task)
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from deadheat.cli.demo import Outcome
+    from deadheat.cli.demo import Cores, Outcome
+    from deadheat.client import Client
 
 
 @click.command()
@@ -32,7 +33,7 @@ def demo() -> int:
         Client(cluster.address) as client,
         parts.busy_process(cores.shared),
     ):
-        parts.wait_until_noticed(client)
+        _wait(client, cores)
         a, b = parts.patches(parts.free_speed_flops(client))
         size = format_bytes(4 * a.shape[0] * b.shape[1])
         click.echo(
@@ -40,7 +41,7 @@ def demo() -> int:
             f"another: {a.shape[0]} x {a.shape[1]} @ {b.shape[0]} x {b.shape[1]} float32, "
             f"{size} of similarities\n"
         )
-        parts.wait_until_noticed(client)  # Cutting patches was work of this process.
+        _wait(client, cores)  # Cutting patches was work of this process.
         balanced, product = parts.run_once(client, a, b, "balanced")
         _print(balanced, "shares cut to what each core can give")
         click.echo("\nchecking every element against NumPy ...")
@@ -51,7 +52,7 @@ def demo() -> int:
             f"{verdict}: largest difference {worst:.2e}, rounding explains {bound:.2e}; "
             f"the best match is {balanced.best_match:.3f}\n"
         )
-        parts.wait_until_noticed(client)
+        _wait(client, cores)
         equal, _ = parts.run_once(client, a, b, "equal")
         _print(equal, "the same job, cut equally")
         faster = (equal.report.makespan_s or 0.0) / (balanced.report.makespan_s or 1.0)
@@ -60,6 +61,13 @@ def demo() -> int:
             f"{equal.report.finish_spread or 0:.1%}; {faster:.2f} times as fast"
         )
     return 0 if worst <= bound else 1
+
+
+def _wait(client: Client, cores: Cores) -> None:
+    from deadheat.cli.demo import wait_until_noticed
+
+    if note := wait_until_noticed(client, cores):
+        click.echo(f"({note})")
 
 
 def _print(outcome: Outcome, title: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
 from typing import Any
 
 import click
@@ -108,7 +109,7 @@ def print_devices(devices: list[dict[str, Any]]) -> None:
 def wait(job_id: str, timeout: str | None, scheduler: str | None) -> int:
     """Wait until a job has ended; exit code 0 only if it is done."""
     from deadheat.client.progress import shown
-    from deadheat.runtime.errors import TimedOut
+    from deadheat.runtime.errors import JobCancelled, TimedOut
     from deadheat.runtime.units import parse_seconds
 
     limit = parse_seconds(timeout, field="--timeout") if timeout is not None else None
@@ -117,6 +118,8 @@ def wait(job_id: str, timeout: str | None, scheduler: str | None) -> int:
         try:
             with shown(found):
                 found.result(limit)
+        except CancelledError:
+            raise JobCancelled(f"job {found.id} was cancelled") from None
         except TimedOut:
             raise
         except TimeoutError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -111,6 +112,7 @@ def _run(
     """Submits, waits, writes the result, and says how it went."""
     from deadheat.cli.output import OutputFile
     from deadheat.client.progress import shown
+    from deadheat.runtime.errors import JobCancelled
 
     with OutputFile(output) as file, connected(scheduler) as client:
         job = submit_to(client)
@@ -119,9 +121,11 @@ def _run(
                 _say_why_it_waits(job)
                 result = job.result()
         except KeyboardInterrupt:
-            job.cancel()
-            click.echo(f"job {job.id} cancelled", err=True)
+            ending = "cancelled" if job.cancel() else f"is {job.state}: too late to cancel it"
+            click.echo(f"job {job.id} {ending}", err=True)
             return 130
+        except CancelledError:
+            raise JobCancelled(f"job {job.id} was cancelled") from None
         file.write(result)
         report = job.report()
         if as_json:

@@ -27,10 +27,10 @@ def up(state_dir: str | None, listen: str, agent_cpus: tuple[str, ...], memory: 
     from deadheat.runtime.credentials import check_exposure
     from deadheat.runtime.hosts import host_name
     from deadheat.runtime.rpc import split_address
-    from deadheat.runtime.settings import SchedulerSettings, Sources, parse_size
+    from deadheat.runtime.settings import SchedulerSettings, Sources
 
     check_exposure(split_address(listen)[0], None, insecure=False)
-    flags = {"state_dir": state_dir, "listen": listen}
+    flags = {"state_dir": state_dir, "listen": listen, "memory": memory}
     settings = SchedulerSettings.load(Sources("scheduler", flags))
     name = host_name()
     agents: list[dict[str, Any]] = [{"name": name}]
@@ -41,7 +41,7 @@ def up(state_dir: str | None, listen: str, agent_cpus: tuple[str, ...], memory: 
         agents,
         state_dir=settings.state_dir,
         listen=listen,
-        memory_bytes=parse_size(memory) if memory else None,
+        memory_bytes=settings.memory_bytes,
     ) as cluster:
         click.echo(f"scheduler at {cluster.address}, state in {cluster.state_dir}", err=True)
         click.echo("try: deadheat run matmul A.npy B.npy -o C.npy; Ctrl-C ends", err=True)

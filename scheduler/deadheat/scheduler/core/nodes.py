@@ -59,8 +59,12 @@ def on_registered(world: World, event: events.NodeRegistered) -> None:
         device = node.devices[facts.id] = learning.registered(world, node, facts)
         device.bandwidth_bytes_per_s = event.bandwidth_bytes_per_s or device.bandwidth_bytes_per_s
         device.latency_s = event.latency_s
+    if known:
+        world.by_host[known.host].discard(known.name)
+        for id_ in known.devices.keys() - node.devices.keys():
+            del world.devices[id_]
     world.nodes[event.node] = node
-    world.devices = {id_: d for id_, d in world.devices.items() if d.node != node.name}
+    world.by_host.setdefault(node.host, set()).add(node.name)
     world.devices |= node.devices
     world.wake_at(world.now + SUSPECT_AFTER_S, "node", node.name)
     world.commit(
@@ -82,10 +86,13 @@ def _conflict(world: World, event: events.NodeRegistered, known: Node | None) ->
             f"an agent called {event.node!r} is connected from another host; give --name",
             field="name",
         )
-    for other in world.nodes.values():
-        overlap = sorted(other.cpus & event.cpus)
-        if other.name == event.node or other.host != event.host or not other.is_connected:
+    if not event.cpus:
+        return None
+    for name in sorted(world.by_host.get(event.host, ())):
+        other = world.nodes[name]
+        if name == event.node or not other.is_connected:
             continue
+        overlap = sorted(other.cpus & event.cpus)
         if overlap and not (other.shares_cpus and event.shares_cpus):
             return Conflict(
                 f"agent {other.name!r} on this host has cores {overlap} already; give other --cpus",

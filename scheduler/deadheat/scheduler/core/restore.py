@@ -97,6 +97,7 @@ def _restore_node(world: World, found: RestoredNode) -> None:
         history = found.histories[facts.id]
         node.devices[facts.id] = Device(facts, node.name, history, facts.memory_bytes)
     world.nodes[node.name] = node
+    world.by_host.setdefault(node.host, set()).add(node.name)
     world.devices |= node.devices
     if node.state is NodeState.DRAINING:
         world.draining.add(node.name)

@@ -25,6 +25,8 @@ class World:
         self.now = 0.0
         self.nodes: dict[str, Node] = {}
         self.devices: dict[str, Device] = {}
+        #: Names of nodes by host, since agents on one host may be in each other's way.
+        self.by_host: dict[str, set[str]] = {}
         self.jobs: dict[str, Job] = {}
         #: Those that have not ended.
         self.open: dict[str, Job] = {}

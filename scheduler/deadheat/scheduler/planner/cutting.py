@@ -55,7 +55,7 @@ def rows(prices: Prices, policy: Policy) -> Cutting:
     units = prices.shape.rows
     widths = np.full(count, width)
     caps = prices.rows_that_fit(widths)
-    if int(caps.sum()) < units:
+    if float(caps.sum(dtype=np.float64)) < units:
         raise no_room(prices, "rows", units)
     even = np.full(count, max(1.0, units / count))
     rates = prices.rates(even, widths)
@@ -273,8 +273,8 @@ def _columns_round(
     move_s = (prices.cell_bytes + prices.out_bytes) / prices.bandwidth
     compute_s = prices.flops_per_element / prices.pool.effective(rates)
     both_s = np.where(prices.pool.overlaps, np.maximum(move_s, compute_s), move_s + compute_s)
-    caps = (prices.rows_that_fit(widths) * widths).astype(np.int64)
-    if float(caps.sum()) < height * width:
+    caps = prices.area_that_fits(height * width)
+    if float(caps.sum(dtype=np.float64)) < height * width:
         return None
     ready_s, unit_s = prices.start_s + fetch_s, np.maximum(both_s, _LEAST_S)
     shares = selected(height * width, ready_s, unit_s, caps, policy)

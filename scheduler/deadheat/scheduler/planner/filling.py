@@ -25,10 +25,9 @@ GRAIN = 16
 
 @dataclass(frozen=True, eq=False)
 class Filled:
-    """One piece, carved: entry i of the arrays is what device `used[i]` gets of it."""
+    """One piece, carved: entry i of the arrays is what device `used[i]` of the pool gets of it."""
 
     rectangle: Rectangle
-    prices: Prices
     used: Integers
     bounds: Integers
     costs: Costs
@@ -41,8 +40,9 @@ def fill(
     pieces: Sequence[Rectangle],
     pool: Pool,
     policy: Policy,
-) -> list[Filled]:
-    """Gives out pieces so that all devices finish together. Raises LimitReached for memory."""
+) -> tuple[Prices, list[Filled]]:
+    """Gives out pieces so that all devices finish together; also tells the prices it was done by.
+    Raises LimitReached if no memory holds them."""
     whole = price(program, operation, program.types[operation.result].whole(), pool)
     total = sum(piece.area for piece in pieces)
     largest = max(pieces, key=lambda piece: piece.area)
@@ -53,22 +53,23 @@ def fill(
     move_s = (whole.cell_bytes + whole.out_bytes) / whole.bandwidth
     compute_s = whole.flops_per_element / pool.effective(rates)
     both_s = np.where(pool.overlaps, np.maximum(move_s, compute_s), move_s + compute_s)
-    caps = (whole.rows_that_fit(widths) * widths).astype(np.int64)
-    if float(caps.sum()) < total:
+    caps = whole.area_that_fits(total)
+    if float(caps.sum(dtype=np.float64)) < total:
         raise no_room(whole, "elements", total)
     areas = selected(total, whole.start_s + fetch_s, np.maximum(both_s, 1e-15), caps, policy)
-    return _carve(program, operation, pieces, pool, areas)
+    whole = whole.shared_port(areas > 0)
+    return whole, _carve(whole, rates, pieces, areas)
 
 
 def _carve(
-    program: Program, operation: Operation, pieces: Sequence[Rectangle], pool: Pool, areas: Integers
+    prices: Prices, rates: Floats, pieces: Sequence[Rectangle], areas: Integers
 ) -> list[Filled]:
     """Walks along the pieces, largest first, and changes device when one has its area."""
     order = sorted(pieces, key=lambda piece: (-piece.area, piece))
     queue = [(number, int(areas[number])) for number in np.argsort(-areas, kind="stable").tolist()]
     queue = [(number, area) for number, area in queue if area > 0]
-    at, ready_s = 0, pool.ready_s
-    wanted = queue[0][1]
+    at, wanted = 0, queue[0][1]
+    ready_s = np.array(prices.start_s, copy=True)
     found = []
     for piece in order:
         cuts: list[tuple[int, Rectangle]] = []
@@ -85,10 +86,7 @@ def _carve(
             if not is_last and (left.area or wanted <= 0):
                 at += 1
                 wanted = queue[at][1] + min(0, wanted)
-        made = _costed(program, operation, piece, cuts, pool.with_ready(ready_s))
-        found.append(made)
-        ready_s = np.array(ready_s, copy=True)
-        np.maximum.at(ready_s, made.used, made.costs.finish_s)
+        found.append(_costed(prices, rates, piece, cuts, ready_s))
     return found
 
 
@@ -112,28 +110,30 @@ def _grained(exact: float, most: int) -> int:
 
 
 def _costed(
-    program: Program,
-    operation: Operation,
+    prices: Prices,
+    rates: Floats,
     piece: Rectangle,
     cuts: Sequence[tuple[int, Rectangle]],
-    pool: Pool,
+    ready_s: Floats,
 ) -> Filled:
-    prices = price(program, operation, piece, pool)
+    """What the parts of one piece cost; moves on when their devices are ready for more."""
     used = np.array([number for number, _ in cuts], dtype=np.int64)
     bounds = np.array(
         [(r.row_start, r.row_stop, r.column_start, r.column_stop) for _, r in cuts],
         dtype=np.int64,
     ).reshape(-1, 4)
-    heights, widths = np.zeros(len(pool)), np.zeros(len(pool))
-    np.add.at(heights, used, (bounds[:, 1] - bounds[:, 0]).astype(np.float64))
-    widths[used] = bounds[:, 3] - bounds[:, 2]
-    flags = np.zeros(len(pool), dtype=np.bool_)
-    flags[used] = True
-    prices = prices.shared_port(flags)
-    rates = prices.rates(heights, widths)
-    costs = prices.costs(heights, widths, rates)
-    part = Costs(*(getattr(costs, name)[used] for name in _COSTS))
-    return Filled(piece, prices, used, bounds, part, rates[used])
-
-
-_COSTS = ("finish_s", "transfer_s", "compute_s", "bytes_in", "bytes_out")
+    heights = (bounds[:, 1] - bounds[:, 0]).astype(np.float64)
+    widths = (bounds[:, 3] - bounds[:, 2]).astype(np.float64)
+    speeds = prices.pool.effective(rates)[used]
+    area = heights * widths
+    into = heights * prices.row_bytes[used] + widths * prices.column_bytes[used]
+    into += area * prices.cell_bytes[used]
+    out = area * prices.out_bytes[used]
+    transfer_s = (into + out) / prices.bandwidth[used]
+    compute_s = area * prices.flops_per_element / speeds
+    overlaps = prices.pool.overlaps[used]
+    both_s = np.where(overlaps, np.maximum(transfer_s, compute_s), transfer_s + compute_s)
+    finish_s = ready_s[used] + both_s
+    ready_s[used] = finish_s
+    costs = Costs(finish_s, transfer_s, compute_s, into.astype(np.int64), out.astype(np.int64))
+    return Filled(piece, used, bounds, costs, rates[used])

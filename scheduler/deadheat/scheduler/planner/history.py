@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
@@ -131,7 +132,12 @@ class SpeedHistory:
 
 def digest(points: Iterable[SpeedPoint]) -> str:
     """The same for the same claims: a calibration that was read from disk again is no news."""
-    return hashlib.sha256(repr(tuple(points)).encode()).hexdigest()[:16]
+    return _digest(tuple(points))
+
+
+@lru_cache(maxsize=1024)
+def _digest(points: tuple[SpeedPoint, ...]) -> str:
+    return hashlib.sha256(repr(points).encode()).hexdigest()[:16]
 
 
 def _mixed(bias: float, ratio: float, took_s: float) -> float:

@@ -42,13 +42,12 @@ def plan(given: PlanningInput, *, now: float) -> Plan:
     pool_flops = 0.0
     for works in _together(given):
         if len(works) == 1:
-            made = [_plan_step(given, works[0], pool)]
+            made, available_flops = _plan_step(given, works[0], pool)
         else:
-            made = _fill_steps(given, works, pool)
-        for step, available_flops in made:
-            steps.append(step)
-            pool_flops = max(pool_flops, available_flops)
-            pool = _after(pool, step)
+            made, available_flops = _fill_steps(given, works, pool)
+        steps += made
+        pool_flops = max(pool_flops, available_flops)
+        pool = _after(pool, made)
     makespan_s = max((step.makespan_s for step in steps), default=0.0)
     bound = sum(step.bytes_lower_bound for step in steps)
     return Plan(tuple(steps), makespan_s, pool_flops, bound)
@@ -66,59 +65,50 @@ def _together(given: PlanningInput) -> list[list[Work]]:
 
 def _fill_steps(
     given: PlanningInput, works: Sequence[Work], pool: Pool
-) -> list[tuple[Step, float]]:
+) -> tuple[list[Step], float]:
     """A step for each of several left-over pieces, given out together."""
     operation = given.program.operations[works[0].operation]
     pool = _allowed(works[0], pool)
     pieces = [work.rectangle for work in works]
+    prices, carved = fill(given.program, operation, pieces, pool, given.policy)
     found = []
-    for filled in fill(given.program, operation, pieces, pool, given.policy):
-        prices, costs = filled.prices, filled.costs
-        makespan_s = float(costs.finish_s.max(initial=0.0))
-        cut = Cutting(
-            "pieces",
-            filled.used,
-            filled.bounds,
-            costs,
-            makespan_s,
-            makespan_s,
-            filled.rates,
-            prices.bandwidth,
+    for filled in carved:
+        costs = filled.costs
+        found.append(
+            Step(
+                operation=works[0].operation,
+                rectangle=filled.rectangle,
+                cut="pieces",
+                pool=pool,
+                used=filled.used,
+                bounds=filled.bounds,
+                transfer_s=costs.transfer_s,
+                compute_s=costs.compute_s,
+                finish_s=costs.finish_s,
+                bytes_in=costs.bytes_in,
+                bytes_out=costs.bytes_out,
+                speed_flops=filled.rates,
+                unused=NOBODY,
+                excluded=(),
+                alternatives=(),
+                curve=(),
+                knee=0,
+                makespan_s=float(costs.finish_s.max(initial=0.0)),
+                bytes_lower_bound=_lower_bound(prices, filled.used, filled.bounds),
+            )
         )
-        step = Step(
-            operation=works[0].operation,
-            rectangle=filled.rectangle,
-            cut=cut.shape,
-            pool=prices.pool,
-            used=cut.used,
-            bounds=cut.bounds,
-            transfer_s=costs.transfer_s,
-            compute_s=costs.compute_s,
-            finish_s=costs.finish_s,
-            bytes_in=costs.bytes_in,
-            bytes_out=costs.bytes_out,
-            speed_flops=cut.rates,
-            unused=NOBODY,
-            excluded=(),
-            alternatives=(),
-            curve=(),
-            knee=0,
-            makespan_s=makespan_s,
-            bytes_lower_bound=_lower_bound(prices, cut),
-        )
-        idle = pool.rates(prices.shape)
-        found.append((step, float((idle * pool.availability).sum())))
-    return found
+    return found, float((pool.rates(prices.shape) * pool.availability).sum())
 
 
-def _after(pool: Pool, step: Step) -> Pool:
-    """The pool when the step's work has been given out."""
+def _after(pool: Pool, steps: Sequence[Step]) -> Pool:
+    """The pool when the steps' work has been given out."""
     ready_s = np.array(pool.ready_s, copy=True)
-    if step.pool is pool or len(step.pool) == len(pool):
-        ready_s[step.used] = step.finish_s
-    else:
-        numbers = [pool.number_of[step.pool.ids[device]] for device in step.used.tolist()]
-        ready_s[np.array(numbers, dtype=np.int64)] = step.finish_s
+    for step in steps:
+        numbers = step.used
+        if len(step.pool) != len(pool):
+            ids = [step.pool.ids[device] for device in step.used.tolist()]
+            numbers = np.array([pool.number_of[id_] for id_ in ids], dtype=np.int64)
+        np.maximum.at(ready_s, numbers, step.finish_s)
     return pool.with_ready(ready_s)
 
 
@@ -130,7 +120,7 @@ def _allowed(work: Work, pool: Pool) -> Pool:
     return pool.take(np.array(chosen, dtype=np.int64)) if chosen else pool
 
 
-def _plan_step(given: PlanningInput, work: Work, pool: Pool) -> tuple[Step, float]:
+def _plan_step(given: PlanningInput, work: Work, pool: Pool) -> tuple[list[Step], float]:
     program, policy = given.program, given.policy
     operation = program.operations[work.operation]
     pool = _allowed(work, pool)
@@ -158,9 +148,9 @@ def _plan_step(given: PlanningInput, work: Work, pool: Pool) -> tuple[Step, floa
         curve=curve,
         knee=knee,
         makespan_s=chosen.makespan_s,
-        bytes_lower_bound=_lower_bound(prices, chosen),
+        bytes_lower_bound=_lower_bound(prices, chosen.used, chosen.bounds),
     )
-    return step, float((idle * pool.availability).sum())
+    return [step], float((idle * pool.availability).sum())
 
 
 def _placed(bounds: Integers, work: Work) -> Integers:
@@ -248,15 +238,15 @@ def _speed_up(prices: Prices, policy: Policy, idle: Floats) -> tuple[tuple[Curve
     return speed_up_curve(flops, prices.start_s, speeds, policy.subtask_cost_s)
 
 
-def _lower_bound(prices: Prices, chosen: Cutting) -> int:
+def _lower_bound(prices: Prices, used: Integers, bounds: Integers) -> int:
     """Bytes that no tiling into these areas can do without: squares of operands, all results."""
-    far = ~prices.pool.is_local[chosen.used]
+    far = ~prices.pool.is_local[used]
     if not far.any():
         return 0
-    heights = (chosen.bounds[:, 1] - chosen.bounds[:, 0])[far]
-    widths = (chosen.bounds[:, 3] - chosen.bounds[:, 2])[far]
+    heights = (bounds[:, 1] - bounds[:, 0])[far]
+    widths = (bounds[:, 3] - bounds[:, 2])[far]
     areas = (heights * widths).astype(np.float64)
     half = shapes.least_half_perimeters(areas, prices.shape.rows, prices.shape.columns)
     operand = min(prices.memory_bytes[0], prices.memory_bytes[1])
-    out = float(prices.out_bytes[chosen.used][far].max())
+    out = float(prices.out_bytes[used][far].max())
     return int(half * operand + areas.sum() * out)

@@ -94,6 +94,14 @@ class Prices:
         each = np.maximum(1.0, row + widths * cell)
         return np.clip(room // each, 0, self.shape.rows).astype(np.int64)
 
+    def area_that_fits(self, most: int) -> Integers:
+        """How large a square of the result a device's memory holds, operands and result: the side
+        h solves cell * h^2 + (row + column) * h = memory."""
+        row, column, cell = self.memory_bytes
+        half, memory = (row + column) / 2, np.maximum(0, self.pool.memory_bytes).astype(np.float64)
+        side = memory / (half + np.sqrt(half * half + cell * memory))
+        return np.floor(np.minimum(side * side, float(most))).astype(np.int64)
+
     def shared_port(self, used: Flags) -> Prices:
         """The same when these devices fetch at once through the store's one port."""
         far = used & ~self.pool.is_local

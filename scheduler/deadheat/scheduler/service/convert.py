@@ -82,7 +82,9 @@ def policy_from_wire(message: job_pb2.JobPolicy) -> events.JobPolicy:
         raise InvalidInput(f"cut {message.cut} is unknown", field="cut")
     timeout_s = message.timeout_s if message.HasField("timeout_s") else None
     if timeout_s is not None and not 0 < timeout_s < float("inf"):
-        raise InvalidInput(f"timeout_s is {timeout_s}; it must be above 0", field="timeout_s")
+        raise InvalidInput(
+            f"timeout_s is {timeout_s}; it must be above 0 and finite", field="timeout_s"
+        )
     return events.JobPolicy(
         cut=_CUTS[message.cut],
         timeout_s=timeout_s,

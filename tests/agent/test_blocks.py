@@ -1,0 +1,73 @@
+"""Blocks of sub-tasks: what was taken for one that is cancelled meanwhile goes back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import Any
+
+import pytest
+
+from deadheat.agent.blocks import BlockCache, Blocks, Memory
+from deadheat.runtime import wire
+from deadheat.runtime.programs import MatrixType
+from deadheat.v1 import agent_pb2, local_pb2
+
+
+class SlowStore:
+    """A descriptor client whose store takes its time."""
+
+    def __init__(self) -> None:
+        self.was_asked = threading.Event()
+        self.may_answer = threading.Event()
+        self.unmapped: list[int] = []
+        self.descriptor = -1
+
+    def grant(self, matrix_id: str, *, writable: bool) -> tuple[local_pb2.DescriptorResponse, int]:
+        self.was_asked.set()
+        assert self.may_answer.wait(10)
+        self.descriptor = os.open("/dev/null", os.O_RDONLY)
+        return local_pb2.DescriptorResponse(grant=7), self.descriptor
+
+    def unmap(self, grant: int) -> None:
+        self.unmapped.append(grant)
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def test_a_grant_that_comes_too_late_goes_back() -> None:
+    async def run() -> None:
+        store: Any = SlowStore()
+        blocks = Blocks(BlockCache(1 << 20))
+        blocks.shared = store
+        matrix = wire.matrix_type_to_wire(MatrixType(4, 4, "float64"))
+        operand = agent_pb2.OperandBlock(name="A", type=matrix, matrix_id="m1")
+        preparing = asyncio.create_task(blocks.prepare(agent_pb2.Assign(operands=[operand])))
+        await asyncio.to_thread(store.was_asked.wait, 10)
+        preparing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await preparing
+        store.may_answer.set()
+        for _ in range(500):
+            if store.unmapped:
+                break
+            await asyncio.sleep(0.01)
+        assert store.unmapped == [7]
+        assert not is_open(store.descriptor)
+
+    asyncio.run(run())
+
+
+def test_memory_that_nobody_has_any_more_is_gone() -> None:
+    memory = Memory(100)
+    descriptor = memory.descriptor
+    assert is_open(descriptor)
+    del memory
+    assert not is_open(descriptor)

@@ -1,0 +1,118 @@
+"""What fails or is interrupted on its way to the cluster leaves nothing there."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.waiting import wait_until
+
+from deadheat.client import Client, LocalCluster
+from deadheat.client.connection import LoopThread
+from deadheat.runtime.errors import InvalidInput, LimitReached
+from deadheat.v1 import job_pb2, matrix_pb2
+
+MIB = 1 << 20
+
+
+def matrices(client: Client) -> int:
+    async def count() -> int:
+        request = matrix_pb2.MatrixServiceListRequest()
+        return len((await client._connection.matrices.List(request, timeout=10)).matrices)
+
+    return client._loop.call(count())
+
+
+def test_operands_of_which_one_does_not_fit_leave_none_behind() -> None:
+    with LocalCluster([], memory_bytes=16 * MIB) as small, Client(small.address) as client:
+        with pytest.raises(LimitReached, match="of shared memory needed"):
+            client.matmul(np.ones((100, 10_000)), np.ones((10_000, 1_000)))
+        wait_until(lambda: matrices(client) == 0, "the operand that did fit to go")
+        assert client.reports() == []
+
+
+def test_who_is_interrupted_while_submitting_leaves_no_job(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted = threading.Event()
+    jobs: list[str] = []
+    submit = Client._ask_to_submit
+
+    async def slowly(self: Client, request: job_pb2.JobServiceSubmitRequest) -> str:
+        jobs.append(await submit(self, request))
+        accepted.set()
+        await asyncio.sleep(0.2)  # The answer is on its way.
+        return jobs[0]
+
+    monkeypatch.setattr(Client, "_ask_to_submit", slowly)
+    calls: list[Any] = []
+    call = client._loop.submit
+
+    def remembered(work: Any) -> Any:
+        calls.append(call(work))
+        return calls[-1]
+
+    monkeypatch.setattr(client._loop, "submit", remembered)
+    a = np.ones((5000, 5000))
+    caller = threading.Thread(target=_ignoring, args=(client.submit_matmul, a, a))
+    caller.start()
+    assert accepted.wait(30)
+    calls[0].cancel()
+    caller.join(10)
+    wait_until(lambda: client.report(jobs[0]).state == "cancelled", "the job to be cancelled")
+
+
+def _ignoring(function: Any, *arguments: Any) -> None:
+    try:
+        function(*arguments)
+    except BaseException:
+        return  # That it is cancelled is what the test does to it.
+
+
+def test_ctrl_c_waits_until_all_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = LoopThread()
+    undone: list[bool] = []
+    begun = threading.Event()
+
+    class Pressed:
+        """A future at which the user loses patience."""
+
+        def __init__(self, future: Any) -> None:
+            self.future = future
+
+        def result(self) -> None:
+            begun.wait(10)
+            raise KeyboardInterrupt
+
+        def cancel(self) -> None:
+            self.future.cancel()
+
+    async def work() -> None:
+        try:
+            begun.set()
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.1)
+            undone.append(True)
+
+    submit = loop.submit
+    monkeypatch.setattr(loop, "submit", lambda given: Pressed(submit(given)))
+    with pytest.raises(KeyboardInterrupt):
+        loop.call(work())
+    assert undone == [True]
+    loop.stop()
+
+
+def test_agents_that_cannot_be_are_named_before_anything_starts(tmp_path: Path) -> None:
+    wrong: list[tuple[list[Any], str]] = [
+        ([5], r"agents\[0\] is 5; it must be a mapping"),
+        ([{"name": "a"}, {}, {"name": "a"}], r"agents\[2\] and agents\[0\] have one name, 'a'"),
+    ]
+    for agents, words in wrong:
+        with pytest.raises(InvalidInput, match=words):
+            LocalCluster(agents, state_dir=tmp_path / "state")
+    assert not (tmp_path / "state").exists()
