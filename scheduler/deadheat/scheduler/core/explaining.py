@@ -1,4 +1,4 @@
-"""The story of a job, for `explain`: how it went, then every plan with its cause and its reasons."""
+"""The story of a job, for `explain`: how it went, then every plan with its cause and reasons."""
 
 from __future__ import annotations
 

@@ -42,6 +42,11 @@ ANSWER_LIMIT_S: Final = 2.0
 #: After a look that moved nothing, the next one for this job waits so long for each device of the
 #: pool: looking takes a few microseconds a device, so this keeps it below a tenth of the time.
 LOOK_AGAIN_S: Final = 50e-6
+#: And at least so long, while somebody is overdue: he fetches, or is stopped, and reports of him
+#: are what changes anything.
+OVERDUE_LOOK_S: Final = 0.25
+#: What takes its device less than this is not asked for: the answer would cost as much.
+MIN_SURPLUS_S: Final = 0.005
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +120,8 @@ def consider(world: World, job: Job) -> None:
     active = [s.expected_finish_s for s in job.subtasks.values() if s.state.is_active]
     job.next_dry_s = min(active, default=math.inf)
     pause_s = LOOK_AGAIN_S * len(world.devices)
+    if job.next_dry_s - LEAD_S <= world.now:
+        pause_s = max(pause_s, OVERDUE_LOOK_S)
     job.rebalance_after_s = max(job.rebalance_after_s, world.now + pause_s)
     plan_next_check(world, job)
 
@@ -139,7 +146,7 @@ def _consider_step(world: World, job: Job, step: Step) -> None:
     if slowest_s - common_s < max(MIN_GAIN_S, MIN_GAIN_SHARE * total_s):
         return
     surplus = left - np.maximum(0.0, common_s - runners.free_s) * runners.rate
-    givers = np.flatnonzero(surplus >= 1.0).tolist()
+    givers = np.flatnonzero(surplus >= MIN_SURPLUS_S * runners.rate).tolist()
     for number in givers:
         _ask(world, job, runners.own[number], int(surplus[number]))
     if job.releasing:
@@ -192,14 +199,15 @@ def _runners(world: World, job: Job, step: Step) -> _Runners:
         )
         own.append(mine)
         if mine:
-            busy_s[number] = _busy_s(mine, float(rate[number]), world.now)
+            threads = world.devices[id_].facts.threads
+            busy_s[number] = _busy_s(mine, float(rate[number]), threads, world.now)
         if not any(subtask.state is SubtaskState.RUNNING for subtask in mine):
             idle[number] = LAUNCH_S
     return _Runners(pool, own, rate, pool.ready_s + idle, busy_s)
 
 
-def _busy_s(own: tuple[Subtask, ...], rate: float, now: float) -> float:
-    """Running sub-tasks end when they are expected to; those that wait take their whole time."""
-    running = [s.expected_finish_s for s in own if s.state is SubtaskState.RUNNING]
+def _busy_s(own: tuple[Subtask, ...], rate: float, threads: int, now: float) -> float:
+    """Running sub-tasks take what their panels say; those that wait take their whole time."""
+    running_s = sum(s.remaining_s(threads, now) for s in own if s.state is SubtaskState.RUNNING)
     waiting = sum(s.area for s in own if s.state is SubtaskState.ASSIGNED)
-    return max(0.0, max(running, default=now) - now) + waiting / rate
+    return running_s + waiting / rate
