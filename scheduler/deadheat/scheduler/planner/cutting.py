@@ -66,7 +66,7 @@ def rows(prices: Prices, policy: Policy) -> Cutting:
         moved = float(np.max(np.abs(rates / before - 1.0)[shares > 0], initial=0.0))
         if moved <= LINEAR and not prices.is_far:
             break
-        prices = prices.shared_port(shares > 0)
+        prices = prices.shared_port(shares.astype(np.float64), widths)
         shares = _affine_rows(prices, policy, rates, caps)
     else:
         if moved > LINEAR or _has_overlap(prices):
@@ -259,9 +259,9 @@ def columns(prices: Prices, policy: Policy) -> Cutting | None:
         heights, widths = np.array(heights, copy=True), np.array(widths, copy=True)
         heights[used] = made.bounds[:, 1] - made.bounds[:, 0]
         widths[used] = made.bounds[:, 3] - made.bounds[:, 2]
-        flags = np.zeros(count, dtype=np.bool_)
-        flags[used] = True
-        prices = prices.shared_port(flags)
+        got = np.zeros(count)
+        got[used] = heights[used]
+        prices = prices.shared_port(got, widths)
     return chosen
 
 
@@ -299,9 +299,7 @@ def finished(
     heights, widths = np.zeros(count), np.zeros(count)
     heights[used] = bounds[:, 1] - bounds[:, 0]
     widths[used] = bounds[:, 3] - bounds[:, 2]
-    flags = np.zeros(count, dtype=np.bool_)
-    flags[used] = True
-    prices = prices.shared_port(flags)
+    prices = prices.shared_port(heights, widths)
     rates = prices.rates(heights, widths)
     all_costs = prices.costs(heights, widths, rates)
     costs = Costs(
