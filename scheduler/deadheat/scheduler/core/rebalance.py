@@ -146,8 +146,8 @@ def consider(world: World, job: Job) -> None:
             _consider_step(world, job, step)
     active = [s.expected_finish_s for s in job.subtasks.values() if s.state.is_active]
     job.next_dry_s = min(active, default=math.inf)
-    pause_s = LOOK_AGAIN_S * len(world.devices)
-    if job.next_dry_s - LEAD_S <= world.now:
+    pause_s = max(LOOK_AGAIN_S * len(world.devices), LEAD_S / 4)
+    if job.next_dry_s <= world.now:
         pause_s = max(pause_s, OVERDUE_LOOK_S)
     job.rebalance_after_s = max(job.rebalance_after_s, world.now + pause_s)
     plan_next_check(world, job)
