@@ -32,6 +32,10 @@ from deadheat.scheduler.planner.pricing import price
 #: noise, or eaten by the messages it takes.
 MIN_GAIN_SHARE: Final = 0.01
 MIN_GAIN_S: Final = 0.015
+#: Each re-balance leaves a fraction of the drift that it mends, so a few mend any one change. Where
+#: loads are noise there is always a little more to mend: from this many on it must save more.
+USUAL_REBALANCES: Final = 3
+LATER_GAIN_SHARE: Final = 0.03
 #: How long before a device runs dry new work is looked for: an answer from a device that has to
 #: give something up, a plan, a commit, an assignment.
 LEAD_S: Final = 0.02
@@ -170,7 +174,9 @@ def _consider_step(world: World, job: Job, step: Step) -> None:
     common_s, ready_s = runners.common_s()
     slowest_s = float(runners.finish_s.max())
     total_s = _age_s(world, job) + common_s
-    if slowest_s - common_s < max(MIN_GAIN_S, MIN_GAIN_SHARE * total_s):
+    is_usual = job.resplits < USUAL_REBALANCES
+    gain_share = MIN_GAIN_SHARE if is_usual else LATER_GAIN_SHARE
+    if slowest_s - common_s < max(MIN_GAIN_S, gain_share * total_s):
         return
     surplus = left - np.maximum(0.0, common_s - ready_s) * runners.rate
     givers = np.flatnonzero(surplus >= MIN_SURPLUS_S * runners.rate).tolist()
