@@ -17,6 +17,7 @@ from benchmarks.measuring import Figure
 
 CASES = (
     "command",
+    "small",
     "dead_heat",
     "planner_exact",
     "planner_scenarios",

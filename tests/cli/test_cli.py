@@ -56,6 +56,37 @@ def test_run_writes_numpys_product_and_show_tells_how(cluster: LocalCluster, fil
     assert json.loads(explained.stdout)["plans"]
 
 
+def test_run_here_needs_no_scheduler(files: Path) -> None:
+    out = files / "C.npy"
+    operands = (str(files / "A.npy"), str(files / "B.npy"))
+    nowhere = ("--scheduler", "127.0.0.1:1")
+    made = deadheat("run", "matmul", *operands, "--where", "local", "-o", str(out), *nowhere)
+    assert made.returncode == 0, made.stderr
+    assert "800 x 700 float64" in made.stderr
+    assert "in this process" in made.stderr
+    expected = np.load(files / "A.npy") @ np.load(files / "B.npy")
+    assert np.allclose(np.load(out), expected)
+    refused = deadheat(
+        *("run", "matmul", *operands, "--where", "local", "-o", str(out), "--timeout", "5")
+    )
+    assert refused.returncode == 1
+    assert "timeout" in refused.stderr
+
+
+def test_run_where_it_is_faster(cluster: LocalCluster, files: Path) -> None:
+    out, at = files / "C.npy", ("--scheduler", cluster.address, "--json")
+    matrices = (str(files / "A.npy"), str(files / "B.npy"))
+    for kind in ("matmul", "chain"):
+        made = deadheat("run", kind, *matrices, "--where", "auto", "-o", str(out), *at)
+        report = json.loads(made.stdout)
+        assert report.keys() == REPORT_KEYS
+        assert (report["id"], report["kind"], report["state"]) == (None, kind, "done")
+        limited = deadheat(
+            *("run", kind, *matrices, "--where", "auto", "-o", str(out), *at, "--timeout", "60")
+        )
+        assert json.loads(limited.stdout)["id"] is not None
+
+
 def test_submit_wait_result(cluster: LocalCluster, files: Path) -> None:
     at = {"DEADHEAT_SCHEDULER": cluster.address}
     a, b = str(files / "A.npy"), str(files / "B.npy")

@@ -16,8 +16,6 @@ from deadheat.client import Client, InvalidInput, LocalCluster
 RNG = np.random.default_rng(23)
 Array = np.ndarray[Any, Any]
 
-#: Strict: it fails, and goes, as soon as the core rewrites chains.
-
 
 def matrices(*sizes: int, dtype: str = "float64") -> list[Array]:
     return [RNG.standard_normal((rows, columns)).astype(dtype) for rows, columns in pairwise(sizes)]
@@ -36,12 +34,12 @@ def close_to_numpy(found: Array, given: list[Array]) -> None:
 @pytest.mark.parametrize("dtype", ["float64", "float32", "complex128"])
 def test_chains_are_numpys(client: Client, dtype: str) -> None:
     given = matrices(300, 40, 500, 20, 350, dtype=dtype)
-    close_to_numpy(client.multi_dot(given), given)
+    close_to_numpy(client.multi_dot(given, where="cluster"), given)
 
 
 def test_small_chains_travel_inline(client: Client) -> None:
     given = matrices(3, 4, 5, 6)
-    close_to_numpy(client.multi_dot(given), given)
+    close_to_numpy(client.multi_dot(given, where="cluster"), given)
 
 
 @pytest.mark.parametrize("ends", ["first", "last", "both"])
@@ -51,7 +49,7 @@ def test_ends_of_one_dimension_are_a_row_and_a_column(client: Client, ends: str)
         given = [RNG.standard_normal(200), *given]
     if ends in {"last", "both"}:
         given = [*given, RNG.standard_normal(150)]
-    found = client.multi_dot(given)
+    found = client.multi_dot(given, where="cluster")
     expected = np.linalg.multi_dot(given)
     assert np.shape(found) == np.shape(expected)
     assert np.allclose(found, expected, rtol=1e-10)
@@ -59,13 +57,13 @@ def test_ends_of_one_dimension_are_a_row_and_a_column(client: Client, ends: str)
 
 def test_transposed_matrices_are_read_in_place(client: Client) -> None:
     given = [m if n % 2 else np.asfortranarray(m) for n, m in enumerate(matrices(300, 40, 500, 20))]
-    close_to_numpy(client.multi_dot(given), given)
+    close_to_numpy(client.multi_dot(given, where="cluster"), given)
 
 
 def test_integers_are_exact_in_their_common_dtype(client: Client) -> None:
     """In int8 alone the first product would overflow, in some orders and not in others."""
     given = [RNG.integers(-90, 90, (50, 50)).astype(dtype) for dtype in ("int8", "int8", "int64")]
-    found = client.multi_dot(given)
+    found = client.multi_dot(given, where="cluster")
     assert found.dtype == np.int64
     assert np.array_equal(found, np.linalg.multi_dot([m.astype(np.int64) for m in given]))
 
@@ -83,7 +81,7 @@ def test_a_chain_is_a_job_like_any_other(client: Client) -> None:
 
 def test_what_cannot_be_a_chain_is_refused_before_anything_moves(client: Client) -> None:
     with pytest.raises(InvalidInput, match="M2 is 4 x 5 and M3 is 6 x 7"):
-        client.multi_dot([*matrices(3, 4, 5), *matrices(6, 7)])
+        client.multi_dot([*matrices(3, 4, 5), *matrices(6, 7)], where="cluster")
     with pytest.raises(InvalidInput, match="matrices has 1 entries"):
         client.submit_multi_dot(matrices(3, 4))
     with pytest.raises(InvalidInput, match="cut is 'diagonal'"):

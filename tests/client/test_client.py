@@ -56,7 +56,7 @@ def close_to_numpy(found: Array, a: Array, b: Array) -> None:
 def test_products_are_numpys(client: Client, size: int, dtype: str) -> None:
     a = RNG.standard_normal((size, size + 30)).astype(dtype)
     b = RNG.standard_normal((size + 30, size + 5)).astype(dtype)
-    close_to_numpy(client.matmul(a, b), a, b)
+    close_to_numpy(client.matmul(a, b, where="cluster"), a, b)
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int8", "uint64", "int32"])
@@ -64,7 +64,7 @@ def test_integers_are_exact(client: Client, dtype: str) -> None:
     high = 2 if dtype == "bool" else 100
     a = RNG.integers(0, high, (200, 300)).astype(dtype)
     b = RNG.integers(0, high, (300, 250)).astype(dtype)
-    found = client.matmul(a, b)
+    found = client.matmul(a, b, where="cluster")
     assert found.dtype == a.dtype
     assert np.array_equal(found, a @ b)
 
@@ -72,7 +72,7 @@ def test_integers_are_exact(client: Client, dtype: str) -> None:
 def test_half_precision_is_summed_in_single(client: Client) -> None:
     a = RNG.standard_normal((400, 500)).astype(np.float16)
     b = RNG.standard_normal((500, 300)).astype(np.float16)
-    found = client.matmul(a, b)
+    found = client.matmul(a, b, where="cluster")
     exact = a.astype(np.float64) @ b.astype(np.float64)
     assert found.dtype == np.float16
     assert np.abs(found - exact).max() <= np.abs(exact).max() * 2**-10
@@ -108,13 +108,13 @@ BASE = RNG.standard_normal((500, 400))
 )
 def test_every_layout_is_taken(client: Client, a: Array) -> None:
     b = RNG.standard_normal((a.shape[-1], 300))
-    found, expected = client.matmul(a, b), np.matmul(a, b)
+    found, expected = client.matmul(a, b, where="cluster"), np.matmul(a, b)
     assert found.shape == expected.shape
     assert np.allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_two_vectors_make_a_number(client: Client) -> None:
-    found = client.matmul(np.arange(5.0), np.arange(5.0))
+    found = client.matmul(np.arange(5.0), np.arange(5.0), where="cluster")
     assert found == 30.0
     assert np.ndim(found) == 0
 
@@ -122,14 +122,14 @@ def test_two_vectors_make_a_number(client: Client) -> None:
 def test_nan_and_infinity_are_where_numpy_has_them(client: Client) -> None:
     a, b = RNG.standard_normal((300, 300)), RNG.standard_normal((300, 300))
     a[5, 7], b[9, 11] = np.nan, -np.inf
-    found, expected = client.matmul(a, b), a @ b
+    found, expected = client.matmul(a, b, where="cluster"), a @ b
     assert np.array_equal(np.isnan(found), np.isnan(expected))
     assert np.array_equal(np.isneginf(found), np.isneginf(expected))
 
 
 def test_alpha_bias_and_activation_are_applied(client: Client) -> None:
     a, b, bias = BASE, RNG.standard_normal((400, 300)), RNG.standard_normal(300)
-    found = client.matmul(a, b, alpha=0.5, bias=bias, activation="relu")
+    found = client.matmul(a, b, alpha=0.5, bias=bias, activation="relu", where="cluster")
     assert np.allclose(found, np.maximum(0.5 * (a @ b) + bias, 0))
 
 
@@ -154,9 +154,9 @@ def test_the_result_is_the_users_own(client: Client) -> None:
 def test_results_stay_valid_while_others_come_and_go(cluster: LocalCluster) -> None:
     a = RNG.standard_normal((700, 700))
     with Client(cluster.address) as client:
-        kept = [client.matmul(a, a * k) for k in range(1, 6)]
+        kept = [client.matmul(a, a * k, where="cluster") for k in range(1, 6)]
         for k in range(20):
-            client.matmul(a + k, a)
+            client.matmul(a + k, a, where="cluster")
         for k, found in enumerate(kept, 1):
             assert np.allclose(found, a @ (a * k))
 
@@ -238,7 +238,9 @@ def test_files_are_operands_and_a_change_fails_the_job(client: Client, tmp_path:
     a, b = RNG.standard_normal((700, 700)), RNG.standard_normal((700, 700))
     np.save(tmp_path / "a.npy", a)
     np.save(tmp_path / "b.npy", b)
-    close_to_numpy(client.matmul(str(tmp_path / "a.npy"), tmp_path / "b.npy"), a, b)
+    close_to_numpy(
+        client.matmul(str(tmp_path / "a.npy"), tmp_path / "b.npy", where="cluster"), a, b
+    )
     big = np.ones((5000, 5000))
     np.save(tmp_path / "big.npy", big)
     job = client.submit_matmul(str(tmp_path / "big.npy"), big)
@@ -302,8 +304,10 @@ def test_a_client_without_a_scheduler_brings_its_own(
     monkeypatch.setattr("deadheat.runtime.settings.DEFAULT_SCHEDULER", "127.0.0.1:9")
     a = RNG.standard_normal((300, 300))
     with Client() as client:
+        assert np.array_equal(client.matmul(a, a), a @ a)
+        assert client._own_cluster is None, "a product in this process needs no cluster"
         assert client.address != "127.0.0.1:9"
-        close_to_numpy(client.matmul(a, a), a, a)
+        close_to_numpy(client.matmul(a, a, where="cluster"), a, a)
 
 
 def test_no_agent_at_all_the_job_waits_and_says_so(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def matrices(client: Client) -> int:
 def test_operands_of_which_one_does_not_fit_leave_none_behind() -> None:
     with LocalCluster([], memory_bytes=16 * MIB) as small, Client(small.address) as client:
         with pytest.raises(LimitReached, match="of shared memory needed"):
-            client.matmul(np.ones((100, 10_000)), np.ones((10_000, 1_000)))
+            client.matmul(np.ones((100, 10_000)), np.ones((10_000, 1_000)), where="cluster")
         wait_until(lambda: matrices(client) == 0, "the operand that did fit to go")
         assert client.reports() == []
 

@@ -3,7 +3,7 @@
 >>> from deadheat.client import Client, LocalCluster
 """
 
-from deadheat.client.client import Client
+from deadheat.client.client import Client, Offline
 from deadheat.client.cluster import LocalCluster
 from deadheat.client.estimates import Estimate
 from deadheat.client.jobs import Job
@@ -37,6 +37,7 @@ __all__ = [
     "LimitReached",
     "LocalCluster",
     "NotFound",
+    "Offline",
     "Report",
     "TimedOut",
     "Unavailable",

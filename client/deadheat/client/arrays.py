@@ -49,6 +49,10 @@ class Source:
         rows, columns = self.array.shape
         return MatrixType(rows, columns, dtype)
 
+    def is_same_as(self, other: Source) -> bool:
+        """Whether both are stored from the very same elements: one of them need not be moved."""
+        return _layout(self.array) == _layout(other.array)
+
 
 @dataclass(frozen=True)
 class Product:
@@ -81,6 +85,19 @@ class ChainOfMatrices:
 
 
 Checked = Product | ChainOfMatrices
+
+
+def _layout(array: Array) -> tuple[object, ...]:
+    pointer, _ = array.__array_interface__["data"]
+    return pointer, array.shape, array.strides, array.dtype
+
+
+def is_symmetric(checked: Checked) -> bool:
+    """Whether it is the product of a matrix and its own transpose, of which NumPy computes half."""
+    if len(checked.sources) != 2:
+        return False
+    a, b = checked.sources
+    return a.is_transposed != b.is_transposed and a.is_same_as(b)
 
 
 def _placeholders(sources: Sequence[Source], dtype: str) -> tuple[Operand, ...]:
@@ -118,9 +135,7 @@ def product(a: ArrayLike, b: ArrayLike, bias: ArrayLike | None = None) -> Produc
 def chain(matrices: Iterable[ArrayLike]) -> ChainOfMatrices:
     """Checks a chain as `numpy.linalg.multi_dot` does: the first may be 1-D (a row) and the last
     (a column). Raises InvalidInput naming operand and value."""
-    if isinstance(matrices, (str, Path)):
-        raise InvalidInput(f"matrices is {str(matrices)!r}; it must be a list", field="matrices")
-    given = [_as_array(value, f"M{n}") for n, value in enumerate(matrices, 1)]
+    given = [_as_array(value, f"M{n}") for n, value in enumerate(listed(matrices), 1)]
     if not 2 <= len(given) <= MAX_CHAIN:
         raise InvalidInput(
             f"matrices has {len(given)} entries; a chain has 2 to {MAX_CHAIN}", field="matrices"
@@ -152,6 +167,13 @@ def chain(matrices: Iterable[ArrayLike]) -> ChainOfMatrices:
     if given[-1][0].ndim == 1:
         shape = shape[:-1]
     return ChainOfMatrices(sources, dtype, shape)
+
+
+def listed(matrices: Iterable[ArrayLike]) -> Sequence[ArrayLike]:
+    """The matrices of a chain, which may come from a generator; raises InvalidInput for a path."""
+    if isinstance(matrices, (str, Path)):
+        raise InvalidInput(f"matrices is {str(matrices)!r}; it must be a list", field="matrices")
+    return list(matrices)
 
 
 def _as_array(value: ArrayLike, name: str) -> tuple[Array, NpyFile | None]:

@@ -13,6 +13,7 @@ T = TypeVar("T")
 
 CutName = Literal["balanced", "equal", "peak", "one-minus-utilization"]
 DurabilityName = Literal["process", "power"]
+WhereName = Literal["auto", "cluster", "local"]
 ActivationName = Literal["none", "relu", "gelu", "gelu_tanh", "tanh", "sigmoid"]
 
 CUTS: Final = {
@@ -25,6 +26,7 @@ DURABILITIES: Final = {
     "process": job_pb2.DURABILITY_PROCESS,
     "power": job_pb2.DURABILITY_POWER,
 }
+WHERES: Final[Mapping[str, WhereName]] = {"auto": "auto", "cluster": "cluster", "local": "local"}
 ACTIVATIONS: Final = {activation.value: activation for activation in Activation}
 
 

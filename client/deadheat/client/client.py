@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import grpc
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
@@ -14,13 +17,16 @@ from deadheat.client.arrays import Array
 from deadheat.client.cluster import LocalCluster
 from deadheat.client.connection import Connection, LoopThread
 from deadheat.client.jobs import Job, failure_of
+from deadheat.client.places import News, Places
 from deadheat.client.products import Products
 from deadheat.client.reports import job_state_name
 from deadheat.client.transfers import Transfers
 from deadheat.runtime import hosts, rpc
 from deadheat.runtime.errors import DeadheatError, JobFailed, NotFound, Unavailable
 from deadheat.runtime.settings import ClientSettings, Sources
-from deadheat.v1 import job_pb2, types_pb2
+from deadheat.v1 import cluster_pb2, job_pb2, types_pb2
+
+T = TypeVar("T")
 
 #: A watch that breaks is opened again, so often in a row.
 MAX_WATCH_FAILURES: Final = 20
@@ -29,33 +35,90 @@ WATCH_RETRY_S: Final = 0.5
 MAX_DOWNLOADS: Final = 6
 
 
+class Offline(Products):
+    """Products in this process, for which there need be no cluster at all."""
+
+    def __init__(self) -> None:
+        self._places = Places(None)
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        work.close()
+        raise Unavailable("there is no cluster: this client only computes by itself")
+
+
 class Client(Products):
     """A connection to a cluster.
 
     `Client("host:port")`, else DEADHEAT_SCHEDULER, else this user's scheduler at the default
-    address, else a LocalCluster of its own that ends with the client. Use it in a `with` block,
-    or `close` it. Safe to use from several threads.
+    address, else a LocalCluster of its own that ends with the client; it is started when it is
+    first needed, and products that are computed in this process do not need it. Use the client in
+    a `with` block, or `close` it. Safe to use from several threads.
     """
 
     def __init__(self, scheduler: str | None = None) -> None:
         settings = ClientSettings.load(Sources("client", {"scheduler": scheduler}))
         self._own_cluster: LocalCluster | None = None
+        self._starting = threading.Lock()
         self._loop = LoopThread()
+        self._places = Places(None)
+        self._opened: tuple[Connection, Transfers] | None = None
+        self._watching: set[asyncio.Task[None]] = set()
+        self._is_closed = False
         try:
-            self._connection = self._loop.call(self._connect(settings))
+            self._open(settings)
         except Unavailable:
             if settings.is_explicit:
                 self._loop.stop()
                 raise
-            self._own_cluster = LocalCluster()
-            settings = ClientSettings(self._own_cluster.address, is_explicit=True, tls=None)
-            self._connection = self._loop.call(self._connect(settings))
         except BaseException:
             self._loop.stop()
             raise
-        self._transfers = Transfers(self._connection)
-        self._watching: set[asyncio.Task[None]] = set()
-        self._is_closed = False
+
+    def _open(self, settings: ClientSettings) -> None:
+        connection = self._loop.call(self._connect(settings))
+        self._opened = connection, Transfers(connection)
+        self._places.shares_memory = connection.shared is not None
+        self._places.ask = lambda: self._loop.submit(self._hear())
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            self._ensure_cluster()
+        except BaseException:
+            work.close()
+            raise
+        return self._loop.call(work)
+
+    def _ensure_cluster(self) -> None:
+        """Starts a cluster of our own if there was none, now that something needs one."""
+        if self._opened:
+            return
+        with self._starting:
+            if self._opened or self._is_closed:
+                return
+            self._own_cluster = LocalCluster()
+            self._open(ClientSettings(self._own_cluster.address, is_explicit=True, tls=None))
+
+    @property
+    def _connection(self) -> Connection:  # type: ignore[override]
+        if self._opened is None:
+            raise Unavailable("the client is closed" if self._is_closed else "not connected yet")
+        return self._opened[0]
+
+    @property
+    def _transfers(self) -> Transfers:  # type: ignore[override]
+        if self._opened is None:
+            raise Unavailable("the client is closed" if self._is_closed else "not connected yet")
+        return self._opened[1]
+
+    async def _hear(self) -> News:
+        """What the devices can give now, and how far away the scheduler is."""
+        started_s = time.perf_counter()
+        with rpc.translated("asking what the cluster can give"):
+            answer = await self._connection.cluster.ListNodes(
+                cluster_pb2.ClusterServiceListNodesRequest(), timeout=rpc.CALL_TIMEOUT_S
+            )
+        now_s = time.perf_counter()
+        return News.of(answer.nodes, now_s - started_s, now_s)
 
     @staticmethod
     async def _connect(settings: ClientSettings) -> Connection:
@@ -71,11 +134,13 @@ class Client(Products):
 
     @property
     def address(self) -> str:
+        self._ensure_cluster()
         return self._connection.address
 
     @property
     def shares_memory(self) -> bool:
         """Whether matrices are mapped (same host) rather than streamed."""
+        self._ensure_cluster()
         return self._connection.shared is not None
 
     # Watching
@@ -139,7 +204,7 @@ class Client(Products):
     def job(self, job_id: str) -> Job:
         """A job by its id, or "last": the newest of this user. Its future follows it."""
         found = self._get(job_id)
-        return self._loop.call(self._adopt(found))
+        return self._call(self._adopt(found))
 
     async def _adopt(self, found: job_pb2.Job) -> Job:
         job = Job(self, found.id)
@@ -160,7 +225,7 @@ class Client(Products):
         async def fetch() -> Array:
             return await self._download(found.results[0])
 
-        return self._loop.call(fetch())
+        return self._call(fetch())
 
     # The end
 
@@ -169,8 +234,10 @@ class Client(Products):
         if self._is_closed:
             return
         self._is_closed = True
-        self._transfers.close()
-        self._loop.call(self._connection.close())
+        with self._starting:
+            if self._opened:
+                self._transfers.close()
+                self._loop.call(self._connection.close())
         self._loop.stop()
         if self._own_cluster:
             self._own_cluster.close()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 from deadheat.client import estimates
 from deadheat.client.arrays import ArrayLike
@@ -15,6 +15,8 @@ from deadheat.runtime import hosts, rpc, wire
 from deadheat.runtime.ids import new_id
 from deadheat.v1 import cluster_pb2, job_pb2
 
+T = TypeVar("T")
+
 
 class Inquiries:
     """The part of `Client` that only asks and operates. `job_id` may be "last": the newest job of
@@ -22,6 +24,10 @@ class Inquiries:
 
     _loop: LoopThread
     _connection: Connection
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs `work` on the client's loop, once there is a cluster to speak to; `Client` does."""
+        raise NotImplementedError
 
     def _get(self, job_id: str) -> job_pb2.Job:
         request = job_pb2.JobServiceGetRequest(job_id=job_id, user=hosts.user_name())
@@ -31,7 +37,7 @@ class Inquiries:
                 answer = await self._connection.jobs.Get(request, timeout=rpc.CALL_TIMEOUT_S)
             return answer.job
 
-        return self._loop.call(get())
+        return self._call(get())
 
     def report(self, job_id: str) -> Report:
         """The report of a job; raises NotFound."""
@@ -46,7 +52,7 @@ class Inquiries:
                 answer = await self._connection.jobs.List(request, timeout=rpc.CALL_TIMEOUT_S)
             return answer.jobs
 
-        return [Report.of(job) for job in self._loop.call(list_jobs())]
+        return [Report.of(job) for job in self._call(list_jobs())]
 
     def cancel(self, job_id: str) -> str:
         """Cancels a job; returns its state then. One that had ended stays as it is."""
@@ -59,7 +65,7 @@ class Inquiries:
                 answer = await self._connection.jobs.Cancel(request, timeout=rpc.CALL_TIMEOUT_S)
             return job_state_name(answer.state)
 
-        return self._loop.call(cancel())
+        return self._call(cancel())
 
     def explain(self, job_id: str, *, as_json: bool = False) -> str:
         """Why each device got its share of a job, as text or as a JSON document."""
@@ -70,7 +76,7 @@ class Inquiries:
                 answer = await self._connection.jobs.Explain(request, timeout=rpc.CALL_TIMEOUT_S)
             return answer.json if as_json else answer.text
 
-        return self._loop.call(explain())
+        return self._call(explain())
 
     def estimate(
         self,
@@ -106,7 +112,7 @@ class Inquiries:
             with rpc.translated("estimating"):
                 return await self._connection.jobs.Estimate(request, timeout=rpc.CALL_TIMEOUT_S)
 
-        return Estimate.of(program, self._loop.call(ask()))
+        return Estimate.of(program, self._call(ask()))
 
     def nodes(self) -> list[dict[str, Any]]:
         """The pool: each node with its devices, as `deadheat nodes --json` prints them."""
@@ -119,7 +125,7 @@ class Inquiries:
                 )
             return answer.nodes
 
-        return [node_as_dict(node) for node in self._loop.call(list_nodes())]
+        return [node_as_dict(node) for node in self._call(list_nodes())]
 
     def drain(self, node: str, reason: str = "") -> None:
         """No new work for a node; what it has, it finishes."""
@@ -131,7 +137,7 @@ class Inquiries:
             with rpc.translated(f"draining {node}"):
                 await self._connection.cluster.Drain(request, timeout=rpc.CALL_TIMEOUT_S)
 
-        self._loop.call(drain())
+        self._call(drain())
 
     def resume(self, node: str) -> None:
         """Undoes `drain`."""
@@ -141,4 +147,4 @@ class Inquiries:
             with rpc.translated(f"resuming {node}"):
                 await self._connection.cluster.Resume(request, timeout=rpc.CALL_TIMEOUT_S)
 
-        self._loop.call(resume())
+        self._call(resume())

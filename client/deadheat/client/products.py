@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import grpc
 
-from deadheat.client import arrays
-from deadheat.client.arrays import Array, ArrayLike, Checked
+from deadheat.client import arrays, local
+from deadheat.client.arrays import Array, ArrayLike, Checked, Source
 from deadheat.client.choices import (
     ACTIVATIONS,
     CUTS,
     DURABILITIES,
+    WHERES,
     ActivationName,
     CutName,
     DurabilityName,
+    WhereName,
     choice,
     number,
 )
 from deadheat.client.inquiries import Inquiries
 from deadheat.client.jobs import Job
+from deadheat.client.places import Places, Work
 from deadheat.client.progress import shown
 from deadheat.client.transfers import Transfers
 from deadheat.runtime import hosts, rpc, wire
-from deadheat.runtime.errors import DeadheatError
+from deadheat.runtime.errors import DeadheatError, InvalidInput
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.programs import (
     Chain,
@@ -34,6 +41,7 @@ from deadheat.runtime.programs import (
     Program,
     chain_program,
     gemm_program,
+    unique,
 )
 from deadheat.v1 import job_pb2
 
@@ -41,10 +49,34 @@ from deadheat.v1 import job_pb2
 MakeProgram = Callable[[tuple[Operand, ...]], Program]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a caller wants, checked: as a job's program, and as a computation here."""
+
+    checked: Checked
+    program: MakeProgram
+    kind: job_pb2.JobKind.ValueType
+    compute: Callable[[], Array]
+    work: Work
+
+    @staticmethod
+    def of(
+        checked: Checked,
+        program: MakeProgram,
+        kind: job_pb2.JobKind.ValueType,
+        compute: Callable[[], Array],
+    ) -> Asked:
+        # What is wrong is said before anything is uploaded.
+        outline = program(checked.placeholders())
+        result_bytes = outline.types[outline.results[0]].size_bytes
+        return Asked(checked, program, kind, compute, Work.of(checked, outline.flops, result_bytes))
+
+
 class Products(Inquiries):
     """The part of `Client` that multiplies."""
 
     _transfers: Transfers
+    _places: Places
 
     # Products
 
@@ -60,6 +92,7 @@ class Products(Inquiries):
         timeout: float | None = None,
         durability: DurabilityName = "process",
         progress: bool | None = None,
+        where: WhereName = "auto",
     ) -> Array:
         """`activation(alpha * a @ b + bias)`, with NumPy's semantics for 1 and 2 dimensions.
 
@@ -73,6 +106,9 @@ class Products(Inquiries):
             timeout: Seconds after which the job fails. None: no limit.
             durability: "power" has the operands on disk before the job is accepted.
             progress: Show a progress bar; None: if stderr is a terminal.
+            where: "local" computes it in this process: that is no job, has no id and starts no
+                cluster. "cluster" makes it a job. "auto" does what is predicted to be faster; with
+                `cut`, `timeout` or `durability`, which only a job has, it is a job.
 
         Returns:
             An m x n array of NumPy's result dtype. It is yours: changing it changes nothing else.
@@ -84,18 +120,21 @@ class Products(Inquiries):
             JobFailed: The cluster could not compute it; `cause` is the reason's code.
 
         """
-        job = self.submit_matmul(
-            a,
-            b,
-            bias=bias,
-            alpha=alpha,
-            activation=activation,
-            cut=cut,
-            timeout=timeout,
-            durability=durability,
-            _keep=False,
-        )
-        return _awaited(job, progress)
+        if (
+            where == "auto"
+            and bias is None
+            and type(alpha) is float
+            and alpha == 1.0
+            and activation == "none"
+            and _is_free(cut, timeout, durability)
+        ):
+            made = local.at_once(a, b)
+            if made is not None:
+                return made
+        policy = _policy(cut, durability, timeout)
+        place = _place(where, cut, timeout, durability)
+        given = (a, b, bias)
+        return self._made(given, lambda v: _product(v, alpha, activation), place, policy, progress)
 
     def submit_matmul(
         self,
@@ -108,24 +147,14 @@ class Products(Inquiries):
         cut: CutName = "balanced",
         timeout: float | None = None,
         durability: DurabilityName = "process",
-        _keep: bool = True,
+        where: WhereName = "cluster",
     ) -> Job:
         """Like `matmul`, but returns a future as soon as the cluster has accepted the job. Its
-        result stays with the cluster for a day, for others to fetch by the job's id."""
-        checked = arrays.product(a, b, bias)
-        kind = Gemm(
-            transpose_a=checked.a.is_transposed,
-            transpose_b=checked.b.is_transposed,
-            alpha=number(alpha, "alpha"),
-            activation=choice(activation, "activation", ACTIVATIONS),
-        )
-        return self._submit_checked(
-            checked,
-            lambda operands: gemm_program(operands, kind),
-            job_pb2.JOB_KIND_MATMUL,
-            _policy(cut, durability, timeout),
-            keep=_keep,
-        )
+        result stays with the cluster for a day, for others to fetch by the job's id. `where` may
+        not be "local": a product in this process is no job."""
+        _check_is_job(where)
+        asked = _product((a, b, bias), alpha, activation)
+        return self._submit_checked(asked, _policy(cut, durability, timeout), keep=True)
 
     # Chains
 
@@ -137,6 +166,7 @@ class Products(Inquiries):
         timeout: float | None = None,
         durability: DurabilityName = "process",
         progress: bool | None = None,
+        where: WhereName = "auto",
     ) -> Array:
         """The product of all `matrices`, as `numpy.linalg.multi_dot`, in the order that is
         predicted to be fastest on this cluster.
@@ -149,6 +179,9 @@ class Products(Inquiries):
             timeout: Seconds after which the job fails. None: no limit.
             durability: "power" has the operands on disk before the job is accepted.
             progress: Show a progress bar; None: if stderr is a terminal.
+            where: "local" computes it in this process: that is no job, has no id and starts no
+                cluster. "cluster" makes it a job. "auto" does what is predicted to be faster; with
+                `cut`, `timeout` or `durability`, which only a job has, it is a job.
 
         Returns:
             As `numpy.linalg.multi_dot`: 2-D, or with 1-D ends 1-D or a scalar. It is yours.
@@ -160,10 +193,10 @@ class Products(Inquiries):
             JobFailed: The cluster could not compute it; `cause` is the reason's code.
 
         """
-        job = self.submit_multi_dot(
-            matrices, cut=cut, timeout=timeout, durability=durability, _keep=False
-        )
-        return _awaited(job, progress)
+        policy = _policy(cut, durability, timeout)
+        place = _place(where, cut, timeout, durability)
+        given = arrays.listed(matrices)
+        return self._made(given, _chain, place, policy, progress)
 
     def submit_multi_dot(
         self,
@@ -172,60 +205,76 @@ class Products(Inquiries):
         cut: CutName = "balanced",
         timeout: float | None = None,
         durability: DurabilityName = "process",
-        _keep: bool = True,
+        where: WhereName = "cluster",
     ) -> Job:
         """Like `multi_dot`, but returns a future as soon as the cluster has accepted the job. Its
-        result stays with the cluster for a day, for others to fetch by the job's id."""
-        checked = arrays.chain(matrices)
-        transposed = [index for index, s in enumerate(checked.sources) if s.is_transposed]
-        kind = Chain(tuple(transposed))
-        return self._submit_checked(
-            checked,
-            lambda operands: chain_program(operands, kind),
-            job_pb2.JOB_KIND_CHAIN,
-            _policy(cut, durability, timeout),
-            keep=_keep,
-        )
+        result stays with the cluster for a day, for others to fetch by the job's id. `where` may
+        not be "local": a product in this process is no job."""
+        _check_is_job(where)
+        asked = _chain(arrays.listed(matrices))
+        return self._submit_checked(asked, _policy(cut, durability, timeout), keep=True)
+
+    # Here or there
+
+    def place(
+        self, *matrices: ArrayLike, bias: ArrayLike | None = None
+    ) -> Literal["cluster", "local"]:
+        """Where `matmul` of two matrices, or `multi_dot` of more, would be computed now if it were
+        left to choose (`where="auto"`)."""
+        two = len(matrices) == 2
+        asked = _product((*matrices, bias), 1.0, "none") if two else _chain(matrices)
+        return "local" if self._places.is_here(asked.work) else "cluster"
+
+    def _made(
+        self,
+        given: Sequence[ArrayLike],
+        ask: Callable[[Sequence[ArrayLike]], Asked],
+        place: WhereName,
+        policy: job_pb2.JobPolicy,
+        progress: bool | None,
+    ) -> Array:
+        """The result of what `ask` makes of the given operands, computed where it should be."""
+        if place == "local":
+            return self._made_here(ask([local.read(value) for value in given]))
+        asked = ask(given)
+        if place == "auto" and self._places.is_here(asked.work):
+            if any(isinstance(value, (str, Path)) for value in given):
+                asked = ask([local.read(value) for value in given])
+            return self._made_here(asked)
+        started_s = time.perf_counter()
+        job = self._submit_checked(asked, policy, keep=False)
+        result = _awaited(job, progress)
+        self._places.took_there(asked.work, time.perf_counter() - started_s)
+        return result
+
+    def _made_here(self, asked: Asked) -> Array:
+        started_s = time.perf_counter()
+        result = asked.compute()
+        self._places.took_here(asked.work, time.perf_counter() - started_s)
+        return result
 
     # Submitting
 
-    def _submit_checked(
-        self,
-        checked: Checked,
-        program: MakeProgram,
-        kind: job_pb2.JobKind.ValueType,
-        policy: job_pb2.JobPolicy,
-        *,
-        keep: bool,
-    ) -> Job:
-        # What is wrong is said before anything is uploaded.
-        program(checked.placeholders())
-        return self._loop.call(self._submit(checked, program, kind, policy, keep))
+    def _submit_checked(self, asked: Asked, policy: job_pb2.JobPolicy, *, keep: bool) -> Job:
+        return self._call(self._submit(asked, policy, keep))
 
-    async def _submit(
-        self,
-        checked: Checked,
-        program: MakeProgram,
-        kind: job_pb2.JobKind.ValueType,
-        policy: job_pb2.JobPolicy,
-        keep: bool,
-    ) -> Job:
+    async def _submit(self, asked: Asked, policy: job_pb2.JobPolicy, keep: bool) -> Job:
         await self._connection.open()  # The store may have been started anew since.
-        operands = await self._upload(checked, policy)
+        operands = await self._upload(asked.checked, policy)
         try:
             request = job_pb2.JobServiceSubmitRequest(
                 request_id=new_id("r"),
-                program=wire.program_to_wire(program(operands)),
+                program=wire.program_to_wire(asked.program(operands)),
                 policy=policy,
-                kind=kind,
+                kind=asked.kind,
                 user=hosts.user_name(),
             )
             job_id = await self._accepted(request)
         finally:
             # The job holds what it needs; for anybody else these matrices have no name.
-            await self._transfers.give_up_all(operands)
+            await self._transfers.give_up_all(unique(operands))
         job = Job(self, job_id)
-        self._watch(job, checked.result_shape, keep)
+        self._watch(job, asked.checked.result_shape, keep)
         return job
 
     async def _accepted(self, request: job_pb2.JobServiceSubmitRequest) -> str:
@@ -248,13 +297,21 @@ class Products(Inquiries):
         return answer.job_id
 
     async def _upload(self, checked: Checked, policy: job_pb2.JobPolicy) -> tuple[Operand, ...]:
-        types = [source.stored_type(checked.dtype) for source in checked.sources]
-        total = sum(matrix.size_bytes for matrix in types)
+        """The operands; one matrix that is given twice, as it is or transposed, is moved once."""
+        firsts: list[Source] = []
+        places = []
+        for source in checked.sources:
+            same = [index for index, first in enumerate(firsts) if source.is_same_as(first)]
+            places.append(same[0] if same else len(firsts))
+            if not same:
+                firsts.append(source)
+        total = sum(first.stored_type(checked.dtype).size_bytes for first in firsts)
         inline = total <= self._connection.inline_limit_bytes
         durable = policy.durability == job_pb2.DURABILITY_POWER
-        return await self._transfers.upload_all(
-            checked.sources, checked.dtype, inline=inline, durable=durable
+        operands = await self._transfers.upload_all(
+            firsts, checked.dtype, inline=inline, durable=durable
         )
+        return tuple(operands[place] for place in places)
 
     def _watch(self, job: Job, shape: tuple[int, ...] | None, keep: bool) -> None:
         """Follows a job to its end; `Client` does."""
@@ -271,6 +328,63 @@ def _awaited(job: Job, progress: bool | None) -> Array:
             job.cancel()
         raise
     return result
+
+
+def _product(given: Sequence[ArrayLike], alpha: float, activation: str) -> Asked:
+    a, b, bias = given
+    checked = arrays.product(a, b, bias)
+    kind = Gemm(
+        transpose_a=checked.a.is_transposed,
+        transpose_b=checked.b.is_transposed,
+        alpha=number(alpha, "alpha"),
+        activation=choice(activation, "activation", ACTIVATIONS),
+    )
+    return Asked.of(
+        checked,
+        lambda operands: gemm_program(operands, kind),
+        job_pb2.JOB_KIND_MATMUL,
+        lambda: local.product(checked, kind),
+    )
+
+
+def _chain(given: Sequence[ArrayLike]) -> Asked:
+    checked = arrays.chain(given)
+    transposed = [index for index, s in enumerate(checked.sources) if s.is_transposed]
+    kind = Chain(tuple(transposed))
+    return Asked.of(
+        checked,
+        lambda operands: chain_program(operands, kind),
+        job_pb2.JOB_KIND_CHAIN,
+        lambda: local.chain(checked),
+    )
+
+
+def _is_free(cut: str, timeout_s: float | None, durability: str) -> bool:
+    """Whether nothing is asked for that only a job has."""
+    return cut == "balanced" and timeout_s is None and durability == "process"
+
+
+def _place(where: str, cut: str, timeout_s: float | None, durability: str) -> WhereName:
+    """Where it may be computed; raises InvalidInput for what cannot be had here."""
+    place = choice(where, "where", WHERES)
+    if _is_free(cut, timeout_s, durability):
+        return place
+    if place == "local":
+        raise InvalidInput(
+            "where is 'local': cut, timeout and durability are for jobs, and a product in this "
+            "process is none; leave them out, or say where='cluster'",
+            field="where",
+        )
+    return "cluster"
+
+
+def _check_is_job(where: str) -> None:
+    if choice(where, "where", WHERES) == "local":
+        raise InvalidInput(
+            "where is 'local', but a product in this process is no job that could be submitted: "
+            "use matmul or multi_dot, which wait for it",
+            field="where",
+        )
 
 
 def _policy(cut: str, durability: str, timeout_s: float | None) -> job_pb2.JobPolicy:

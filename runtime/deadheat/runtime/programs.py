@@ -56,6 +56,7 @@ __all__ = [
     "merged",
     "needed_blocks",
     "uncovered",
+    "unique",
     "work_shape",
 ]
 
@@ -134,7 +135,7 @@ class Program:
 def gemm_program(operands: tuple[Operand, ...], kind: Gemm, result: str = "C") -> Program:
     """The program of one product; the result is called `result`."""
     names = tuple(operand.name for operand in operands)
-    return Program(operands, (Operation(result, names, kind),), (result,))
+    return Program(unique(operands), (Operation(result, names, kind),), (result,))
 
 
 def chain_program(
@@ -142,7 +143,13 @@ def chain_program(
 ) -> Program:
     """The program of one chain of products (job kind "chain"); the result is called `result`."""
     names = tuple(operand.name for operand in operands)
-    return Program(operands, (Operation(result, names, kind or Chain()),), (result,))
+    return Program(unique(operands), (Operation(result, names, kind or Chain()),), (result,))
+
+
+def unique(operands: tuple[Operand, ...]) -> tuple[Operand, ...]:
+    """Operands without those that are there already: one may be used twice by an operation. Two
+    that only have the same name are two, and somebody's mistake."""
+    return tuple({id(operand): operand for operand in operands}.values())
 
 
 def _check_operand(operand: Operand) -> None:

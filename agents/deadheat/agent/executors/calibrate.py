@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from deadheat.agent.executors.kernels import gemm_panel, sum_panel
 from deadheat.runtime.dtypes import element_type, numpy_dtype
+from deadheat.runtime.kernels import gemm_panel, sum_panel
 from deadheat.runtime.programs import Gemm, GemmShape, Op, Sum
 
 #: Small, cache-sized, large; then thin ones, which are bound by memory.

@@ -15,9 +15,9 @@ from typing import Any, Final, assert_never
 
 import numpy as np
 
-from deadheat.agent.executors.kernels import gemm_panel, sum_panel
 from deadheat.agent.executors.panels import Panel, Panels
 from deadheat.runtime import wire
+from deadheat.runtime.kernels import gemm_panel, sum_panel
 from deadheat.runtime.programs import (
     Chain,
     Gemm,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +12,7 @@ import click
 from deadheat.cli.options import connected, json_option, print_json, scheduler_option
 
 if TYPE_CHECKING:
+    from deadheat.cli.output import OutputFile
     from deadheat.client import Client, Job
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,6 +55,25 @@ def _product_options(command: F) -> F:
     return command
 
 
+def _place_options(command: F) -> F:
+    """What is waited for."""
+    for option in (
+        click.option(
+            "--where",
+            type=click.Choice(["auto", "cluster", "local"]),
+            default="cluster",
+            show_default=True,
+            help="local: in this process, without a job; auto: where it is predicted to be faster.",
+        ),
+        click.option(
+            *("-o", "--output"), required=True, metavar="OUT.npy", help="Where the product goes."
+        ),
+        json_option,
+    ):
+        command = option(command)
+    return command
+
+
 _matrices = click.argument("matrices", nargs=-1, required=True, metavar="M1.npy M2.npy ...")
 
 
@@ -69,21 +90,19 @@ def submit() -> None:
 @run.command("matmul")
 @_product_options
 @_job_options
-@click.option("-o", "--output", required=True, metavar="C.npy", help="Where the product goes.")
-@json_option
-def run_matmul(output: str, as_json: bool, scheduler: str | None, **options: Any) -> int:
+@_place_options
+def run_matmul(**options: Any) -> int:
     """C = A @ B, from and to .npy files. Ctrl-C cancels the job."""
-    return _run(output, as_json, scheduler, lambda client: _submit_matmul(client, **options))
+    return _run("matmul", **options)
 
 
 @run.command("chain")
 @_matrices
 @_job_options
-@click.option("-o", "--output", required=True, metavar="OUT.npy", help="Where the product goes.")
-@json_option
-def run_chain(output: str, as_json: bool, scheduler: str | None, **options: Any) -> int:
+@_place_options
+def run_chain(**options: Any) -> int:
     """OUT = M1 @ M2 @ ..., in the order that is fastest on this cluster. Ctrl-C cancels the job."""
-    return _run(output, as_json, scheduler, lambda client: _submit_chain(client, **options))
+    return _run("chain", **options)
 
 
 @submit.command("matmul")
@@ -107,37 +126,87 @@ def submit_chain(scheduler: str | None, **options: Any) -> int:
 
 
 def _run(
-    output: str, as_json: bool, scheduler: str | None, submit_to: Callable[[Client], Job]
+    kind: str, *, output: str, as_json: bool, scheduler: str | None, where: str, **options: Any
 ) -> int:
-    """Submits, waits, writes the result, and says how it went."""
+    """Computes, writes the result, and says how it went."""
     from deadheat.cli.output import OutputFile
+
+    with OutputFile(output) as file:
+        if where == "local":
+            return _run_here(kind, file, output, as_json, **options)
+        with connected(scheduler) as client:
+            if where == "auto" and _is_here(client, kind, options):
+                return _run_here(kind, file, output, as_json, **options)
+            submit_it = _submit_matmul if kind == "matmul" else _submit_chain
+            return _run_job(submit_it(client, **options), file, output, as_json)
+
+
+def _is_here(client: Client, kind: str, options: dict[str, Any]) -> bool:
+    """Whether it may be computed in this process, and should."""
+    has_job_options = (
+        options["timeout"] is not None
+        or options["cut"] != "balanced"
+        or options["durability"] != "process"
+    )
+    if has_job_options:
+        return False
+    if kind == "matmul":
+        return client.place(options["a"], options["b"], bias=options["bias"]) == "local"
+    return client.place(*options["matrices"]) == "local"
+
+
+def _run_here(kind: str, file: OutputFile, output: str, as_json: bool, **options: Any) -> int:
+    """In this process: there is no job, so most of a report is unknown."""
+    from deadheat.client import Offline, Report
+
+    offline, started_s = Offline(), time.perf_counter()
+    timeout = _limit_s(options.pop("timeout"))
+    if kind == "matmul":
+        a, b = options.pop("a"), options.pop("b")
+        result = offline.matmul(a, b, where="local", timeout=timeout, **options)
+    else:
+        matrices = options.pop("matrices")
+        result = offline.multi_dot(matrices, where="local", timeout=timeout, **options)
+    seconds = time.perf_counter() - started_s
+    file.write(result)
+    if as_json:
+        known = {"kind": kind, "state": "done", "makespan_s": seconds, "resplits": 0}
+        lists: dict[str, list[Any]] = {"devices": [], "placements": []}
+        print_json({**dict.fromkeys(Report.__slots__), **known, **lists})
+    else:
+        click.echo(f"{output}: {_made(result)} in {seconds:.2f} s in this process", err=True)
+    return 0
+
+
+def _made(result: Any) -> str:
+    return f"{' x '.join(str(length) for length in result.shape) or 'scalar'} {result.dtype}"
+
+
+def _run_job(job: Job, file: OutputFile, output: str, as_json: bool) -> int:
     from deadheat.client.progress import shown
     from deadheat.runtime.errors import JobCancelled
 
-    with OutputFile(output) as file, connected(scheduler) as client:
-        job = submit_to(client)
-        try:
-            with shown(job):
-                _say_why_it_waits(job)
-                result = job.result()
-        except KeyboardInterrupt:
-            ending = "cancelled" if job.cancel() else f"is {job.state}: too late to cancel it"
-            click.echo(f"job {job.id} {ending}", err=True)
-            return 130
-        except CancelledError:
-            raise JobCancelled(f"job {job.id} was cancelled") from None
-        file.write(result)
-        report = job.report()
-        if as_json:
-            print_json(report.as_dict())
-        else:
-            spread = "" if report.finish_spread is None else f", spread {report.finish_spread:.1%}"
-            made = " x ".join(str(length) for length in result.shape) or "scalar"
-            click.echo(
-                f"{output}: {made} {result.dtype} in {report.makespan_s or 0:.2f} s "
-                f"on {len(report.devices)} devices{spread} (job {job.id})",
-                err=True,
-            )
+    try:
+        with shown(job):
+            _say_why_it_waits(job)
+            result = job.result()
+    except KeyboardInterrupt:
+        ending = "cancelled" if job.cancel() else f"is {job.state}: too late to cancel it"
+        click.echo(f"job {job.id} {ending}", err=True)
+        return 130
+    except CancelledError:
+        raise JobCancelled(f"job {job.id} was cancelled") from None
+    file.write(result)
+    report = job.report()
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        spread = "" if report.finish_spread is None else f", spread {report.finish_spread:.1%}"
+        click.echo(
+            f"{output}: {_made(result)} in {report.makespan_s or 0:.2f} s "
+            f"on {len(report.devices)} devices{spread} (job {job.id})",
+            err=True,
+        )
     return 0
 
 

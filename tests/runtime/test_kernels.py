@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deadheat.agent.executors.kernels import SUM_BLOCK_BYTES, gemm_panel, sum_panel
 from deadheat.runtime.dtypes import BY_NAME, numpy_dtype
+from deadheat.runtime.kernels import SUM_BLOCK_BYTES, gemm_panel, sum_panel
 from deadheat.runtime.programs import Activation, Gemm, Sum
 
 Array = np.ndarray[Any, Any]

@@ -1,0 +1,143 @@
+"""Products in the caller's own process: NumPy's, through the kernels that the cluster uses too.
+
+Rules of this file: the values, types and errors are those of a job on the cluster; what NumPy
+would warn of (an overflow, infinity times zero) is as quiet here as it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from deadheat.client.arrays import Array, ArrayLike, ChainOfMatrices, Product, Source
+from deadheat.runtime import kernels
+from deadheat.runtime.dtypes import numpy_dtype
+from deadheat.runtime.errors import InvalidInput, LimitReached
+from deadheat.runtime.programs import Gemm, MatrixType
+from deadheat.runtime.units import format_bytes
+from deadheat.store.npyfiles import read_header
+
+#: Multiply-adds up to which no cluster can be faster: a job costs milliseconds, and a core does
+#: this in one or two. BLAS does float64 at some 25e9 a second; integers have no BLAS, and NumPy's
+#: loops do about 1e9.
+_BLAS_STEPS: Final = 40_000_000
+_LOOP_STEPS: Final = 2_000_000
+#: float16 and bfloat16 are not here: they are summed in float32, which NumPy's product does not.
+_STEPS: Final = {
+    **dict.fromkeys(map(np.dtype, ("float64", "float32")), _BLAS_STEPS),
+    **dict.fromkeys(map(np.dtype, ("complex128", "complex64")), _BLAS_STEPS // 4),
+    **dict.fromkeys(map(np.dtype, ("bool", "int64", "int32", "int16", "int8")), _LOOP_STEPS),
+    **dict.fromkeys(map(np.dtype, ("uint64", "uint32", "uint16", "uint8")), _LOOP_STEPS),
+}
+
+
+def at_once(a: ArrayLike, b: ArrayLike) -> Array | None:
+    """`a @ b` where that needs no second thought; None where it does.
+
+    What it looks at costs about a microsecond: plain arrays of one native type, whose sizes fit,
+    and so few steps that no cluster could be faster.
+    """
+    if type(a) is not np.ndarray or type(b) is not np.ndarray:
+        return None
+    steps = _STEPS.get(a.dtype)
+    rows, columns = a.shape, b.shape
+    if (
+        steps is None
+        or a.dtype != b.dtype
+        or not 0 < len(rows) < 3
+        or not 0 < len(columns) < 3
+        or rows[-1] != columns[0]
+        or a.size * (columns[1] if len(columns) == 2 else 1) > steps
+    ):
+        return None
+    with np.errstate(all="ignore"):
+        product: Array = np.matmul(a, b)
+    return product
+
+
+def read(value: ArrayLike) -> ArrayLike:
+    """What a path names, read rather than mapped: a file that somebody cuts short meanwhile must
+    not kill this process. Anything else as it is."""
+    if not isinstance(value, (str, Path)):
+        return value
+    path = read_header(Path(value).expanduser().absolute()).path
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError) as error:
+        raise InvalidInput(f"{path}: {error}", field=str(path)) from None
+    except MemoryError:
+        raise LimitReached(f"no memory here for {path}") from None
+
+
+def product(checked: Product, kind: Gemm) -> Array:
+    """A checked product, with its epilogue."""
+    a, b = _operand(checked.a, checked.dtype), _operand(checked.b, checked.dtype)
+    bias = None if checked.bias is None else _operand(checked.bias, checked.dtype)
+    # Transposed operands are views already.
+    kind = Gemm(alpha=kind.alpha, activation=kind.activation)
+    made = _multiplied(a, b, checked.dtype, kind, bias)
+    return _shaped(made, checked.result_shape)
+
+
+def chain(checked: ChainOfMatrices) -> Array:
+    """A checked chain, in the order with the fewest operations."""
+    matrices = [_operand(source, checked.dtype) for source in checked.sources]
+    sizes = [matrices[0].shape[0], *(matrix.shape[1] for matrix in matrices)]
+    cuts = _best_cuts(sizes)
+
+    def made(start: int, stop: int) -> Array:
+        if stop - start == 1:
+            return matrices[start]
+        cut = cuts[start, stop]
+        return _multiplied(made(start, cut), made(cut, stop), checked.dtype, Gemm())
+
+    return _shaped(made(0, len(matrices)), checked.result_shape)
+
+
+def _operand(source: Source, dtype: str) -> Array:
+    """The operand as NumPy multiplies it: native, of the product's type, and otherwise as it is,
+    so that NumPy sees where one operand is the other one transposed and does half the work."""
+    array = source.array.astype(numpy_dtype(dtype), copy=False)
+    return array.T if source.is_transposed else array
+
+
+def _multiplied(a: Array, b: Array, dtype: str, kind: Gemm, bias: Array | None = None) -> Array:
+    matrix = MatrixType(a.shape[0], b.shape[1], dtype)
+    with np.errstate(all="ignore"):
+        try:
+            out = np.empty((matrix.rows, matrix.columns), numpy_dtype(dtype))
+            kernels.gemm_panel(np, kind, dtype, a, b, bias, out)
+        except MemoryError:
+            size = format_bytes(matrix.size_bytes)
+            raise LimitReached(f"no memory here for the result, {matrix}: {size}") from None
+    return out
+
+
+def _shaped(made: Array, shape: tuple[int, ...]) -> Array:
+    """NumPy's shape of the result; a number where it has no dimension."""
+    if made.shape == shape:
+        return made
+    found: Array = made.reshape(shape)[()]
+    return found
+
+
+def _best_cuts(sizes: Sequence[int]) -> dict[tuple[int, int], int]:
+    """Where each stretch of a chain is cut for the fewest operations: `runtime.rules` counts them,
+    this remembers where they are."""
+    count = len(sizes) - 1
+    cost: dict[tuple[int, int], int] = {(i, i + 1): 0 for i in range(count)}
+    cuts: dict[tuple[int, int], int] = {}
+    for length in range(2, count + 1):
+        for start in range(count - length + 1):
+            stop = start + length
+
+            def steps(cut: int, start: int = start, stop: int = stop) -> int:
+                here = sizes[start] * sizes[cut] * sizes[stop]
+                return cost[start, cut] + cost[cut, stop] + here
+
+            cuts[start, stop] = min(range(start + 1, stop), key=steps)
+            cost[start, stop] = steps(cuts[start, stop])
+    return cuts

@@ -1,0 +1,219 @@
+"""Where a product is computed: here or on the cluster, by what either is predicted to take.
+
+Rules of this file: a question costs microseconds for a small product and never waits for the
+network; a large one may wait some milliseconds for news of the cluster. Our own speed is that of
+our own products, by the stopwatch; the cluster's is what the scheduler says of its devices.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from deadheat.client.arrays import Checked, is_symmetric
+from deadheat.runtime.dtypes import element_type, numpy_dtype
+from deadheat.runtime.errors import DeadheatError
+from deadheat.v1 import cluster_pb2
+
+#: What a job costs before and after its work: submission, plan, commits, dispatch, news of its end.
+JOB_S: Final = 4e-3
+#: Bytes a second into shared memory whose pages are new, and over a network of a gigabit.
+SHARED_RATE: Final = 2e9
+STREAMED_RATE: Final = 1.1e8
+#: The cluster has to be predicted to be faster by this: neither prediction is better than that, and
+#: a product here costs nobody else anything.
+WORTH_SHIPPING: Final = 0.85
+#: How long news of the cluster are new, and old news are better than none.
+NEWS_S: Final = 1.0
+OLD_NEWS_S: Final = 5.0
+#: The part of a product's own time that may be spent on finding out where it is faster.
+ASKING_SHARE: Final = 0.01
+#: Work of which nothing need be known: it is done here, and its time taken. A second at most.
+UNASKED_FLOPS: Final = {True: 5e8, False: 4e9}
+#: Work that takes long enough for its time to say something.
+OBSERVED_FLOPS: Final = {True: 5e6, False: 1e8}
+#: A rate that is older than this is measured anew before a product that takes a second.
+RATE_S: Final = 2.0
+LONG_S: Final = 1.0
+#: The side of the product that measures our rate, with and without BLAS: 10 to 30 ms.
+PROBE_SIDE: Final = {True: 160, False: 640}
+BIAS_BOUNDS: Final = (0.25, 4.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What either place has to do. `local_flops` is less where NumPy does half the work."""
+
+    dtype: str
+    flops: float
+    local_flops: float
+    moved_bytes: int
+
+    @property
+    def is_exact(self) -> bool:
+        return element_type(self.dtype).is_exact
+
+    @staticmethod
+    def of(checked: Checked, flops: float, result_bytes: int) -> Work:
+        local_flops, sources = flops, list(checked.sources)
+        if is_symmetric(checked):
+            # Half the work, but not half the time: measured 0.6 of it.
+            local_flops, sources = 0.6 * flops, sources[:1]
+        moved = sum(source.stored_type(checked.dtype).size_bytes for source in sources)
+        return Work(checked.dtype, flops, local_flops, moved + result_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNews:
+    """One device: seconds until it is free, and what it can give now, by dtype."""
+
+    queue_s: float
+    rates: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    devices: Sequence[DeviceNews]
+    round_trip_s: float
+    at_s: float
+
+    @staticmethod
+    def of(nodes: Sequence[cluster_pb2.Node], round_trip_s: float, at_s: float) -> News:
+        devices = [
+            DeviceNews(
+                device.queue_s,
+                {dtype: speed * device.availability for dtype, speed in device.speed_flops.items()},
+            )
+            for node in nodes
+            if node.state == cluster_pb2.NODE_STATE_UP
+            for device in node.devices
+            if device.HasField("availability")
+        ]
+        return News(devices, round_trip_s, at_s)
+
+
+def cluster_s(work: Work, news: News, *, shares_memory: bool) -> float:
+    """Seconds a job would take: all devices together, each from when it is free on; infinite
+    without any."""
+    capable = sorted(
+        (device.queue_s, rate)
+        for device in news.devices
+        if (rate := device.rates.get(work.dtype, 0.0)) > 0.0
+    )
+    finish_s, rates, ahead = float("inf"), 0.0, work.flops
+    for queue_s, rate in capable:
+        if queue_s >= finish_s:
+            break
+        # All that are free by then share what is left: sum of rate * (T - queue) = flops.
+        rates, ahead = rates + rate, ahead + rate * queue_s
+        finish_s = ahead / rates
+    moved_rate = SHARED_RATE if shares_memory else STREAMED_RATE
+    return JOB_S + 4 * news.round_trip_s + work.moved_bytes / moved_rate + finish_s
+
+
+class Places:
+    """What one client knows of its own speed and of its cluster's. `ask` starts a question to the
+    cluster; None while there is none, and then everything is done here."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Future[News]] | None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.ask = ask
+        self.shares_memory = False
+        self._clock = clock
+        self._rates: dict[str, tuple[float, float]] = {}
+        self._news: News | None = None
+        self._asked: Future[News] | None = None
+        self._bias = 1.0
+
+    def is_here(self, work: Work) -> bool:
+        """Whether it is better done in this process."""
+        if self.ask is None:
+            return True
+        known = self._rates.get(work.dtype)
+        if known is None and work.local_flops <= UNASKED_FLOPS[work.is_exact]:
+            self._newest(0.0)  # For the next one.
+            return True
+        here_s = work.local_flops / self._rate(work, known)
+        news = self._newest(here_s * ASKING_SHARE)
+        if news is None:
+            # A cluster that does not answer in that time takes no less for a job.
+            return True
+        return here_s * WORTH_SHIPPING <= self._cluster_s(work, news)
+
+    def _cluster_s(self, work: Work, news: News) -> float:
+        return self._bias * cluster_s(work, news, shares_memory=self.shares_memory)
+
+    # Our own speed
+
+    def took_here(self, work: Work, seconds: float) -> None:
+        """A product was computed in this process."""
+        if work.local_flops >= OBSERVED_FLOPS[work.is_exact] and seconds > 0.0:
+            rate = work.local_flops / seconds
+            if known := self._rates.get(work.dtype):
+                rate = (rate + known[0]) / 2
+            self._rates[work.dtype] = (rate, self._clock())
+
+    def _rate(self, work: Work, known: tuple[float, float] | None) -> float:
+        now = self._clock()
+        if known is not None:
+            is_long = work.local_flops / known[0] >= LONG_S
+            if not is_long or now - known[1] < RATE_S:
+                return known[0]
+        rate = _measured_flops(work.dtype, PROBE_SIDE[work.is_exact], self._clock)
+        self._rates[work.dtype] = (rate, self._clock())
+        return rate
+
+    # The cluster's
+
+    def took_there(self, work: Work, seconds: float) -> None:
+        """A job of this work took so long, all in all: predictions are corrected by it."""
+        if self._news is None:
+            return
+        predicted_s = cluster_s(work, self._news, shares_memory=self.shares_memory)
+        if predicted_s < float("inf"):
+            least, most = BIAS_BOUNDS
+            self._bias = min(max((self._bias + seconds / predicted_s) / 2, least), most)
+
+    def _newest(self, patience_s: float) -> News | None:
+        """What was heard of the cluster last, or within `patience_s`; asks again if that is not
+        new."""
+        now = self._clock()
+        answered = self._asked
+        if answered and answered.done():
+            self._asked = None
+            if not answered.cancelled() and answered.exception() is None:
+                self._news = answered.result()
+        age_s = now - self._news.at_s if self._news else float("inf")
+        if age_s < NEWS_S:
+            return self._news
+        if self._asked is None and self.ask:
+            self._asked = self.ask()
+        if age_s < OLD_NEWS_S or self._asked is None:
+            return self._news
+        try:
+            self._news = self._asked.result(patience_s)
+        except (DeadheatError, NotYet):
+            return None
+        return self._news
+
+
+def _measured_flops(dtype: str, side: int, clock: Callable[[], float]) -> float:
+    """Multiplies a small matrix three times: the first loads and faults, the others count."""
+    compute = numpy_dtype(element_type(dtype).compute)
+    matrix = np.ones((side, side), compute)
+    started_s = clock()
+    for repeat in range(3):
+        np.matmul(matrix, matrix)
+        if not repeat:
+            started_s = clock()
+    steps = 2 * side**3 * element_type(dtype).flops_per_step
+    return float(steps / max(clock() - started_s, 1e-9))
