@@ -200,9 +200,6 @@ def _alternatives(
         found.append(Alternative(names.equal, equal.makespan_s))
         if half := _half(prices, policy, tried[0]):
             found.append(half)
-    if policy.client_flops:
-        flops = prices.flops_per_element * prices.shape.rows * prices.shape.columns
-        found.append(Alternative("your own process", flops / policy.client_flops))
     return tuple(found)
 
 
