@@ -25,9 +25,19 @@ INSIDE = Path(__file__).parent / "box_inside.py"
 #: Where the box has this interpreter, what it imports, and the command: where every user may go.
 PREFIX = Path("/opt/deadheat")
 COMMAND = PREFIX / "bin/deadheat"
-NEEDED = ("unshare", "nsenter", "mount", "pivot_root", "systemctl", "ip", "systemd-sysusers")
+NEEDED = (
+    "setpriv",
+    "unshare",
+    "nsenter",
+    "mount",
+    "pivot_root",
+    "systemctl",
+    "ip",
+    "systemd-sysusers",
+)
 NAMESPACES = ("--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup")
-UNSHARE = ("unshare", *NAMESPACES, "--fork", "--kill-child=KILL")
+#: A box ends with whoever has started it.
+UNSHARE = ("setpriv", "--pdeathsig=KILL", "unshare", *NAMESPACES, "--fork", "--kill-child=KILL")
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
