@@ -25,7 +25,19 @@ INSIDE = Path(__file__).parent / "box_inside.py"
 #: Where the box has this interpreter, what it imports, and the command: where every user may go.
 PREFIX = Path("/opt/deadheat")
 COMMAND = PREFIX / "bin/deadheat"
-NEEDED = ("unshare", "nsenter", "mount", "pivot_root", "systemctl", "ip", "systemd-sysusers")
+NEEDED = (
+    "setpriv",
+    "unshare",
+    "nsenter",
+    "mount",
+    "pivot_root",
+    "systemctl",
+    "ip",
+    "systemd-sysusers",
+)
+NAMESPACES = ("--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup")
+#: A box ends with whoever has started it.
+UNSHARE = ("setpriv", "--pdeathsig=KILL", "unshare", *NAMESPACES, "--fork", "--kill-child=KILL")
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
@@ -43,8 +55,7 @@ def why_not() -> str:
     if _cgroup_root() is None:
         return "a box needs a cgroup2 hierarchy"
     tried = subprocess.run(
-        ["unshare", "--mount", "--pid", "--fork", "--uts", "--ipc", "--net", "--cgroup"]
-        + ["mount", "-t", "tmpfs", "tmpfs", "/mnt"],
+        [*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"],
         capture_output=True,
         text=True,
         check=False,
@@ -92,7 +103,7 @@ class Box:
 
     pid: int
 
-    def start(self, *command: str, user: str = "") -> subprocess.Popen[str]:
+    def start(self, *command: str) -> subprocess.Popen[str]:
         inside = ["nsenter", "-t", str(self.pid), "-a", "--", "env", "-i"]
         inside += [f"{key}={value}" for key, value in ENVIRONMENT.items()]
         return subprocess.Popen(
@@ -155,10 +166,10 @@ def booted(base: Path, log: Path) -> Iterator[Box]:
     binds, environment = _binds()
     with _own_cgroup(f"deadheat-box-{os.getpid()}") as group, log.open("w") as output:
         process = subprocess.Popen(
-            ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(group)]
-            + ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--uts", "--ipc"]
-            + ["--net", "--cgroup", sys.executable, "-I", str(INSIDE), str(base)]
-            + [json.dumps(binds)],
+            [
+                *("sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(group)),
+                *(*UNSHARE, sys.executable, "-I", str(INSIDE), str(base), json.dumps(binds)),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
