@@ -22,6 +22,9 @@ from deadheat.scheduler.planner.pricing import Costs, Prices
 #: A device's speed depends on its share, which depends on its speed: so many rounds suffice for
 #: models that are nearly linear, and a model is not when a round still changes a speed by more.
 ROUNDS: Final = 3
+#: Rectangles and what is fetched for them settle more slowly.
+FAR_ROUNDS: Final = 6
+SHRINK: Final = 0.5
 LINEAR: Final = 0.02
 #: Makespans below this are not worth a search over curves.
 CURVES_FROM_S: Final = 0.05
@@ -167,11 +170,14 @@ def _without_crumbs(
     policy: Policy,
     shares: Integers,
 ) -> Integers:
-    """Drops devices whose piece is too small to send, worst half at a time, then the rest."""
+    """Drops devices whose piece is not worth sending, worst half at a time, then the rest."""
     left = np.where(shares > 0, caps, 0)
     while True:
-        busy_s = shares * unit_s
-        crumbs = np.flatnonzero((shares > 0) & (busy_s < policy.min_subtask_s))
+        # Small for its device, and for the others too: a fast one may save much in no time.
+        rate = np.where(shares > 0, 1.0 / unit_s, 0.0)
+        others_s = shares / np.maximum(rate.sum() - rate, _LEAST_S)
+        small = np.maximum(shares * unit_s, others_s) < policy.min_subtask_s
+        crumbs = np.flatnonzero((shares > 0) & small)
         used = int(np.count_nonzero(shares))
         if not len(crumbs) or used == 1:
             return shares
@@ -191,7 +197,8 @@ def tried(prices: Prices, policy: Policy) -> list[Cutting]:
     by_rows = rows(prices, policy)
     found = [by_rows]
     strip = prices.shape.rows / max(1, len(by_rows.used))
-    if len(by_rows.used) > 1 and (prices.is_far or strip < LOW_STRIP):
+    several = prices.is_far or (len(by_rows.used) > 1 and strip < LOW_STRIP)
+    if several and len(prices.pool) > 1:
         by_columns = columns(prices, policy)
         if by_columns:
             found.append(by_columns)
@@ -251,7 +258,7 @@ def columns(prices: Prices, policy: Policy) -> Cutting | None:
     chosen: Cutting | None = None
     # A small memory may take its area as a square, but not as the rectangle that it comes to.
     has_room = np.ones(count, dtype=np.bool_)
-    rounds = ROUNDS if prices.is_far else 2
+    rounds = FAR_ROUNDS if prices.is_far else 2
     for _ in range(rounds + ROUNDS if _is_tight(prices) else rounds):
         rates = prices.rates(heights, widths)
         made = _columns_round(prices, policy, heights, widths, rates, has_room)
@@ -261,6 +268,10 @@ def columns(prices: Prices, policy: Policy) -> Cutting | None:
         if len(misfits):
             has_room[misfits] = False
             continue
+        if prices.is_far:
+            better = _evened(prices, policy, made)
+            if better and fits(prices, better) and better.total_s < made.total_s:
+                made = better
         if chosen is None or made.total_s < chosen.total_s:
             chosen = made
         used = made.used
@@ -269,13 +280,12 @@ def columns(prices: Prices, policy: Policy) -> Cutting | None:
         widths[used] = made.bounds[:, 3] - made.bounds[:, 2]
         got = np.zeros(count)
         got[used] = heights[used]
+        # Who got nothing, since what it would have fetched was too much, might get less.
+        idle = got == 0.0
+        heights[idle] *= SHRINK
+        widths[idle] *= SHRINK
         prices = prices.shared_port(got, widths)
-    if chosen is None or not prices.is_far:
-        return chosen
-    better = _evened(prices, policy, chosen)
-    if better is None or len(_misfits(prices, better)) or better.total_s >= chosen.total_s:
-        return chosen
-    return better
+    return chosen
 
 
 def _is_tight(prices: Prices) -> bool:
