@@ -7,7 +7,7 @@ PYTHON ?= $(shell for v in 14 13 12 11; do command -v python3.$$v >/dev/null 2>&
 	python3.$$v -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && \
 	echo python3.$$v && exit; done; echo python3)
 
-.PHONY: demo test check proto bench docs wheel test-wheel clean
+.PHONY: demo test check proto bench docs pictures wheel test-wheel clean
 
 demo: $(VENV)/demo
 	$(PY) -m deadheat.cli demo
@@ -32,6 +32,10 @@ bench: $(VENV)/dev
 
 docs: $(VENV)/dev
 	$(PY) tools/make_docs.py
+
+# Apart from docs, whose freshness is checked: another version of matplotlib draws other bytes.
+pictures: $(VENV)/dev
+	$(PY) tools/draw_planner.py
 
 wheel: $(VENV)/dev
 	rm -rf dist
