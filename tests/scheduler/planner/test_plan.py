@@ -148,8 +148,8 @@ def test_every_plan_covers_the_result_once_and_keeps_memory(
     if cut is Cut.BALANCED:
         by_id = {d.id: d for d in devices}
         for placement in found.placements:
-            rows = placement.rectangle.rows
-            needed = (k * n + rows * (k + n)) * 8
+            rows, columns = placement.rectangle.rows, placement.rectangle.columns
+            needed = (rows * k + k * columns + rows * columns) * 8
             assert needed <= by_id[placement.device].memory_bytes
     named = {p.device for p in found.placements} | {o.device for o in found.steps[0].left_out()}
     assert named == {d.id for d in devices}

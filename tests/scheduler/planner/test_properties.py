@@ -14,8 +14,8 @@ from tests.scheduler.planner.builders import GIGABIT, LOCAL, device, model, prob
 
 from deadheat.runtime.errors import LimitReached
 from deadheat.runtime.programs import GemmShape, Rectangle, uncovered
-from deadheat.scheduler.planner import cutting
 from deadheat.scheduler.planner.balance import balance
+from deadheat.scheduler.planner.columns import columns
 from deadheat.scheduler.planner.inputs import Cut, Device, PlanningInput, Policy, Pool, Work
 from deadheat.scheduler.planner.plan import Plan
 from deadheat.scheduler.planner.planner import plan
@@ -98,7 +98,7 @@ def test_columns_of_rectangles_cover_exactly_once_within_memory(
     program, pool = product(m, k, n), Pool.of(devices)
     whole = program.types["C"].whole()
     prices = price(program, program.operations[0], whole, pool)
-    if (found := cutting.columns(prices, NO_FLOORS)) is None:
+    if (found := columns(prices, NO_FLOORS)) is None:
         return
     rectangles = [Rectangle(*bounds) for bounds in found.bounds.tolist()]
     check_cover([whole], rectangles)

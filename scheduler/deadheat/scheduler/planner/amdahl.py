@@ -54,8 +54,8 @@ def speed_up_curve(
     number past which another device costs more than it brings.
 
     With the first k devices all finish at T_k = (X + sum e_j * s_j) / sum s_j, and the job takes
-    T_k + k * cost, as in `cutting.knee`. Devices that are ready only when the others finish are of
-    no use, and not counted.
+    T_k + k * cost, as in `selecting.knee`. Devices that are ready only when the others finish are
+    of no use, and not counted.
     """
     if not len(speeds_flops) or flops <= 0:
         return (), len(speeds_flops)

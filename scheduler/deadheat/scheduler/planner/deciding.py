@@ -23,6 +23,7 @@ from deadheat.scheduler.planner.plan import Alternative, Order, Plan
 from deadheat.scheduler.planner.pool import Pool, ordered
 from deadheat.scheduler.planner.pricing import price
 from deadheat.scheduler.planner.rewriting import expand_chain, product_names, split_inner
+from deadheat.scheduler.planner.selecting import selected
 
 #: An inner dimension so many times the result's longer side is worth looking at.
 DEEP: Final = 4
@@ -196,7 +197,7 @@ def _parts(
     ready_s += np.where(far, pool.latency_s, 0.0)
     fastest = np.sort(ordered(-speeds)[:MAX_PARTS])
     caps = np.full(len(fastest), shape.inner, dtype=np.int64)
-    shares = cutting.selected(shape.inner, ready_s[fastest], unit_s[fastest], caps, policy)
+    shares = selected(shape.inner, ready_s[fastest], unit_s[fastest], caps, policy)
     used = np.flatnonzero(shares)
     made = balance(shape.inner, ready_s[fastest][used], unit_s[fastest][used])
     offset = kind.inner[0] if kind.inner else 0

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from deadheat.runtime.programs import Operation, Program, Rectangle
-from deadheat.scheduler.planner.cutting import no_room, selected
 from deadheat.scheduler.planner.inputs import Policy
+from deadheat.scheduler.planner.layouts import no_room
 from deadheat.scheduler.planner.pool import Floats, Integers, Pool
 from deadheat.scheduler.planner.pricing import Costs, Prices, price
+from deadheat.scheduler.planner.selecting import selected
 
 #: Pieces are carved at multiples of this, which suits every BLAS kernel.
 GRAIN = 16

@@ -18,13 +18,14 @@ from deadheat.runtime.errors import Unavailable
 from deadheat.scheduler.planner import cutting, shapes
 from deadheat.scheduler.planner.amdahl import CurvePoint, speed_up_curve
 from deadheat.scheduler.planner.balance import apportioned
-from deadheat.scheduler.planner.cutting import Cutting
 from deadheat.scheduler.planner.deciding import decided
 from deadheat.scheduler.planner.filling import fill
 from deadheat.scheduler.planner.inputs import Cut, PlanningInput, Policy, Work
+from deadheat.scheduler.planner.layouts import Cutting, fits
 from deadheat.scheduler.planner.plan import NOBODY, Alternative, Plan, Step, Unused
 from deadheat.scheduler.planner.pool import Floats, Integers, Pool, ordered
 from deadheat.scheduler.planner.pricing import Prices, price
+from deadheat.scheduler.planner.strips import single, weighted_rows
 
 
 def plan(given: PlanningInput, *, now: float) -> Plan:
@@ -162,7 +163,7 @@ def _placed(bounds: Integers, work: Work) -> Integers:
 def _tried(prices: Prices, policy: Policy, idle: Floats) -> list[Cutting]:
     """Every cut that was tried, the chosen one first."""
     if policy.cut is not Cut.BALANCED:
-        return [cutting.weighted_rows(prices, policy, _weights(policy.cut, prices, idle))]
+        return [weighted_rows(prices, policy, _weights(policy.cut, prices, idle))]
     return cutting.tried(prices, policy)
 
 
@@ -194,10 +195,10 @@ def _alternatives(
         if cut is not alone
     ]
     if policy.cut is Cut.BALANCED:
-        best = alone or cutting.single(prices, policy)
+        best = alone or single(prices, policy)
         found.append(Alternative(names.single, best.makespan_s if best else None))
-        equal = cutting.weighted_rows(prices, policy, np.ones(len(prices.pool)))
-        is_possible = cutting.fits(prices, equal)
+        equal = weighted_rows(prices, policy, np.ones(len(prices.pool)))
+        is_possible = fits(prices, equal)
         found.append(Alternative(names.equal, equal.makespan_s if is_possible else None))
         if half := _half(prices, policy, tried[0]):
             found.append(half)
@@ -215,9 +216,9 @@ def _half(prices: Prices, policy: Policy, chosen: Cutting) -> Alternative | None
     rates = prices.pool.effective(prices.pool.rates(prices.shape))
     weights[better] = rates[better]
     shares = apportioned(prices.shape.rows, weights)
-    made = cutting.weighted_rows(prices, policy, np.maximum(shares, 0.0))
+    made = weighted_rows(prices, policy, np.maximum(shares, 0.0))
     name = f"only the {len(better)} devices with the largest shares"
-    return Alternative(name, made.makespan_s if cutting.fits(prices, made) else None)
+    return Alternative(name, made.makespan_s if fits(prices, made) else None)
 
 
 def _unused(prices: Prices, chosen: Cutting) -> Unused:

@@ -158,7 +158,7 @@ class Pool:
     def rates(self, shape: GemmShape) -> Floats:
         """Idle speed of each device for one shape, in flops a second, its bias counted."""
         by_model = np.array([model.flops_rate(shape) for model in self.models], dtype=np.float64)
-        return np.maximum(by_model[self.model_of] * self.bias, 1.0)
+        return _steady(np.maximum(by_model[self.model_of] * self.bias, 1.0))
 
     def rates_each(self, heights: Floats, widths: Floats, shape: GemmShape) -> Floats:
         """Idle speed of each device for its own rectangle; for a typical one in large pools."""
@@ -176,7 +176,7 @@ class Pool:
                 self.model_of.tolist(), heights.tolist(), widths.tolist()
             )
         ]
-        return np.maximum(np.array(found, dtype=np.float64) * self.bias, 1.0)
+        return _steady(np.maximum(np.array(found, dtype=np.float64) * self.bias, 1.0))
 
     def effective(self, rates: Floats) -> Floats:
         """What it would give us now: what was just measured, else the idle speed that is free."""
@@ -186,6 +186,13 @@ class Pool:
     @cached_property
     def number_of(self) -> Mapping[str, int]:
         return {id_: number for number, id_ in enumerate(self.ids)}
+
+
+def _steady(rates: Floats) -> Floats:
+    """Rates to twelve digits: the last bits of a logarithm must not decide between equals."""
+    mantissa, exponent = np.frexp(rates)
+    found: Floats = np.ldexp(np.round(mantissa * 2.0**40) / 2.0**40, exponent)
+    return found
 
 
 def ordered(values: Floats) -> Integers:
