@@ -103,3 +103,21 @@ def test_many_small_jobs_spread_over_equal_devices(pool: Pool) -> None:
     assert max(work.values()) <= 1.1 * min(work.values())
     for job in jobs:
         check_cover(job)
+
+
+@pytest.mark.parametrize("answer", [effects.MakePlan, effects.MakeResults])
+def test_jobs_that_come_at_once_do_not_all_go_to_the_same_device(
+    pool: Pool, answer: type[effects.Effect]
+) -> None:
+    for name in "cdefgh":
+        pool.join(name)
+    pool.holds_back = {answer}
+    jobs = [pool.submit(128, 1024, 128) for _ in range(8)]
+    while pool.held_back:
+        held, pool.held_back = pool.held_back, []
+        for give in held:
+            give()
+    nodes = {subtask.node for job in jobs for subtask in pool.active(job)}
+    assert nodes == set("abcdefgh")
+    assert pool.core.world.pending == {}
+    assert not pool.core.world.planning

@@ -108,7 +108,9 @@ def advance(world: World, job: Job) -> None:
         if not step.is_done and _is_ready(job, step)
         for gap in step.gaps
     ]
-    if work:
+    if work and world.planning:
+        world.awaiting_plan.add(job.id)
+    elif work:
         planning.request(world, job, work)
 
 
@@ -119,6 +121,20 @@ def _is_ready(job: Job, step: Step) -> bool:
 
 
 def on_plan_made(world: World, event: events.PlanMade) -> None:
+    if world.planning == event.job:
+        world.planning = ""
+    _take_plan(world, event)
+    while world.awaiting_plan and not world.planning:
+        waiting = [world.open[name] for name in world.awaiting_plan if name in world.open]
+        if not waiting:
+            world.awaiting_plan.clear()
+            return
+        first = min(waiting, key=lambda job: (job.rank, job.serial))
+        world.awaiting_plan.discard(first.id)
+        advance(world, first)
+
+
+def _take_plan(world: World, event: events.PlanMade) -> None:
     job = world.jobs.get(event.job)
     if job is None or job.state.is_final or event.ticket != job.planning_ticket:
         return
@@ -146,6 +162,7 @@ def on_plan_made(world: World, event: events.PlanMade) -> None:
 
 def _accept(world: World, job: Job, plan: Plan) -> None:
     job.pending_plan, job.pending_since_s = plan, world.now
+    world.pending[job.id] = job
     if job.results_ready:
         planning.carry_out(world, job)
         advance(world, job)

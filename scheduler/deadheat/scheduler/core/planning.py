@@ -55,6 +55,7 @@ def request(world: World, job: Job, work: Sequence[Work]) -> None:
     if job.started_s is None:
         job.started_s = world.now
     job.is_planning = True
+    world.planning = job.id
     job.planning_ticket += 1
     given = PlanningInput(
         job.program,
@@ -126,6 +127,7 @@ def _intermediate_id(job: Job, index: int) -> str:
 def carry_out(world: World, job: Job) -> None:
     """The plan becomes sub-tasks: committed first, then sent."""
     plan, job.pending_plan = job.pending_plan, None
+    world.pending.pop(job.id, None)
     assert plan is not None
     assert job.started_s is not None
     planned_at_s = job.pending_since_s

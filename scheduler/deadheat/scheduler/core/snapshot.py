@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -66,6 +67,9 @@ def _columns(
     horizon_s = 0.0 if job is None else job.cost_s
     without = job.id if job is not None and without_own else ""
     ready_s = [d.ready_s(now, rank=rank, without_job=without) if d.active else 0.0 for d in devices]
+    for other in world.pending.values():
+        if other.rank <= rank and other is not job:
+            _add_pending(other, {d.facts.id: n for n, d in enumerate(devices)}, ready_s)
     measured = [_measured(job, operations, d, now) if d.active else math.nan for d in devices]
     memory = [
         _UNBOUNDED_BYTES if near else device.memory_free_bytes
@@ -96,6 +100,17 @@ def _columns(
         measured_flops=np.array(measured, dtype=np.float64),
         store_bytes_per_s=world.store_bytes_per_s,
     )
+
+
+def _add_pending(other: Job, numbers: Mapping[str, int], ready_s: list[float]) -> None:
+    """Work that is planned but waits for room for its result is on its way, too."""
+    assert other.pending_plan is not None
+    for step in other.pending_plan.steps:
+        seconds = (step.transfer_s + step.compute_s).tolist()
+        for device, takes_s in zip(step.used.tolist(), seconds):
+            number = numbers.get(step.pool.ids[device])
+            if number is not None:
+                ready_s[number] += takes_s
 
 
 def _measured(job: Job | None, operations: AbstractSet[int], device: Device, now: float) -> float:

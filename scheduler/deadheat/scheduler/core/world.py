@@ -34,6 +34,11 @@ class World:
         #: Those that have not ended.
         self.open: dict[str, Job] = {}
         self.queue = FairQueue()
+        #: One plan is made at a time, since each has to know what the one before gave to whom: the
+        #: job that has its turn, those that wait for one, and those whose plan waits for room.
+        self.planning = ""
+        self.awaiting_plan: set[str] = set()
+        self.pending: dict[str, Job] = {}
         #: Available flops a second of the whole pool, as the newest plan found them.
         self.pool_flops = 0.0
         self.requests: dict[str, str] = {}
@@ -73,6 +78,7 @@ class World:
 
     def remember_ended(self, job: Job) -> None:
         self.open.pop(job.id, None)
+        self.pending.pop(job.id, None)
         self.queue.leave(job.id, self.now)
         self._ended.append(job.id)
         self._ended_subtasks += len(job.subtasks)
