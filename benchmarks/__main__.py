@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.measuring import Figure
 
-CASES = ("command", "small", "dead_heat")
+CASES = ("command", "small", "latency", "dead_heat")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -156,7 +156,8 @@ class Pool:
                     if panel := task.panels.take():
                         task.running += 1
                         if task.started_s is None:
-                            task.started_s = time.monotonic()
+                            # What ends soon is told once, at its end.
+                            task.started_s = task.told_s = time.monotonic()
                         return task, panel
                 self._changed.wait()
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from deadheat.runtime import logs
@@ -40,6 +40,7 @@ class Writer:
         self._stopping = threading.Event()
         self.is_stalled = False
         self.problem = ""
+        self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._run, name="records-writer", daemon=True)
         self._thread.start()
 
@@ -75,14 +76,29 @@ class Writer:
                 except queue.Empty:
                     break
             self._commit_until_done(group)
+        self._disconnect()
+
+    def _connected(self) -> Connection:
+        """The writer's own connection: taking one from the pool and giving it back for each
+        transaction costs as much as the statements of a small job."""
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _commit_until_done(self, group: list[Batch]) -> None:
         while group:
             try:
-                with self._engine.begin() as connection:
+                connection = self._connected()
+                with connection.begin():
                     changes = (change for batch, _ in group for change in batch)
                     statements.apply(connection, changes, self._clock)
             except SQLAlchemyError as error:
+                self._disconnect()
                 self.is_stalled, self.problem = True, str(error.__cause__ or error)
                 log.warning(
                     f"cannot commit, trying again: {self.problem}",
