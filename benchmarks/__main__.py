@@ -1,4 +1,7 @@
-"""`make bench`: every case, or those named; exit code 0 only if every target holds."""
+"""`make bench`: every case, or those named; exit code 0 only if every target holds.
+
+A name also stands for all cases that begin with it: `planner` for `planner_time` and the others.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,29 @@ from pathlib import Path
 
 from benchmarks.measuring import Figure
 
-CASES = ("command", "small", "latency", "dead_heat")
+CASES = (
+    "command",
+    "small",
+    "latency",
+    "dead_heat",
+    "planner_exact",
+    "planner_scenarios",
+    "planner_time",
+    "planner_crowds",
+    "planner_scale",
+)
 RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", default=CASES, metavar="CASE", help=", ".join(CASES))
-    chosen = parser.parse_args().cases
-    unknown = sorted(set(chosen) - set(CASES))
-    if unknown:
-        parser.error(f"unknown case {unknown[0]!r}; there are {', '.join(CASES)}")
+    chosen: list[str] = []
+    for name in parser.parse_args().cases:
+        meant = [case for case in CASES if case == name or case.startswith(f"{name}_")]
+        if not meant:
+            parser.error(f"unknown case {name!r}; there are {', '.join(CASES)}")
+        chosen += meant
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
     figures: list[Figure] = []
     for name in chosen:

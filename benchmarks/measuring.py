@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+import numpy as np
 
 #: Repeats of each side of a comparison.
 REPEATS = 7
+#: Simulations share nothing, so that each core takes its part of them; more would only queue.
+PROCESSES = min(2, len(os.sched_getaffinity(0)))
+
+Given = TypeVar("Given")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,27 @@ def summary(
     """The median of repeated measurements, with their range."""
     median = statistics.median(values)
     return Figure(case, name, median, unit, target, at_least, min(values), max(values))
+
+
+def percentile(
+    case: str,
+    name: str,
+    values: Sequence[float],
+    percent: float,
+    *,
+    target: float | None = None,
+    at_least: bool = False,
+) -> Figure:
+    """One percentile of many runs, with the range of all of them."""
+    value = float(np.percentile(values, percent))
+    return Figure(case, name, value, "", target, at_least, min(values), max(values))
+
+
+def in_processes(work: Callable[[Given], Found], given: Iterable[Given]) -> list[Found]:
+    """`work` of each, in the order given, on as many processes as there are cores for them."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
+        return list(pool.map(work, given, chunksize=4))
 
 
 def alternate(*sides: Callable[[], object], repeats: int = REPEATS) -> list[list[float]]:

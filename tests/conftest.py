@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from deadheat.client import Client, LocalCluster
 
@@ -16,6 +17,10 @@ TWO_AGENTS = [
     {"cpus": [CORES[0]], "shares_cpus": len(CORES) == 1},
     {"cpus": [CORES[-1]], "shares_cpus": len(CORES) == 1},
 ]
+
+# No test depends on how fast the machine is; what it takes to repeat a failure is printed.
+settings.register_profile("deadheat", deadline=None, print_blob=True)
+settings.load_profile("deadheat")
 
 
 @pytest.fixture(scope="session", autouse=True)

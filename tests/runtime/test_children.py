@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,8 @@ import pytest
 from tests.waiting import wait_until
 
 from deadheat.runtime.children import Child
-from deadheat.runtime.errors import ClusterError, InvalidInput
-from deadheat.runtime.notify import ready, reloading, watchdog_interval_s
+from deadheat.runtime.errors import ClusterError
+from deadheat.runtime.notify import watchdog_interval_s
 
 PARENT = """
 import sys, time
@@ -73,27 +72,9 @@ def test_a_child_that_dies_at_its_start_is_quoted(tmp_path: Path) -> None:
     child.stop()
 
 
-def test_notifications_follow_the_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(str(tmp_path / "notify"))
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        assert ready("serving")
-        assert receiver.recv(1000) == b"READY=1\nSTATUS=serving"
-        reloading()
-        first, second = receiver.recv(1000).decode().split("\n")
-        assert first == "RELOADING=1"
-        assert second.startswith("MONOTONIC_USEC=")
-    monkeypatch.delenv("NOTIFY_SOCKET")
-    assert not ready("nobody listens")
-
-
 def test_the_watchdog_is_fed_at_half_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     assert watchdog_interval_s() == 15.0
     monkeypatch.setenv("WATCHDOG_PID", "1")
     assert watchdog_interval_s() is None
-    assert signal.SIGTERM
-    assert issubclass(InvalidInput, ValueError)

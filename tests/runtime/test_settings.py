@@ -118,3 +118,38 @@ def test_what_cannot_be_is_said_before_anything_starts(
 ) -> None:
     with pytest.raises(InvalidInput, match=words):
         scheduler(flags)
+
+
+def test_systemds_configuration_directory_is_looked_into_the_instances_own_first(
+    tmp_path: Path,
+) -> None:
+    shared, own = tmp_path / "deadheat", tmp_path / "deadheat" / "zero"
+    own.mkdir(parents=True)
+    environment = {"CONFIGURATION_DIRECTORY": f"{shared}:{own}"}
+    assert scheduler(environment=environment).log_level == "info"
+    (shared / "deadheat.toml").write_text('[scheduler]\nlog_level = "debug"\n')
+    assert scheduler(environment=environment).log_level == "debug"
+    (own / "deadheat.toml").write_text('[scheduler]\nlog_level = "error"\n')
+    assert scheduler(environment=environment).log_level == "error"
+    flag = tmp_path / "flag.toml"
+    flag.write_text("")
+    assert scheduler(environment=environment, config=flag).log_level == "info"
+
+
+def test_tls_files_may_be_credentials_of_the_unit(tmp_path: Path) -> None:
+    environment = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert scheduler(environment=environment).tls is None
+    for name in ("tls_cert", "tls_key", "tls_ca"):
+        (tmp_path / name).write_text("none")
+    assert scheduler(environment=environment).tls is None
+    (tmp_path / "tls_cert").write_text("PEM")
+    with pytest.raises(InvalidInput, match="tls_key is missing"):
+        scheduler(environment=environment)
+    for name in ("tls_key", "tls_ca"):
+        (tmp_path / name).write_text("PEM")
+    found = scheduler(environment=environment).tls
+    assert found is not None
+    assert found.key == tmp_path / "tls_key"
+    other = scheduler({"tls_key": "/other"}, environment).tls
+    assert other is not None
+    assert other.key == Path("/other")

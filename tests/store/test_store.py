@@ -388,25 +388,3 @@ def test_two_stores_do_not_share_a_directory(tmp_path: Path) -> None:
             await asyncio.to_thread(start_child, tmp_path)
 
     run(tmp_path, test)
-
-
-def test_arenas_of_a_dead_store_without_a_state_directory_are_swept(tmp_path: Path) -> None:
-    import shutil
-
-    async def killed() -> None:
-        async with running_store(tmp_path) as store:
-            await store.fill(values())
-            store.child.process.kill()
-            store.child.process.wait()
-
-    asyncio.run(killed())
-    assert any((tmp_path / "shm").rglob("arena-*"))
-    shutil.rmtree(tmp_path / "state")
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (tmp_path / "shm").rename(elsewhere / "shm")
-
-    async def test(store: RunningStore) -> None:
-        assert len(list((elsewhere / "shm").iterdir())) == 1
-
-    run(elsewhere, test)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +27,9 @@ from deadheat.agent.subtasks import Subtasks
 from deadheat.runtime import hosts, logs, notify
 from deadheat.runtime.children import announce_ready, watch_parent
 from deadheat.runtime.errors import DeadheatError, TimedOut
+from deadheat.runtime.heartbeat import Heartbeat
 from deadheat.runtime.ids import new_id
+from deadheat.runtime.reloading import Reloader
 from deadheat.runtime.settings import AgentSettings, Sources
 from deadheat.runtime.version import VERSION
 from deadheat.v1 import agent_pb2 as pb
@@ -39,11 +43,29 @@ CALIBRATION_TIMEOUT_S: Final = 120.0
 #: How long a stopping agent lets panels end before it gives their rows back.
 STOP_BUDGET_S: Final = 3.0
 NVML_FIRST_ANSWER_S: Final = 1.0
+#: A scheduler that has not answered by then is away, and may be for long. The agent says READY
+#: all the same: it has done its part, and no machine's boot should wait for another machine.
+AWAY_S: Final = 10.0
+#: A look at the machine that takes so long hangs in the kernel.
+STUCK_PROBE_S: Final = 20.0
+#: What a reload changes; everything else needs a restart.
+LIVE_SETTINGS: Final = frozenset({"log_level", "politeness"})
 
 
 class Daemon:
-    def __init__(self, settings: AgentSettings) -> None:
+    def __init__(
+        self, settings: AgentSettings, load: Callable[[], AgentSettings] | None = None
+    ) -> None:
+        """`load` reads the settings again; without it a reload finds nothing new."""
         self.settings = settings
+        self.heartbeat = Heartbeat(self._status, self._problem)
+        self.reloader = Reloader(
+            settings,
+            load or (lambda: settings),
+            LIVE_SETTINGS,
+            self._apply,
+            self.heartbeat.reloaded,
+        )
         memory = settings.memory_bytes
         if memory is None:
             memory = int(psutil.virtual_memory().available * DEFAULT_MEMORY_SHARE)
@@ -59,6 +81,7 @@ class Daemon:
         self.subtasks.attach(self.executor)
         self.nvml = NvmlProbe()
         self.session: Session | None = None
+        self.sampler: Sampler | None = None
 
     def _tell(self, message: pb.AgentServiceSessionRequest) -> None:
         if self.session:
@@ -73,28 +96,31 @@ class Daemon:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        self.reloader.listen()
         watch_parent(parent_fd, lambda: loop.call_soon_threadsafe(stop.set))
         # Everything that this agent runs stays on its cores, the executor first of all.
         os.sched_setaffinity(0, self.settings.cpus)
-        found = await self.executor.start()
-        points = await self._calibration(found)
+        found = await notify.while_extending("starting the executor", self.executor.start())
+        points = await notify.while_extending("calibrating", self._calibration(found))
         gpus = await asyncio.to_thread(self.nvml.first, NVML_FIRST_ANSWER_S)
         names = {gpu.uuid: f"{self.settings.name}/gpu{k}" for k, gpu in enumerate(gpus.devices)}
         registration = self._registration(points, names)
         self.session = Session(self.settings, registration, self.blocks, self.executor.keep_open)
         self.session.attach(self.subtasks)
-        sampler = self._start_sampler(names)
+        self.sampler = self._start_sampler(names)
         running = loop.create_task(self.session.run())
         announcing = loop.create_task(self._announce(ready_fd))
+        beating = loop.create_task(self.heartbeat.run())
         try:
             await self._until(stop, running)
             notify.stopping()
             await self._leave(running)
         finally:
             announcing.cancel()
+            beating.cancel()
             running.cancel()
             self.nvml.stop()
-            await asyncio.to_thread(sampler.stop)
+            await asyncio.to_thread(self.sampler.stop)
             await self.session.close()
             await self.executor.stop()
 
@@ -168,9 +194,35 @@ class Daemon:
 
     async def _announce(self, ready_fd: int | None) -> None:
         assert self.session is not None
-        await self.session.registered.wait()
-        notify.ready(f"{self.settings.name}, registered with {self.settings.scheduler}")
+        registered = asyncio.get_running_loop().create_task(self.session.registered.wait())
+        await asyncio.wait([registered], timeout=AWAY_S)
+        self.heartbeat.ready()
+        await registered
         announce_ready(ready_fd, {"node": self.settings.name})
+
+    def _status(self) -> str:
+        """One line for people."""
+        settings, session = self.settings, self.session
+        if session is None or not session.is_open:
+            problem = session.problem if session else ""
+            why = f": {problem}" if problem else ""
+            return f"{settings.name}: waiting for the scheduler at {settings.scheduler}{why}"
+        count = len(self.subtasks.held)
+        return f"{settings.name}: registered with {settings.scheduler}, {count} sub-tasks at hand"
+
+    def _problem(self) -> str:
+        """What is wrong with this process, and what a restart would mend."""
+        if self.sampler and self.sampler.silence_s > STUCK_PROBE_S:
+            return f"the probes have been silent for {self.sampler.silence_s:.0f} s"
+        return self.session.stuck if self.session else ""
+
+    def _apply(self, settings: AgentSettings) -> tuple[str, ...]:
+        logs.configure(settings.log_level)
+        try:
+            self.executor.set_politeness(settings.politeness)
+        except OSError:
+            return ("politeness",)
+        return ()
 
     async def _until(self, stop: asyncio.Event, running: asyncio.Task[None]) -> None:
         """Serves until it is told to stop, or until it cannot serve any more (raises why)."""
@@ -207,15 +259,19 @@ def run(sources: Sources, *, parent_fd: int | None = None, ready_fd: int | None 
     try:
         settings = AgentSettings.load(sources)
         logs.configure(settings.log_level)
-        asyncio.run(_main(settings, parent_fd, ready_fd))
+        # The watchdog's SIGABRT then leaves in the journal where every thread was.
+        faulthandler.enable()
+        allowed = tuple(sorted(os.sched_getaffinity(0)))
+        daemon = partial(Daemon, settings, lambda: AgentSettings.load(sources.again(), allowed))
+        asyncio.run(_main(daemon, parent_fd, ready_fd))
     except DeadheatError as error:
         sys.stderr.write(f"error: {error.message}\n")
         return 1
     return 0
 
 
-async def _main(settings: AgentSettings, parent_fd: int | None, ready_fd: int | None) -> None:
-    await Daemon(settings).run(parent_fd, ready_fd)
+async def _main(make: Callable[[], Daemon], parent_fd: int | None, ready_fd: int | None) -> None:
+    await make().run(parent_fd, ready_fd)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -44,6 +44,9 @@ MAX_RETRY_S: Final = 5.0
 STEADY_S: Final = 10.0
 #: Messages that wait while the scheduler does not read; samples are dropped first anyway.
 MAX_QUEUED: Final = 10_000
+#: Without a session something is tried all the time, and every try ends: this is well beyond the
+#: longest of them and the longest pause.
+STUCK_S: Final = 60.0
 
 
 class Session:
@@ -68,6 +71,21 @@ class Session:
         self._endpoint = cluster_pb2.StoreEndpoint()
         self._data_channel: grpc.aio.Channel | None = None
         self.registered = asyncio.Event()
+        self._tried_s = time.monotonic()
+        #: Why there was no session at the last try.
+        self.problem = ""
+
+    @property
+    def is_open(self) -> bool:
+        return self._is_open
+
+    @property
+    def stuck(self) -> str:
+        """What a restart of this agent might mend; nothing while it tries, or talks."""
+        silence_s = time.monotonic() - self._tried_s
+        if self._is_open or silence_s < STUCK_S:
+            return ""
+        return f"no try to register for {silence_s:.0f} s"
 
     def attach(self, subtasks: Subtasks) -> None:
         self._subtasks = subtasks
@@ -80,7 +98,7 @@ class Session:
         if len(self._queue) >= MAX_QUEUED:
             log.warning("the scheduler does not read", extra=logs.keys("session"))
             self._queue.clear()
-            self._is_open = False
+            self._is_open, self._tried_s = False, time.monotonic()
             return
         self._queue.append(message)
         self._filled.set()
@@ -106,13 +124,23 @@ class Session:
         retrying = AsyncRetrying(
             wait=wait_random_exponential(multiplier=FIRST_RETRY_S, max=MAX_RETRY_S),
             retry=retry_if_exception_type((Unavailable, TimedOut)),
-            before_sleep=_log_retry,
+            before_sleep=self._on_retry,
         )
         return await retrying(self._register, channel)
+
+    def _on_retry(self, state: RetryCallState) -> None:
+        self.problem = str(state.outcome.exception()) if state.outcome else ""
+        # The first time loudly, then quietly: a scheduler may be away for long.
+        level = log.warning if state.attempt_number == 1 else log.debug
+        level(
+            f"{self.problem}; trying again",
+            extra=logs.keys("session", attempt=state.attempt_number),
+        )
 
     async def _register(self, channel: grpc.aio.Channel) -> Call:
         cluster: ClusterServiceAsyncStub = ClusterServiceStub(channel)
         agent: AgentServiceAsyncStub = AgentServiceStub(channel)
+        self._tried_s = time.monotonic()
         doing = f"registering with the scheduler at {self._settings.scheduler}"
         with rpc.translated(doing):
             found = await cluster.GetCluster(
@@ -140,7 +168,7 @@ class Session:
     async def _converse(self, call: Call) -> None:
         assert self._subtasks is not None
         self._queue.clear()
-        self._is_open = True
+        self._is_open, self.problem = True, ""
         self._subtasks.session_opened()
         self.registered.set()
         log.info(
@@ -157,6 +185,7 @@ class Session:
             log.warning(str(problem), extra=logs.keys("session"))
         finally:
             self._is_open = False
+            self._tried_s = time.monotonic()
             writing.cancel()
             with suppress(asyncio.CancelledError):
                 await writing
@@ -229,10 +258,3 @@ def retry_pause_s(breaks: int) -> float:
     like another agent of the same name, which would otherwise fight this one without a pause."""
     longest_s = min(MAX_RETRY_S, FIRST_RETRY_S * 2.0 ** min(breaks, 10))
     return random.uniform(0.0, longest_s)  # noqa: S311 - to spread agents, not to keep secrets.
-
-
-def _log_retry(state: RetryCallState) -> None:
-    problem = state.outcome.exception() if state.outcome else None
-    # The first time loudly, then quietly: a scheduler may be away for long.
-    level = log.warning if state.attempt_number == 1 else log.debug
-    level(f"{problem}; trying again", extra=logs.keys("session", attempt=state.attempt_number))

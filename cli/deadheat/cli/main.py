@@ -30,6 +30,7 @@ _COMMANDS: Final = (
     ("node", "nodes", "Drain a node, or resume it."),
     ("simulate", "simulate", "Run a scenario on devices that do not exist."),
     ("db", "db", "Upgrade, check or back up the database."),
+    ("install-units", "units", "Write systemd units for scheduler and agents."),
     ("doctor", "doctor", "Look for what could be wrong on this machine."),
 )
 INTERRUPTED: Final = 130
@@ -43,7 +44,7 @@ class _Root(click.Group):
         for name, module, _ in _COMMANDS:
             if name == cmd_name:
                 found = import_module(f"deadheat.cli.commands.{module}")
-                command: click.Command = getattr(found, name)
+                command: click.Command = getattr(found, name.replace("-", "_"))
                 return command
         return None
 

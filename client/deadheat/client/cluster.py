@@ -154,6 +154,10 @@ def _describe(agent: Mapping[str, Any], index: int) -> list[str]:
         if key not in _AGENT_KEYS:
             known = ", ".join(_AGENT_KEYS)
             raise InvalidInput(f"agents[{index}] has {key!r}; known are {known}", field="agents")
+    if agent.get("gpus"):
+        gpus = agent["gpus"]
+        message = f"agents[{index}] has gpus {gpus!r}; GPUs are listed, but not computed on yet"
+        raise InvalidInput(message, field="agents")
     arguments = ["--name", str(agent.get("name", f"local-{index}"))]
     if "cpus" in agent:
         arguments += ["--cpus", ",".join(str(cpu) for cpu in parse_cpus(agent["cpus"]))]

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from deadheat.runtime import notify
 from deadheat.runtime.errors import ClusterError, TimedOut
 
 #: A stranded child that has not ended by itself so long after its parent is made to.
@@ -56,7 +57,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, **(environment or {})},
+                env={**notify.environment_of_a_child(os.environ), **(environment or {})},
                 pass_fds=(parent_read, ready_write, *pass_fds),
                 # A session of its own: Ctrl-C is for the parent, and the kernel's autogroups
                 # weigh sessions, so that each daemon gets its own fair share of a busy core.

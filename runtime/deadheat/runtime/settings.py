@@ -1,7 +1,8 @@
 """Settings: a frozen value for each kind of process, made once at the edge.
 
 A value comes from the flag, else the environment (DEADHEAT_ and the key in capitals), else the
-table of this process in the TOML file, else the default. What is wrong is said with the key.
+table of this process in the TOML file, else what systemd has prepared, else the default. What is
+wrong is said with the key.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from deadheat.runtime import rpc
+from deadheat.runtime import places, rpc
 from deadheat.runtime.credentials import TlsFiles, check_exposure
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.hosts import host_name
@@ -40,7 +41,9 @@ class Sources:
         config: Path | None = None,
     ) -> None:
         self.environment = os.environ if environment is None else environment
+        self._again = (table, flags, environment, config)
         self._flags = flags
+        config = config or places.config_file(self.environment)
         self._file = _read_table(config, table) if config else {}
         self._config = config
         self._known: set[str] = set()
@@ -62,6 +65,11 @@ class Sources:
             except (TypeError, ValueError) as error:
                 raise InvalidInput(f"{name} is {raw!r}: {error}", field=key) from None
         return default
+
+    def again(self) -> Sources:
+        """The same sources, the file as it is now."""
+        table, flags, environment, config = self._again
+        return Sources(table, flags, environment=environment, config=config)
 
     def finish(self) -> None:
         """Refuses keys in the file that nobody asked for."""
@@ -141,7 +149,10 @@ def cache_dir(environment: Mapping[str, str] | None = None) -> Path:
 
 
 def _tls(sources: Sources) -> TlsFiles | None:
-    files = {key: sources.get(key, _parse_path, None) for key in ("tls_cert", "tls_key", "tls_ca")}
+    files = {
+        key: sources.get(key, _parse_path, places.credential(sources.environment, key))
+        for key in ("tls_cert", "tls_key", "tls_ca")
+    }
     certificate, key, authority = files.values()
     if certificate and key and authority:
         return TlsFiles(certificate, key, authority)
@@ -197,8 +208,10 @@ class AgentSettings:
     log_level: str
 
     @staticmethod
-    def load(sources: Sources) -> AgentSettings:
-        allowed = tuple(sorted(os.sched_getaffinity(0)))
+    def load(sources: Sources, allowed: tuple[int, ...] | None = None) -> AgentSettings:
+        """`allowed` are the cores that this process was started with, if it has left some since."""
+        if allowed is None:
+            allowed = tuple(sorted(os.sched_getaffinity(0)))
         settings = AgentSettings(
             scheduler=sources.get("scheduler", _parse_address, DEFAULT_SCHEDULER),
             tls=_tls(sources),

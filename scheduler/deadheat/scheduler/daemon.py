@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import signal
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,10 +22,13 @@ from deadheat.runtime import hosts, logs, notify, rpc
 from deadheat.runtime.children import announce_ready, watch_parent
 from deadheat.runtime.credentials import is_loopback
 from deadheat.runtime.errors import ClusterError, DeadheatError
+from deadheat.runtime.heartbeat import Heartbeat
 from deadheat.runtime.ids import new_id
+from deadheat.runtime.reloading import Reloader
 from deadheat.runtime.settings import SchedulerSettings, Sources
 from deadheat.scheduler.core.core import Core
 from deadheat.scheduler.core.effects import Prune
+from deadheat.scheduler.core.machine import JobState
 from deadheat.scheduler.core.restore import restore
 from deadheat.scheduler.records import database, retention
 from deadheat.scheduler.records.clock import Clock
@@ -46,6 +52,10 @@ log = logs.get("scheduler")
 
 #: Calls that are under way get this long to end when the daemon stops.
 STOP_GRACE_S: Final = 0.5
+#: A commit that takes so long is stuck: a lock fails after BUSY_TIMEOUT_MS, a full disk at once.
+STUCK_COMMIT_S: Final = 20.0
+#: What a reload changes; everything else needs a restart.
+LIVE_SETTINGS: Final = frozenset({"log_level"})
 _SERVICES: Final = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
@@ -59,8 +69,17 @@ _SERVICES: Final = tuple(
 class Daemon:
     """Everything one scheduler process owns, in the order in which it is opened."""
 
-    def __init__(self, settings: SchedulerSettings) -> None:
+    def __init__(
+        self, settings: SchedulerSettings, load: Callable[[], SchedulerSettings] | None = None
+    ) -> None:
+        """`load` reads the settings again; without it a reload finds nothing new."""
         self.settings = settings
+        self.address = settings.listen
+        self.writer: Writer | None = None
+        self.heartbeat = Heartbeat(self._status, self._problem)
+        self.reloader = Reloader(
+            settings, load or (lambda: settings), LIVE_SETTINGS, _apply, self.heartbeat.reloaded
+        )
         self.clock = Clock.start()
         self.sessions = AgentSessions(self.clock)
         self.store = StoreLink(settings, self.sessions.announce_store)
@@ -73,17 +92,19 @@ class Daemon:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        self.reloader.listen()
         watch_parent(parent_fd, lambda: loop.call_soon_threadsafe(self._on_orphaned, stop))
         settings = self.settings
         database.lock_state_dir(settings.state_dir)
         path = settings.state_dir / database.FILE_NAME
-        await asyncio.to_thread(database.migrate, path)
+        migration = asyncio.to_thread(database.migrate, path)
+        await notify.while_extending("bringing the database up to date", migration)
         async with AsyncExitStack() as stack:
             server = grpc.aio.server(
                 interceptors=[rpc.ErrorInterceptor()], options=rpc.server_options()
             )
             port = rpc.open_port(server, settings.listen, settings.tls)
-            await self.store.start()
+            await notify.while_extending("starting the store", self.store.start())
             stack.push_async_callback(self._stop_store)
             shell, reader = await self._open_records(path, stack)
             self._add_services(server, shell, reader)
@@ -96,6 +117,8 @@ class Daemon:
             stack.callback(pruning.cancel)
             host = rpc.split_address(settings.listen)[0]
             self._say_ready(f"{host}:{port}", ready_fd)
+            beating = loop.create_task(self.heartbeat.run())
+            stack.callback(beating.cancel)
             await self._until(stop)
             notify.stopping()
 
@@ -111,6 +134,7 @@ class Daemon:
         stack.callback(reading.dispose)
         writer, reader = Writer(writing, self.clock), Reader(reading, self.clock)
         stack.callback(writer.stop, 1.0)
+        self.writer = writer
         shell = Shell(self.core, writer, self.clock, self.store, self.sessions)
         stack.callback(shell.close)
         nodes = await asyncio.to_thread(reader.nodes)
@@ -150,8 +174,30 @@ class Daemon:
             f"serving on {address}, state in {self.settings.state_dir}",
             extra=logs.keys("ready", address=address),
         )
-        notify.ready(f"serving on {address}")
+        self.address = address
+        self.heartbeat.ready()
         announce_ready(ready_fd, {"address": address, "store_pid": self.store.pid})
+
+    def _status(self) -> str:
+        """One line for people."""
+        world = self.core.world
+        states = Counter(job.state for job in world.open.values())
+        running = states.pop(JobState.RUNNING, 0)
+        up = sum(node.is_usable for node in world.nodes.values())
+        writer = self.writer
+        stalled = f"; cannot commit: {writer.problem}" if writer and writer.is_stalled else ""
+        return (
+            f"serving on {self.address}: {up} of {len(world.nodes)} nodes up, "
+            f"{running} jobs running, {states.total()} waiting{stalled}"
+        )
+
+    def _problem(self) -> str:
+        """What is wrong with this process, and what a restart would mend."""
+        if self.writer is None or not self.writer.is_alive:
+            return "the thread that writes the records has ended"
+        if self.writer.busy_s > STUCK_COMMIT_S:
+            return f"a commit has taken {self.writer.busy_s:.0f} s"
+        return ""
 
     async def _prune(self, writer: Writer) -> None:
         while True:
@@ -177,6 +223,11 @@ class Daemon:
             await self.store.stop()
 
 
+def _apply(settings: SchedulerSettings) -> tuple[str, ...]:
+    logs.configure(settings.log_level)
+    return ()
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m deadheat.scheduler", description=__doc__)
     for flag in ("state-dir", "listen", "tls-cert", "tls-key", "tls-ca", "memory", "disk"):
@@ -196,15 +247,18 @@ def run(sources: Sources, *, parent_fd: int | None = None, ready_fd: int | None 
     try:
         settings = SchedulerSettings.load(sources)
         logs.configure(settings.log_level)
-        asyncio.run(_main(settings, parent_fd, ready_fd))
+        # The watchdog's SIGABRT then leaves in the journal where every thread was.
+        faulthandler.enable()
+        daemon = partial(Daemon, settings, lambda: SchedulerSettings.load(sources.again()))
+        asyncio.run(_main(daemon, parent_fd, ready_fd))
     except DeadheatError as error:
         sys.stderr.write(f"error: {error.message}\n")
         return 1
     return 0
 
 
-async def _main(settings: SchedulerSettings, parent_fd: int | None, ready_fd: int | None) -> None:
-    await Daemon(settings).run(parent_fd, ready_fd)
+async def _main(make: Callable[[], Daemon], parent_fd: int | None, ready_fd: int | None) -> None:
+    await make().run(parent_fd, ready_fd)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -37,6 +37,8 @@ log = logs.get("store")
 #: What an asked-for stop and a lost parent leave for copying matrices from memory to disk.
 STOP_BUDGET_S: Final = 3.0
 ORPHAN_BUDGET_S: Final = 0.5
+#: What the kernel takes as the path of a Unix socket (sockaddr_un, its end counted).
+MAX_SOCKET_PATH: Final = 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,18 @@ def _memory_limit(options: StoreOptions) -> int:
     return int(DEFAULT_MEMORY_SHARE * free)
 
 
+def _socket_path(directory: Path) -> Path:
+    path = directory / "control"
+    length = len(os.fsencode(path))
+    if length > MAX_SOCKET_PATH:
+        raise InvalidInput(
+            f"memory_dir makes a socket path of {length} bytes, {path}; the limit is "
+            f"{MAX_SOCKET_PATH}",
+            field="memory_dir",
+        )
+    return path
+
+
 async def serve(options: StoreOptions) -> None:
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[float] = loop.create_future()
@@ -123,7 +137,7 @@ async def serve(options: StoreOptions) -> None:
     add_MatrixServiceServicer_to_server(MatrixServicer(store), server)
     port = rpc.open_port(server, options.listen, options.tls)
     # The scheduler's own way in: only this user can reach the directory.
-    control = f"unix:{directory / 'control'}"
+    control = f"unix:{_socket_path(directory)}"
     (directory / "control").unlink(missing_ok=True)
     server.add_insecure_port(control)
     await server.start()

@@ -8,7 +8,7 @@ from typing import TypeVar
 from tests.scheduler.planner.builders import model, product
 
 from deadheat.runtime.errors import DeadheatError
-from deadheat.runtime.programs import Rectangle, uncovered
+from deadheat.runtime.programs import Program, Rectangle, uncovered
 from deadheat.scheduler.core import effects, events
 from deadheat.scheduler.core.core import Core
 from deadheat.scheduler.core.events import DeviceFacts, Failure, JobPolicy
@@ -176,18 +176,25 @@ class Pool:
         cut: Cut = Cut.BALANCED,
         timeout_s: float | None = None,
         inline: bool = False,
+        user: str = "tester",
+        priority: int = 0,
+        program: Program | None = None,
     ) -> Job:
         self._jobs += 1
+        made = program or product(m, k, n)
         job_id = f"j{self._jobs}"
         self.feed(
             events.JobSubmitted(
                 job=job_id,
                 request_id=f"r{self._jobs}",
-                user="tester",
+                user=user,
                 kind="matmul",
-                program=product(m, k, n),
-                policy=JobPolicy(cut=cut, timeout_s=timeout_s),
-                result_ids=["" if inline else f"result{self._jobs}"],
+                program=made,
+                policy=JobPolicy(cut=cut, timeout_s=timeout_s, priority=priority),
+                result_ids=[
+                    "" if inline else f"result{self._jobs}" + f"-{index}" * bool(index)
+                    for index in range(len(made.operations))
+                ],
             )
         )
         return self.jobs[job_id]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.scheduler.core.harness import Pool, check_cover, state_of
+from tests.scheduler.core.harness import HOST, Pool, check_cover, state_of
 
 from deadheat.scheduler.core import effects, events
 from deadheat.scheduler.core.machine import NodeState, SubtaskState
@@ -79,6 +79,7 @@ def test_a_killed_agent_is_lost_soon_and_its_delivered_rows_stay(pool: Pool) -> 
 def test_a_new_process_of_the_same_name_has_lost_the_old_ones_work(pool: Pool) -> None:
     job = pool.submit()
     old = pool.on(job, "b")
+    pool.feed(events.SessionBroken("b", "1"))
     pool.join("b", instance="2", cpus=frozenset({1}))
     assert old.state is SubtaskState.SUPERSEDED
     check_cover(job)
@@ -96,10 +97,12 @@ def test_agents_do_not_share_cores_unless_both_say_so(pool: Pool) -> None:
     assert pool.take_sent(effects.RefuseNode) == []
 
 
-def test_one_name_is_one_host(pool: Pool) -> None:
-    pool.join("a", instance="9", host="another", cpus=frozenset({0}))
+@pytest.mark.parametrize(("host", "where"), [("another", "another host"), (HOST, "this host")])
+def test_one_name_is_one_agent_that_lives(pool: Pool, host: str, where: str) -> None:
+    pool.join("a", instance="9", host=host, cpus=frozenset({0}))
     (refusal,) = pool.take_sent(effects.RefuseNode)
-    assert "connected from another host" in refusal.error.message
+    assert f"connected from {where}" in refusal.error.message
+    assert pool.nodes["a"].instance == "1"
 
 
 def test_a_drained_node_finishes_and_gets_nothing_new(pool: Pool) -> None:

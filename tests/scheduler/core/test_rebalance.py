@@ -17,9 +17,12 @@ def pool() -> Pool:
     return pool
 
 
-def run_until_a_is_dry(pool: Pool, b_speed: float) -> tuple[Job, Subtask, Subtask, float]:
+def run_until_a_is_dry(
+    pool: Pool, b_speed: float, resplits: int = 0
+) -> tuple[Job, Subtask, Subtask, float]:
     """Both start together; b is slower than planned by this factor."""
     job = pool.submit(8192, 8192, 8192)
+    job.resplits = resplits
     a, b = pool.on(job, "a"), pool.on(job, "b")
     planned_s = a.placement.predicted_finish_s
     for tenth in range(1, 10):
@@ -58,6 +61,16 @@ def test_the_straggler_gives_up_what_the_other_can_do_sooner(pool: Pool) -> None
 def test_a_little_drift_is_not_worth_the_messages(pool: Pool) -> None:
     run_until_a_is_dry(pool, 0.99)
     assert pool.take_sent(effects.SendResize) == []
+
+
+@pytest.mark.parametrize(
+    ("b_speed", "before", "moves"), [(0.96, 2, True), (0.96, 3, False), (0.5, 3, True)]
+)
+def test_after_three_re_balances_only_a_clear_gain_moves_anything(
+    pool: Pool, b_speed: float, before: int, moves: bool
+) -> None:
+    run_until_a_is_dry(pool, b_speed, before)
+    assert bool(pool.take_sent(effects.SendResize)) is moves
 
 
 def test_a_device_that_joins_gets_its_part_of_what_was_not_started(pool: Pool) -> None:

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-from deadheat.runtime.programs import Gemm, GemmShape, MatrixType, Operand, Program, gemm_program
+from deadheat.runtime.programs import (
+    Chain,
+    Gemm,
+    GemmShape,
+    MatrixType,
+    Operand,
+    Program,
+    chain_program,
+    gemm_program,
+)
 from deadheat.scheduler.planner.inputs import (
     Cut,
     Device,
@@ -51,6 +61,15 @@ def product(m: int, k: int, n: int, dtype: str = "float64") -> Program:
     a = Operand("A", MatrixType(m, k, dtype), matrix_id="ma")
     b = Operand("B", MatrixType(k, n, dtype), matrix_id="mb")
     return gemm_program((a, b), Gemm())
+
+
+def chain(sizes: Sequence[int], dtype: str = "float64") -> Program:
+    """M1 to Mn, where Mi is sizes[i - 1] x sizes[i]; their product is C."""
+    operands = tuple(
+        Operand(f"M{number}", MatrixType(rows, columns, dtype), matrix_id=f"m{number}")
+        for number, (rows, columns) in enumerate(pairwise(sizes), start=1)
+    )
+    return chain_program(operands, Chain())
 
 
 def problem(

@@ -15,20 +15,19 @@ from deadheat.scheduler.planner.inputs import Cut, Device
 from deadheat.scheduler.planner.planner import plan
 
 GOLDEN = """\
-operation 0, 4096 x 4096 elements at [0:4096, 0:4096], cut into strips of rows; predicted 1.87 s
-  laptop/cpu  gets  13.6% [0:556, 0:4096]: 20.0 GFLOP/s when idle, 50% of it free, \
+4096 x 4096 elements of operation 0, cut into strips of rows; predicted to take 1.87 s
+  laptop/cpu  gets  13.6% (rows 0:556): 20.0 GFLOP/s when idle, 50% of it free, \
 computes 1.87 s, finishes at 1.87 s
-  shared/cpu  gets  34.0% [556:1948, 0:4096]: 50.0 GFLOP/s when idle, 50% of it free, \
+  shared/cpu  gets  34.0% (rows 556:1948): 50.0 GFLOP/s when idle, 50% of it free, \
 computes 1.87 s, finishes at 1.87 s
-  ws/cpu      gets  52.4% [1948:4096, 0:4096]: 50.0 GFLOP/s when idle, 100% of it free, \
-busy for 427.0 ms first, computes 1.44 s, finishes at 1.87 s
+  ws/cpu      gets  52.4% (rows 1948:4096): 50.0 GFLOP/s when idle, 100% of it free, \
+busy with earlier work for 427.0 ms, computes 1.44 s, finishes at 1.87 s
   gone/cpu    left out: its node is lost
-  late/cpu    left out: it could only start at 9.001 s, when the others finish
-  instead, the best single device: 3.18 s
-  instead, the same rows for everybody: 9.69 s
-  instead, only the 2 devices with the largest shares: 2.26 s
-  predicted speed-up over the fastest device, by number of devices: \
-1: 1.00x, 2: 1.50x, 3: 1.70x; the knee is at 3"""
+  late/cpu    left out: it could not start before 9.00 s; all is done at 1.87 s
+  instead, the best single device: 3.18 s, 1.7 times as long
+  instead, the same rows for everybody: 9.69 s, 5.2 times as long
+  instead, only the 2 devices with the largest shares: 2.26 s, 1.2 times as long
+  speed-up over the fastest device alone, as predicted: 1.00 with 1, 1.50 with 2, 1.70 with 3"""
 
 
 def test_a_plan_reads_like_a_table() -> None:

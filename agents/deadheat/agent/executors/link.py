@@ -10,9 +10,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
-from deadheat.runtime import logs
+from deadheat.runtime import logs, notify
 from deadheat.runtime.errors import ClusterError
 from deadheat.runtime.frames import AsyncFrames
 from deadheat.v1 import local_pb2 as pb
@@ -82,7 +84,7 @@ class ExecutorLink:
             ],
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
-            env={**os.environ, **_ONE_THREAD},
+            env={**notify.environment_of_a_child(os.environ), **_ONE_THREAD},
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
@@ -136,6 +138,16 @@ class ExecutorLink:
         except ClusterError as error:
             if not self.failed.done():
                 self.failed.set_exception(error)
+
+    def set_politeness(self, politeness: str) -> None:
+        """Of the process that runs and of those that replace it. Raises PermissionError where
+        becoming normal again is not allowed (it takes RLIMIT_NICE, LimitNICE= in a unit)."""
+        policy = os.SCHED_IDLE if politeness == "idle" else os.SCHED_OTHER
+        # Threads that start meanwhile have what the one that starts them has.
+        for thread in Path(f"/proc/{self.pid}/task").glob("*") if self.pid else ():
+            with suppress(ProcessLookupError):
+                os.sched_setscheduler(int(thread.name), policy, os.sched_param(0))
+        self._politeness = politeness
 
     async def stop(self) -> None:
         self._stopping = True

@@ -42,9 +42,15 @@ class Sampler:
         self._host = HostProbe()
         self._told: dict[str, tuple[float, float]] = {}
         self._told_s = float("-inf")
+        self._looked_s = time.monotonic()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="probes", daemon=True)
         self._thread.start()
+
+    @property
+    def silence_s(self) -> float:
+        """Since a look at the machine last ended, whatever it found."""
+        return time.monotonic() - self._looked_s
 
     def stop(self) -> None:
         self._stopping.set()
@@ -57,6 +63,7 @@ class Sampler:
                 self._look()
             except Exception:  # A probe that fails once must not end all probing.
                 log.exception("probing failed", extra=logs.keys("probe"))
+            self._looked_s = time.monotonic()
             due_s = max(due_s + INTERVAL_S, time.monotonic())
             self._stopping.wait(due_s - time.monotonic())
 

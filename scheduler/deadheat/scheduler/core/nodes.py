@@ -81,10 +81,10 @@ def on_registered(world: World, event: events.NodeRegistered) -> None:
 
 def _conflict(world: World, event: events.NodeRegistered, known: Node | None) -> Conflict | None:
     alive = known is not None and known.is_connected and known.state is not NodeState.LOST
-    if known and alive and known.instance != event.instance and known.host != event.host:
+    if known and alive and known.instance != event.instance:
+        where = "this host" if known.host == event.host else "another host"
         return Conflict(
-            f"an agent called {event.node!r} is connected from another host; give --name",
-            field="name",
+            f"an agent called {event.node!r} is connected from {where}; give --name", field="name"
         )
     if not event.cpus:
         return None

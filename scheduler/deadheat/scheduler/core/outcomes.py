@@ -144,7 +144,11 @@ def on_resized(world: World, event: events.SubtaskResized) -> None:
         subtasks.forget(world, subtask)
         subtasks.reopen(world, subtask, subtask.pieces, subtask.deaths)
     if released:
+        job.resplits += int(job.is_first_release)
+        job.is_first_release = False
         world.commit(*subtasks.changes(job, subtask))
+    else:
+        subtask.firm_at = subtask.area_done
     _given_up(world, job, subtask)
     jobs.advance(world, job)
 

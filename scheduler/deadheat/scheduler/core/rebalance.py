@@ -26,11 +26,16 @@ from deadheat.scheduler.core.world import World
 from deadheat.scheduler.planner.balance import level
 from deadheat.scheduler.planner.inputs import Cut
 from deadheat.scheduler.planner.pool import Floats, Pool, joined
+from deadheat.scheduler.planner.pricing import price
 
 #: A re-balance must save this share of the job's whole time, and this many seconds: less is
 #: noise, or eaten by the messages it takes.
 MIN_GAIN_SHARE: Final = 0.01
 MIN_GAIN_S: Final = 0.015
+#: Each re-balance leaves a fraction of the drift that it mends, so a few mend any one change. Where
+#: loads are noise there is always a little more to mend: from this many on it must save more.
+USUAL_REBALANCES: Final = 3
+LATER_GAIN_SHARE: Final = 0.03
 #: How long before a device runs dry new work is looked for: an answer from a device that has to
 #: give something up, a plan, a commit, an assignment.
 LEAD_S: Final = 0.02
@@ -42,6 +47,13 @@ ANSWER_LIMIT_S: Final = 2.0
 #: After a look that moved nothing, the next one for this job waits so long for each device of the
 #: pool: looking takes a few microseconds a device, so this keeps it below a tenth of the time.
 LOOK_AGAIN_S: Final = 50e-6
+#: And at least so long, while somebody is overdue: he fetches, or is stopped, and reports of him
+#: are what changes anything.
+OVERDUE_LOOK_S: Final = 0.25
+#: Rounds in which what is fetched and what is given settle on one another.
+ROUNDS: Final = 3
+#: What takes its device less than this is not asked for: the answer would cost as much.
+MIN_SURPLUS_S: Final = 0.005
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +67,36 @@ class _Runners:
     rate: Floats
     free_s: Floats
     busy_s: Floats
+    #: Bytes for each row and column of new work, over the device's link, in seconds.
+    fetch_s: Floats
 
     @property
     def finish_s(self) -> Floats:
         """Seconds from now until each is dry."""
         found: Floats = self.free_s + self.busy_s
         return found
+
+    def common_s(self) -> tuple[float, Floats]:
+        """When all could finish together, and the moment from which each would work towards it.
+
+        Whoever gets something new has to fetch what it needs: what is given up are the last rows of
+        a wide strip, so that for each of its columns a receiver needs one of B, however few rows
+        there are. How many depends on the common finish, so it goes in rounds.
+        """
+        left = self.busy_s * self.rate
+        total, ready_s = float(left.sum()), self.free_s
+        common_s = level(total, ready_s, 1.0 / self.rate)
+        if not self.fetch_s.any():
+            return common_s, ready_s
+        width = np.array([own[-1].rectangle.columns if own else 1 for own in self.own])
+        for _ in range(ROUNDS):
+            surplus = np.maximum(0.0, left - (common_s - ready_s) * self.rate)
+            height = max(1.0, float((surplus * surplus / width).sum() / max(1.0, surplus.sum())))
+            gets = np.maximum(0.0, (common_s - self.finish_s) * self.rate)
+            sides = np.where(gets > 0, height + gets / height, 0.0)
+            ready_s = self.free_s + sides * self.fetch_s
+            common_s = level(total, ready_s, 1.0 / self.rate)
+        return common_s, ready_s
 
 
 def note(world: World, job: Job, subtask: Subtask) -> None:
@@ -114,7 +150,9 @@ def consider(world: World, job: Job) -> None:
             _consider_step(world, job, step)
     active = [s.expected_finish_s for s in job.subtasks.values() if s.state.is_active]
     job.next_dry_s = min(active, default=math.inf)
-    pause_s = LOOK_AGAIN_S * len(world.devices)
+    pause_s = max(LOOK_AGAIN_S * len(world.devices), LEAD_S / 4)
+    if job.next_dry_s <= world.now:
+        pause_s = max(pause_s, OVERDUE_LOOK_S)
     job.rebalance_after_s = max(job.rebalance_after_s, world.now + pause_s)
     plan_next_check(world, job)
 
@@ -133,32 +171,38 @@ def _consider_step(world: World, job: Job, step: Step) -> None:
     if not len(runners.pool) or float(runners.finish_s.min()) > LEAD_S:
         return
     left = runners.busy_s * runners.rate
-    common_s = level(float(left.sum()), runners.free_s, 1.0 / runners.rate)
+    common_s, ready_s = runners.common_s()
     slowest_s = float(runners.finish_s.max())
-    total_s = world.now - (job.started_s or world.now) + common_s
-    if slowest_s - common_s < max(MIN_GAIN_S, MIN_GAIN_SHARE * total_s):
+    total_s = _age_s(world, job) + common_s
+    is_usual = job.resplits < USUAL_REBALANCES
+    gain_share = MIN_GAIN_SHARE if is_usual else LATER_GAIN_SHARE
+    if slowest_s - common_s < max(MIN_GAIN_S, gain_share * total_s):
         return
-    surplus = left - np.maximum(0.0, common_s - runners.free_s) * runners.rate
-    givers = np.flatnonzero(surplus >= 1.0).tolist()
+    surplus = left - np.maximum(0.0, common_s - ready_s) * runners.rate
+    givers = np.flatnonzero(surplus >= MIN_SURPLUS_S * runners.rate).tolist()
     for number in givers:
         _ask(world, job, runners.own[number], int(surplus[number]))
     if job.releasing:
-        job.resplits += 1
+        job.is_first_release = True
         job.cause = _cause(world, job, runners, common_s, givers)
         job.rebalance_after_s = world.now + max(COOL_DOWN_S, COOL_DOWN_SHARE * total_s)
         world.emit(NotifyJob(job.id))
 
 
+def _age_s(world: World, job: Job) -> float:
+    return 0.0 if job.started_s is None else world.now - job.started_s
+
+
 def _cause(world: World, job: Job, runners: _Runners, common_s: float, givers: list[int]) -> str:
     """For `explain`: who was late, and what the common finish can be."""
-    start_s = job.started_s or world.now
-    late_s = world.now - start_s + float(runners.finish_s.max())
+    age_s = _age_s(world, job)
+    late_s = age_s + float(runners.finish_s.max())
     names = joined([runners.pool.ids[number] for number in givers])
     verb = "give" if len(givers) > 1 else "gives"
     return (
-        f"re-balance {job.resplits}: as it goes the last device would finish at {late_s:.2f} s, "
-        f"while another is about to run dry; all together can finish at "
-        f"{world.now - start_s + common_s:.2f} s, so {names} {verb} up what was not started"
+        f"re-balance {job.resplits + 1}: as it goes the last device would finish at "
+        f"{late_s:.2f} s, while another is about to run dry; all together can finish at "
+        f"{age_s + common_s:.2f} s, so {names} {verb} up what was not started"
     )
 
 
@@ -167,7 +211,7 @@ def _ask(world: World, job: Job, own: tuple[Subtask, ...], surplus: int) -> None
     for subtask in reversed(own):
         if surplus <= 0:
             return
-        if subtask.is_unresponsive:
+        if subtask.is_unresponsive or subtask.firm_at == subtask.area_done:
             continue
         taken = min(surplus, subtask.left_area)
         surplus -= taken
@@ -176,9 +220,10 @@ def _ask(world: World, job: Job, own: tuple[Subtask, ...], surplus: int) -> None
 
 
 def _runners(world: World, job: Job, step: Step) -> _Runners:
+    program = job.program
     pool, _ = snapshot.pool(world, job, {step.index}, without_own=True)
     per_element = max(job.flops_of(step.index, 1), 1e-300)
-    rates = pool.effective(pool.rates(job.program.shape_of(step.operation)))
+    rates = pool.effective(pool.rates(program.shape_of(step.operation)))
     rate = np.maximum(rates / per_element, 1e-9)
     own: list[tuple[Subtask, ...]] = []
     busy_s = np.zeros(len(pool))
@@ -192,14 +237,18 @@ def _runners(world: World, job: Job, step: Step) -> _Runners:
         )
         own.append(mine)
         if mine:
-            busy_s[number] = _busy_s(mine, float(rate[number]), world.now)
+            threads = world.devices[id_].facts.threads
+            busy_s[number] = _busy_s(mine, float(rate[number]), threads, world.now)
         if not any(subtask.state is SubtaskState.RUNNING for subtask in mine):
             idle[number] = LAUNCH_S
-    return _Runners(pool, own, rate, pool.ready_s + idle, busy_s)
+    whole = program.types[step.operation.result].whole()
+    prices = price(program, step.operation, whole, pool)
+    fetch_s = np.maximum(prices.row_bytes, prices.column_bytes) / prices.bandwidth
+    return _Runners(pool, own, rate, pool.ready_s + idle, busy_s, fetch_s)
 
 
-def _busy_s(own: tuple[Subtask, ...], rate: float, now: float) -> float:
-    """Running sub-tasks end when they are expected to; those that wait take their whole time."""
-    running = [s.expected_finish_s for s in own if s.state is SubtaskState.RUNNING]
+def _busy_s(own: tuple[Subtask, ...], rate: float, threads: int, now: float) -> float:
+    """Running sub-tasks take what their panels say; those that wait take their whole time."""
+    running_s = sum(s.remaining_s(threads, now) for s in own if s.state is SubtaskState.RUNNING)
     waiting = sum(s.area for s in own if s.state is SubtaskState.ASSIGNED)
-    return max(0.0, max(running, default=now) - now) + waiting / rate
+    return running_s + waiting / rate

@@ -195,7 +195,8 @@ def _serial_fraction(
 ) -> float | None:
     if job.state is not JobState.DONE or not makespan_s:
         return None
-    speeds = [d.speed_flops * d.availability for d in devices if d.flops]
+    # What devices really did while they worked: a plan that was wrong about them is no serial part.
+    speeds = [device.flops / device.busy_s for device in devices if device.flops and device.busy_s]
     return karp_flatt(job.program.flops, speeds, makespan_s)
 
 

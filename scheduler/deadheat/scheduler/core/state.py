@@ -142,6 +142,8 @@ class Subtask:
     expected_finish_s: float = 0.0
     #: It did not answer when it was asked to give something up, and has not reported since.
     is_unresponsive: bool = False
+    #: How far it was when it had nothing to give up; until it is further it is not asked again.
+    firm_at: int = -1
     marks: deque[Mark] = field(default_factory=lambda: deque(maxlen=MARKS_KEPT))
     cpu_s: float = 0.0
     flops: float = 0.0
@@ -285,6 +287,8 @@ class Job:
     next_dry_s: float = math.inf
     #: Re-balances so far; not before `rebalance_after_s`; sub-tasks asked to give something up.
     resplits: int = 0
+    #: Of the re-balance under way nothing has been given up yet.
+    is_first_release: bool = False
     rebalance_after_s: float = 0.0
     rebalance_check_s: float = math.inf
     releasing: dict[str, float] = field(default_factory=dict)

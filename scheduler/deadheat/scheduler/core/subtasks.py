@@ -33,10 +33,17 @@ PROGRESS_PER_S: Final = 2000.0
 def create(world: World, job: Job, plan: Plan, planned_at_s: float) -> list[Subtask]:
     """Fills gaps with the plan's placements."""
     created: list[Subtask] = []
+    filled: dict[int, set[Rectangle]] = {}
+    for made in plan.steps:
+        filled.setdefault(made.operation, set()).add(made.rectangle)
+    open_: dict[tuple[int, Rectangle], Gap] = {}
+    for number, rectangles in filled.items():
+        step = job.steps[number]
+        open_ |= {(number, gap.rectangle): gap for gap in step.gaps}
+        step.gaps = [gap for gap in step.gaps if gap.rectangle not in rectangles]
     for made in plan.steps:
         step = job.steps[made.operation]
-        gap = next(gap for gap in step.gaps if gap.rectangle == made.rectangle)
-        step.gaps.remove(gap)
+        gap = open_[made.operation, made.rectangle]
         created += [
             _create_one(world, job, step, gap, placement, planned_at_s)
             for placement in made.placements

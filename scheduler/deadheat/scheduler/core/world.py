@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from typing import Final
 
 from deadheat.scheduler.core.effects import Change, Commit, Effect
 from deadheat.scheduler.core.queueing import FairQueue
 from deadheat.scheduler.core.state import Device, Job, Node, Subtask
 
-#: Ended jobs that are kept in memory to be asked about; older ones are in the database.
+#: Ended jobs that are kept in memory to be asked about, and sub-tasks of all of them together;
+#: older ones are in the database.
 RECENT_JOBS: Final = 512
+RECENT_SUBTASKS: Final = 50_000
 
 
 class World:
@@ -39,7 +42,8 @@ class World:
         #: Names of nodes that are draining.
         self.draining: set[str] = set()
         self.serial = 0
-        self._ended: list[str] = []
+        self._ended: deque[str] = deque()
+        self._ended_subtasks = 0
         self._deadlines: list[tuple[float, str, str]] = []
         self._effects: list[Effect] = []
 
@@ -71,6 +75,10 @@ class World:
         self.open.pop(job.id, None)
         self.queue.leave(job.id, self.now)
         self._ended.append(job.id)
-        while len(self._ended) > RECENT_JOBS:
-            forgotten = self.jobs.pop(self._ended.pop(0))
+        self._ended_subtasks += len(job.subtasks)
+        while len(self._ended) > 1 and (
+            len(self._ended) > RECENT_JOBS or self._ended_subtasks > RECENT_SUBTASKS
+        ):
+            forgotten = self.jobs.pop(self._ended.popleft())
+            self._ended_subtasks -= len(forgotten.subtasks)
             self.requests.pop(forgotten.request_id, None)

@@ -19,8 +19,8 @@ import numpy as np
 from deadheat.runtime.errors import LimitReached
 from deadheat.scheduler.planner.pool import Floats, Integers, ordered
 
-#: Halvings of an interval of time until only rounding is left of it.
-BISECTIONS: Final = 100
+#: Halvings of an interval of time until the rest is a matter of single units.
+BISECTIONS: Final = 40
 #: Left-over units are laid out as arrays while there are at most so many candidates for each.
 _CANDIDATES: Final = 4
 
@@ -58,26 +58,6 @@ def level(units: float, ready_s: Floats, unit_s: Floats, caps: Floats | None = N
     return float(corners[k] + (units - done[k]) / rates[k])
 
 
-def bisected_level(units: float, done_by: Callable[[float], float], least_s: float) -> float:
-    """The T at which `done_by(T)`, any rising function, reaches `units`: for models that are not
-    linear (Lastovetsky and Reddy 2007, their geometric bisection, on time instead of slope)."""
-    high = max(least_s, 1e-9)
-    while done_by(high) < units:
-        high *= 2.0
-        if not np.isfinite(high):
-            raise LimitReached(f"{units:g} units to place, but no time is long enough for them")
-    low = least_s
-    for _ in range(BISECTIONS):
-        middle = 0.5 * (low + high)
-        if middle in (low, high):
-            break
-        if done_by(middle) < units:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
 def balance(units: int, ready_s: Floats, unit_s: Floats, caps: Integers | None = None) -> Balance:
     """Cuts `units` whole units; `caps` bounds what a device's memory takes.
 
@@ -102,8 +82,10 @@ def balance_curves(
     """Cuts whole units among `count` devices whose time is any rising function of their share.
 
     `times_s(x)` gives each device's finish for x_i units, as arrays. Bisection on the common
-    finish, each device's share at it by bisection of its own; what rounding leaves goes where it
-    ends first, as in the linear case. Raises LimitReached as `balance` does.
+    finish (Lastovetsky and Reddy 2007 bisect the slope of a line through their speed functions;
+    with times that rise that is the same), each device's share at it by bisection of its own; what
+    rounding leaves goes where it ends first, as in the linear case. Raises LimitReached as
+    `balance` does.
     """
     if int(np.minimum(caps, units).sum()) < units:
         raise LimitReached(f"{units} units to place, but all devices together hold {caps.sum()}")
@@ -121,7 +103,7 @@ def balance_curves(
 
     high = float(times_s(np.minimum(caps, units).astype(np.float64)).max())
     low = 0.0
-    for _ in range(40):
+    for _ in range(BISECTIONS):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if shares_by(middle).sum() < units else (low, middle)
     shares = shares_by(low)

@@ -14,8 +14,9 @@ import numpy as np
 from deadheat.runtime.errors import LimitReached
 from deadheat.scheduler.planner import shapes
 from deadheat.scheduler.planner.balance import apportioned, balance, balance_curves, level
+from deadheat.scheduler.planner.evening import evened
 from deadheat.scheduler.planner.inputs import Policy
-from deadheat.scheduler.planner.pool import EXACT_DEVICES, Floats, Integers, ordered
+from deadheat.scheduler.planner.pool import EXACT_DEVICES, Flags, Floats, Integers, ordered
 from deadheat.scheduler.planner.pricing import Costs, Prices
 
 #: A device's speed depends on its share, which depends on its speed: so many rounds suffice for
@@ -66,7 +67,7 @@ def rows(prices: Prices, policy: Policy) -> Cutting:
         moved = float(np.max(np.abs(rates / before - 1.0)[shares > 0], initial=0.0))
         if moved <= LINEAR and not prices.is_far:
             break
-        prices = prices.shared_port(shares > 0)
+        prices = prices.shared_port(shares.astype(np.float64), widths)
         shares = _affine_rows(prices, policy, rates, caps)
     else:
         if moved > LINEAR or _has_overlap(prices):
@@ -248,47 +249,110 @@ def columns(prices: Prices, policy: Policy) -> Cutting | None:
     side = np.full(count, np.sqrt(area / count))
     heights, widths = np.minimum(side, height), np.minimum(side, width)
     chosen: Cutting | None = None
-    for _ in range(ROUNDS if prices.is_far else 2):
+    # A small memory may take its area as a square, but not as the rectangle that it comes to.
+    has_room = np.ones(count, dtype=np.bool_)
+    rounds = ROUNDS if prices.is_far else 2
+    for _ in range(rounds + ROUNDS if _is_tight(prices) else rounds):
         rates = prices.rates(heights, widths)
-        made = _columns_round(prices, policy, heights, widths, rates)
+        made = _columns_round(prices, policy, heights, widths, rates, has_room)
         if made is None:
             break
+        misfits = _misfits(prices, made)
+        if len(misfits):
+            has_room[misfits] = False
+            continue
         if chosen is None or made.total_s < chosen.total_s:
             chosen = made
         used = made.used
         heights, widths = np.array(heights, copy=True), np.array(widths, copy=True)
         heights[used] = made.bounds[:, 1] - made.bounds[:, 0]
         widths[used] = made.bounds[:, 3] - made.bounds[:, 2]
-        flags = np.zeros(count, dtype=np.bool_)
-        flags[used] = True
-        prices = prices.shared_port(flags)
-    return chosen
+        got = np.zeros(count)
+        got[used] = heights[used]
+        prices = prices.shared_port(got, widths)
+    if chosen is None or not prices.is_far:
+        return chosen
+    better = _evened(prices, policy, chosen)
+    if better is None or len(_misfits(prices, better)) or better.total_s >= chosen.total_s:
+        return chosen
+    return better
+
+
+def _is_tight(prices: Prices) -> bool:
+    whole = prices.shape.rows * prices.shape.columns
+    return bool((prices.area_that_fits(whole) < whole).any())
+
+
+def fits(prices: Prices, made: Cutting) -> bool:
+    """Whether every device's memory holds its part: a baseline's need not."""
+    return not len(_misfits(prices, made))
+
+
+def _misfits(prices: Prices, made: Cutting) -> Integers:
+    """The devices whose memory does not hold their rectangle and its operands."""
+    bounds = made.bounds
+    room = prices.rows_that_fit((bounds[:, 3] - bounds[:, 2]).astype(np.float64), made.used)
+    found: Integers = made.used[bounds[:, 1] - bounds[:, 0] > room]
+    return found
+
+
+def _evened(prices: Prices, policy: Policy, chosen: Cutting) -> Cutting | None:
+    """The same layout with the heights and widths at which all finish together."""
+    count = len(prices.pool)
+    heights, widths = np.zeros(count), np.zeros(count)
+    heights[chosen.used] = chosen.bounds[:, 1] - chosen.bounds[:, 0]
+    widths[chosen.used] = chosen.bounds[:, 3] - chosen.bounds[:, 2]
+    prices = prices.shared_port(heights, widths)
+    by_column = np.lexsort((chosen.bounds[:, 0], chosen.bounds[:, 2]))
+    order = chosen.used[by_column]
+    _, first, counts = np.unique(chosen.bounds[by_column, 2], return_index=True, return_counts=True)
+    cell_s = np.maximum(_cell_s(prices, prices.rates(heights, widths)), _LEAST_S)
+    areas = evened(prices, cell_s, order, counts, widths[order][first])
+    stays = areas >= 1.0
+    left = np.add.reduceat(stays.astype(np.int64), first)
+    return _laid_out(prices, policy, order[stays], left[left > 0], areas[stays])
+
+
+def _cell_s(prices: Prices, rates: Floats) -> Floats:
+    """Seconds of each device to move and compute an element, its row and column being there."""
+    move_s = (prices.cell_bytes + prices.out_bytes) / prices.bandwidth
+    compute_s = prices.flops_per_element / prices.pool.effective(rates)
+    return np.where(prices.pool.overlaps, np.maximum(move_s, compute_s), move_s + compute_s)
 
 
 def _columns_round(
-    prices: Prices, policy: Policy, heights: Floats, widths: Floats, rates: Floats
+    prices: Prices,
+    policy: Policy,
+    heights: Floats,
+    widths: Floats,
+    rates: Floats,
+    has_room: Flags,
 ) -> Cutting | None:
     height, width = prices.shape.rows, prices.shape.columns
     fetch_s = (heights * prices.row_bytes + widths * prices.column_bytes) / prices.bandwidth
-    move_s = (prices.cell_bytes + prices.out_bytes) / prices.bandwidth
-    compute_s = prices.flops_per_element / prices.pool.effective(rates)
-    both_s = np.where(prices.pool.overlaps, np.maximum(move_s, compute_s), move_s + compute_s)
-    caps = prices.area_that_fits(height * width)
+    caps = np.where(has_room, prices.area_that_fits(height * width), 0)
     if float(caps.sum(dtype=np.float64)) < height * width:
         return None
-    ready_s, unit_s = prices.start_s + fetch_s, np.maximum(both_s, _LEAST_S)
+    ready_s, unit_s = prices.start_s + fetch_s, np.maximum(_cell_s(prices, rates), _LEAST_S)
     shares = selected(height * width, ready_s, unit_s, caps, policy)
     used = np.flatnonzero(shares)
     areas = shares[used].astype(np.float64)
     order, counts = shapes.columns(areas, height, width)
-    layout = shapes.snapped(order, counts, areas, height, width)
+    return _laid_out(prices, policy, used[order], counts, areas[order])
+
+
+def _laid_out(
+    prices: Prices, policy: Policy, devices: Integers, counts: Integers, areas: Floats
+) -> Cutting | None:
+    """Devices column by column with about these areas; None if some would have no row."""
+    if not len(devices):
+        return None
+    in_place = np.arange(len(devices))
+    layout = shapes.snapped(in_place, counts, areas, prices.shape.rows, prices.shape.columns)
     if layout is None:
         return None
-    bounds = np.empty((len(used), 4), dtype=np.int64)
-    bounds[layout.order] = layout.bounds()
-    made = finished("columns", prices, policy, used, bounds)
-    fits = prices.rows_that_fit((bounds[:, 3] - bounds[:, 2]).astype(np.float64), used)
-    return made if bool((bounds[:, 1] - bounds[:, 0] <= fits).all()) else None
+    by_number = np.argsort(devices)
+    return finished("columns", prices, policy, devices[by_number], layout.bounds()[by_number])
 
 
 def finished(
@@ -299,9 +363,7 @@ def finished(
     heights, widths = np.zeros(count), np.zeros(count)
     heights[used] = bounds[:, 1] - bounds[:, 0]
     widths[used] = bounds[:, 3] - bounds[:, 2]
-    flags = np.zeros(count, dtype=np.bool_)
-    flags[used] = True
-    prices = prices.shared_port(flags)
+    prices = prices.shared_port(heights, widths)
     rates = prices.rates(heights, widths)
     all_costs = prices.costs(heights, widths, rates)
     costs = Costs(

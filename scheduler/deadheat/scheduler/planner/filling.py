@@ -45,19 +45,23 @@ def fill(
     Raises LimitReached if no memory holds them."""
     whole = price(program, operation, program.types[operation.result].whole(), pool)
     total = sum(piece.area for piece in pieces)
-    largest = max(pieces, key=lambda piece: piece.area)
-    side = np.full(len(pool), np.sqrt(max(1.0, total / len(pool))))
-    heights, widths = np.minimum(side, largest.rows), np.minimum(side, largest.columns)
+    # Pieces are cut across their longer side: whoever gets a part of one fetches what its short
+    # side needs, and more with each unit of its long side.
+    short = sum(piece.area * min(piece.rows, piece.columns) for piece in pieces) / max(1, total)
+    even = max(1.0, total / len(pool))
+    heights = np.full(len(pool), min(short, even**0.5))
+    widths = even / heights
     rates = whole.rates(heights, widths)
-    fetch_s = (heights * whole.row_bytes + widths * whole.column_bytes) / whole.bandwidth
-    move_s = (whole.cell_bytes + whole.out_bytes) / whole.bandwidth
+    each = np.maximum(whole.row_bytes, whole.column_bytes)
+    fetch_s = heights * each / whole.bandwidth
+    move_s = (each / heights + whole.cell_bytes + whole.out_bytes) / whole.bandwidth
     compute_s = whole.flops_per_element / pool.effective(rates)
     both_s = np.where(pool.overlaps, np.maximum(move_s, compute_s), move_s + compute_s)
     caps = whole.area_that_fits(total)
     if float(caps.sum(dtype=np.float64)) < total:
         raise no_room(whole, "elements", total)
     areas = selected(total, whole.start_s + fetch_s, np.maximum(both_s, 1e-15), caps, policy)
-    whole = whole.shared_port(areas > 0)
+    whole = whole.shared_port(areas / heights * (areas > 0), heights)
     return whole, _carve(whole, rates, pieces, areas)
 
 

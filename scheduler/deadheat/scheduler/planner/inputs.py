@@ -47,8 +47,6 @@ class Policy:
     subtask_cost_s: float = SUBTASK_COST_S
     #: Whether a product may be cut along its inner dimension, which changes the order of summation.
     may_split_inner: bool = True
-    #: Flops a second of the process that asks, where it said so: it might do it alone.
-    client_flops: float | None = None
 
 
 @dataclass(frozen=True)

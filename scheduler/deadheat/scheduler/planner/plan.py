@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from deadheat.runtime.programs import Program, Rectangle
+from deadheat.runtime.units import format_seconds
 from deadheat.scheduler.planner.amdahl import CurvePoint
 from deadheat.scheduler.planner.pool import Flags, Floats, Integers, Pool
 
@@ -82,11 +83,13 @@ class Unused:
         start_s, fetch_s = float(self.start_s[entry]), float(self.fetch_s[entry])
         if not self.fits[entry]:
             return "its memory does not hold the operands"
+        finish = format_seconds(self.makespan_s)
         if start_s >= self.makespan_s:
-            return f"it could only start at {start_s:.3f} s, when the others finish"
+            return f"it could not start before {format_seconds(start_s)}; all is done at {finish}"
         if start_s + fetch_s >= self.makespan_s:
-            return f"fetching its operands would take {fetch_s:.3f} s, until the others finish"
-        return f"it would save less time than it costs (start at {start_s:.3f} s)"
+            fetched = format_seconds(start_s + fetch_s)
+            return f"it would not have its operands before {fetched}; all is done at {finish}"
+        return "one more piece would cost more time than it saves"
 
 
 _NONE: Final = np.zeros(0)

@@ -197,12 +197,10 @@ def _alternatives(
         best = alone or cutting.single(prices, policy)
         found.append(Alternative(names.single, best.makespan_s if best else None))
         equal = cutting.weighted_rows(prices, policy, np.ones(len(prices.pool)))
-        found.append(Alternative(names.equal, equal.makespan_s))
+        is_possible = cutting.fits(prices, equal)
+        found.append(Alternative(names.equal, equal.makespan_s if is_possible else None))
         if half := _half(prices, policy, tried[0]):
             found.append(half)
-    if policy.client_flops:
-        flops = prices.flops_per_element * prices.shape.rows * prices.shape.columns
-        found.append(Alternative("your own process", flops / policy.client_flops))
     return tuple(found)
 
 
@@ -218,7 +216,8 @@ def _half(prices: Prices, policy: Policy, chosen: Cutting) -> Alternative | None
     weights[better] = rates[better]
     shares = apportioned(prices.shape.rows, weights)
     made = cutting.weighted_rows(prices, policy, np.maximum(shares, 0.0))
-    return Alternative(f"only the {len(better)} devices with the largest shares", made.makespan_s)
+    name = f"only the {len(better)} devices with the largest shares"
+    return Alternative(name, made.makespan_s if cutting.fits(prices, made) else None)
 
 
 def _unused(prices: Prices, chosen: Cutting) -> Unused:

@@ -6,8 +6,8 @@ them), computes h * w elements, and sends them back:
     finish = ready + launch + latency + transfer + compute
 
 or, where blocks travel while others are computed, the larger of the last two. All devices that are
-not on the store's host share the store's one port; each gets an equal part of it, or as much as its
-own link takes (max-min fairness), while all of them fetch.
+not on the store's host share the store's one port: while all of them fetch each gets an equal part
+of it, or as much as its own link takes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from deadheat.runtime.programs import (
     Rectangle,
     Sum,
 )
-from deadheat.scheduler.planner.pool import Flags, Floats, Integers, Pool
+from deadheat.scheduler.planner.pool import Floats, Integers, Pool
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,34 +102,35 @@ class Prices:
         side = memory / (half + np.sqrt(half * half + cell * memory))
         return np.floor(np.minimum(side * side, float(most))).astype(np.int64)
 
-    def shared_port(self, used: Flags) -> Prices:
-        """The same when these devices fetch at once through the store's one port."""
-        far = used & ~self.pool.is_local
-        links = self.pool.bandwidth_bytes_per_s
-        if not far.any() or float(links[far].sum()) <= self.pool.store_bytes_per_s:
+    def shared_port(self, heights: Floats, widths: Floats) -> Prices:
+        """The same when these rectangles (0 for none) are fetched at once through the store's one
+        port: each device's link becomes as slow as it is on the average meanwhile."""
+        links, port = self.pool.bandwidth_bytes_per_s, self.pool.store_bytes_per_s
+        into = (heights * self.row_bytes + widths * self.column_bytes) * (heights > 0)
+        into += heights * widths * self.cell_bytes
+        far = into > 0
+        if not far.any() or float(links[far].sum()) <= port:
             return replace(self, bandwidth=links)
         given = np.array(links, copy=True)
-        given[far] = fair_rates(links[far], self.pool.store_bytes_per_s)
+        given[far] = into[far] / shared_port_s(into[far], links[far], port)
         # One that is not used now would get a part like any other.
-        rest = ~used & ~self.pool.is_local
-        given[rest] = np.minimum(links[rest], self.pool.store_bytes_per_s / (far.sum() + 1))
+        rest = ~far & ~self.pool.is_local
+        given[rest] = np.minimum(links[rest], port / (far.sum() + 1))
         return replace(self, bandwidth=given)
 
 
-def fair_rates(links: Floats, port: float) -> Floats:
-    """Max-min fair parts of a port: narrow links are filled, the others share the rest evenly."""
-    order = np.argsort(links, kind="stable")
-    narrow_first = links[order]
-    behind = len(links) - np.arange(len(links))
-    left = port - np.concatenate([[0.0], np.cumsum(narrow_first)[:-1]])
-    even = left / behind
-    wide = np.flatnonzero(narrow_first > even)
-    given = np.array(narrow_first, copy=True)
-    if len(wide):
-        given[wide[0] :] = even[wide[0]]
-    found = np.empty_like(given)
-    found[order] = given
-    return found
+def shared_port_s(sizes: Floats, links: Floats, port: float) -> Floats:
+    """Seconds of transfers that begin together and share a port evenly, none faster than its link.
+
+    Processor sharing: in order of size, the k-th ends when all before it have got their bytes and
+    those that are left have got as many as it.
+    """
+    order = np.argsort(sizes, kind="stable")
+    rising = sizes[order]
+    steps = np.diff(np.concatenate([[0.0], rising])) * (len(sizes) - np.arange(len(sizes)))
+    found = np.empty_like(rising)
+    found[order] = np.cumsum(steps) / port
+    return np.maximum(found, sizes / links)
 
 
 def price(program: Program, operation: Operation, rectangle: Rectangle, pool: Pool) -> Prices:

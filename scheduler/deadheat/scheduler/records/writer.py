@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -41,12 +42,19 @@ class Writer:
         self.is_stalled = False
         self.problem = ""
         self._connection: Connection | None = None
+        self._began_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="records-writer", daemon=True)
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
         return self._thread.is_alive()
+
+    @property
+    def busy_s(self) -> float:
+        """How long the commit at hand has taken: one that neither ends nor fails is stuck."""
+        began_s = self._began_s
+        return 0.0 if began_s is None else time.monotonic() - began_s
 
     def submit(self, changes: Sequence[Change], done: Callable[[], object]) -> None:
         if self._queue.qsize() >= MAX_QUEUED:
@@ -92,6 +100,7 @@ class Writer:
 
     def _commit_until_done(self, group: list[Batch]) -> None:
         while group:
+            self._began_s = time.monotonic()
             try:
                 connection = self._connected()
                 with connection.begin():
@@ -99,6 +108,7 @@ class Writer:
                     statements.apply(connection, changes, self._clock)
             except SQLAlchemyError as error:
                 self._disconnect()
+                self._began_s = None
                 self.is_stalled, self.problem = True, str(error.__cause__ or error)
                 log.warning(
                     f"cannot commit, trying again: {self.problem}",
@@ -107,6 +117,7 @@ class Writer:
                 if self._stopping.wait(RETRY_S):
                     return
             else:
+                self._began_s = None
                 self.is_stalled = False
                 for _, done in group:
                     done()

@@ -12,6 +12,7 @@ from deadheat.scheduler.core import events
 from deadheat.scheduler.core.machine import NodeState
 from deadheat.scheduler.core.state import Device, Node
 from deadheat.scheduler.service import convert
+from deadheat.scheduler.service.once import Once
 from deadheat.scheduler.service.shell import Shell
 from deadheat.scheduler.service.storelink import StoreLink
 from deadheat.v1 import cluster_pb2 as pb
@@ -25,6 +26,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         self._shell = shell
         self._store = store
         self._cluster_id = cluster_id
+        self._once = Once()
 
     async def GetCluster(
         self, request: pb.ClusterServiceGetClusterRequest, context: Context
@@ -46,14 +48,20 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
     async def Drain(
         self, request: pb.ClusterServiceDrainRequest, context: Context
     ) -> pb.ClusterServiceDrainResponse:
-        await self._shell.settle(events.DrainAsked(request.node, request.reason[:256]))
-        return pb.ClusterServiceDrainResponse(state=self._state(request.node))
+        async def drain() -> pb.ClusterServiceDrainResponse:
+            await self._shell.settle(events.DrainAsked(request.node, request.reason[:256]))
+            return pb.ClusterServiceDrainResponse(state=self._state(request.node))
+
+        return await self._once.answer("Drain", request.request_id, drain)
 
     async def Resume(
         self, request: pb.ClusterServiceResumeRequest, context: Context
     ) -> pb.ClusterServiceResumeResponse:
-        await self._shell.settle(events.ResumeAsked(request.node))
-        return pb.ClusterServiceResumeResponse(state=self._state(request.node))
+        async def resume() -> pb.ClusterServiceResumeResponse:
+            await self._shell.settle(events.ResumeAsked(request.node))
+            return pb.ClusterServiceResumeResponse(state=self._state(request.node))
+
+        return await self._once.answer("Resume", request.request_id, resume)
 
     def _state(self, name: str) -> pb.NodeState.ValueType:
         node = self._shell.core.world.nodes.get(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -14,13 +14,14 @@ from deadheat.runtime import rpc, wire
 from deadheat.runtime.errors import Conflict, InvalidInput, NotFound
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.programs import MatrixType, Operand, Program
-from deadheat.scheduler.core import events
+from deadheat.scheduler.core import events, explaining
 from deadheat.scheduler.core.machine import JobState
-from deadheat.scheduler.core.report import report_of
+from deadheat.scheduler.core.report import JobReport, report_of
 from deadheat.scheduler.core.state import Job
 from deadheat.scheduler.records.reading import Reader
 from deadheat.scheduler.service import convert
 from deadheat.scheduler.service.admission import Admission, estimate_to_wire
+from deadheat.scheduler.service.once import MAX_REQUEST_ID, Once
 from deadheat.scheduler.service.shell import Shell
 from deadheat.scheduler.service.storelink import StoreLink
 from deadheat.v1 import job_pb2 as pb
@@ -43,6 +44,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         self._reader = reader
         self._admission = Admission(shell)
         self._submitting: dict[str, asyncio.Future[str]] = {}
+        self._once = Once()
 
     # Submitting
 
@@ -50,8 +52,9 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         self, request: pb.JobServiceSubmitRequest, context: Context
     ) -> pb.JobServiceSubmitResponse:
         request_id = request.request_id
-        if not request_id or len(request_id) > 128:
-            raise InvalidInput("request_id must be 1 to 128 characters", field="request_id")
+        if not request_id or len(request_id) > MAX_REQUEST_ID:
+            message = f"request_id must be 1 to {MAX_REQUEST_ID} characters"
+            raise InvalidInput(message, field="request_id")
         if known := self._shell.core.world.requests.get(request_id):
             return pb.JobServiceSubmitResponse(job_id=known)
         if under_way := self._submitting.get(request_id):
@@ -124,15 +127,21 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         return pb.JobServiceGetResponse(job=await self._report(job_id))
 
     async def _report(self, job_id: str) -> pb.Job:
-        clock = self._shell.clock
+        report = await self._found(job_id)
+        if job := self._shell.core.world.jobs.get(job_id):
+            return convert.job_to_wire(report, self._shell.clock, _results(job))
+        results = await self._old_results(job_id) if report.state is JobState.DONE else []
+        return convert.job_to_wire(report, self._shell.clock, results)
+
+    async def _found(self, job_id: str) -> JobReport:
+        """The report of a job that is remembered or recorded; raises NotFound."""
         if job := self._shell.core.world.jobs.get(job_id):
             kinds = {id_: d.facts.kind for id_, d in self._shell.core.world.devices.items()}
-            return convert.job_to_wire(report_of(job, kinds), clock, _results(job))
+            return report_of(job, kinds)
         report = await asyncio.to_thread(self._reader.job_report, job_id)
         if report is None:
             raise _unknown(job_id)
-        results = await self._old_results(job_id) if report.state is JobState.DONE else []
-        return convert.job_to_wire(report, clock, results)
+        return report
 
     async def _resolve(self, job_id: str, user: str) -> str:
         """The job's id; "last" is the newest job of that user."""
@@ -222,25 +231,31 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
     async def Cancel(
         self, request: pb.JobServiceCancelRequest, context: Context
     ) -> pb.JobServiceCancelResponse:
-        job_id = await self._resolve(request.job_id, request.user)
-        job = self._shell.core.world.jobs.get(job_id)
-        if job is None:
-            return pb.JobServiceCancelResponse(state=(await self._report(job_id)).state)
-        await self._shell.settle(events.CancelAsked(job_id))
-        return pb.JobServiceCancelResponse(state=convert.JOB_STATES[job.state])
+        async def cancel() -> pb.JobServiceCancelResponse:
+            job_id = await self._resolve(request.job_id, request.user)
+            job = self._shell.core.world.jobs.get(job_id)
+            if job is None:
+                return pb.JobServiceCancelResponse(state=(await self._report(job_id)).state)
+            await self._shell.settle(events.CancelAsked(job_id))
+            return pb.JobServiceCancelResponse(state=convert.JOB_STATES[job.state])
+
+        return await self._once.answer("Cancel", request.request_id, cancel)
 
     async def Explain(
         self, request: pb.JobServiceExplainRequest, context: Context
     ) -> pb.JobServiceExplainResponse:
         job_id = await self._resolve(request.job_id, request.user)
+        report = await self._found(job_id)
+        plans: list[tuple[Mapping[str, object], str]]
         if job := self._shell.core.world.jobs.get(job_id):
-            text, plans = "\n\n".join(job.plan_texts), list(job.plan_documents)
+            plans = list(zip(job.plan_documents, job.plan_texts))
         else:
-            await self._report(job_id)
-            found = await asyncio.to_thread(self._reader.plans, job_id)
-            text, plans = "\n\n".join(text for _, text in found), [plan for plan, _ in found]
-        document = json.dumps({"job": job_id, "plans": plans}, allow_nan=False)
-        return pb.JobServiceExplainResponse(text=text or "not planned yet", json=document)
+            plans = list(await asyncio.to_thread(self._reader.plans, job_id))
+        document = explaining.document(report, [plan for plan, _ in plans])
+        return pb.JobServiceExplainResponse(
+            text=explaining.story(report, [text for _, text in plans]),
+            json=json.dumps(document, allow_nan=False),
+        )
 
     async def Estimate(
         self, request: pb.JobServiceEstimateRequest, context: Context

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Final
+
+import numpy as np
+import numpy.typing as npt
 
 from deadheat.runtime.programs import Rectangle
 
@@ -35,12 +38,17 @@ class Panel:
     right: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """Panels in their order, and the area before each and in all."""
 
     panels: Sequence[Panel]
     areas: Sequence[int]
+
+    @cached_property
+    def sizes(self) -> npt.NDArray[np.float64]:
+        """The area of each panel."""
+        return np.diff(np.asarray(self.areas, dtype=np.float64))
 
     def row_done(self, count: int) -> int:
         """Whole rows below this one are computed when `count` panels are."""

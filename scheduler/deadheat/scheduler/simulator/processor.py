@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from deadheat.scheduler.simulator import panels
 from deadheat.scheduler.simulator.curves import Supply
 from deadheat.scheduler.simulator.scenario import DeviceSpec
 from deadheat.scheduler.simulator.tasks import Task
-
-#: Up to so many panels plain Python is faster than arrays.
-FEW_PANELS: Final = 16
 
 Schedule = Callable[[float, Callable[[Any], None], Any], None]
 
@@ -114,18 +111,15 @@ class Processor:
             return
         if self._random is None:
             self._random = np.random.default_rng(self._seeds)
-        count = len(areas) - 1 - known
-        factors = np.exp(self._random.standard_normal(count) * self._spec.noise)
-        ends = list(task.efforts[: known + 1])
-        if count <= FEW_PANELS:
-            end = ends[known]
-            for index, factor in enumerate(factors.tolist(), start=known):
-                end += (areas[index + 1] - areas[index]) * pace_s * factor
-                ends.append(end)
-        else:
-            sizes = np.diff(np.asarray(areas[known:], dtype=np.float64))
-            ends += (ends[known] + np.cumsum(sizes * factors) * pace_s).tolist()
-        task.efforts = ends
+        factors = self._random.standard_normal(len(areas) - 1 - known)
+        factors *= self._spec.noise
+        np.exp(factors, out=factors)
+        factors *= task.layout.sizes[known:]
+        factors *= pace_s
+        # Panels that are known keep what chance gave them.
+        before = task.efforts[known]
+        ends = (before + np.cumsum(factors)).tolist()
+        task.efforts = [*task.efforts[: known + 1], *ends]
 
     def _run_first(self, now: float) -> None:
         self._is_cancelled = False

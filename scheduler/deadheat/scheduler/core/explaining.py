@@ -1,0 +1,103 @@
+"""The story of a job, for `explain`: how it went, then every plan with its cause and reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from deadheat.runtime.units import format_seconds
+from deadheat.scheduler.core.machine import JobState
+from deadheat.scheduler.core.report import JobReport
+
+#: Devices of a job that are listed one by one.
+MAX_LISTED: Final = 40
+
+
+def story(report: JobReport, plans: Sequence[str]) -> str:
+    """Text for people; `plans` are the texts of its plans, in order."""
+    return "\n\n".join([_outcome(report), *plans]) if plans else _outcome(report)
+
+
+def document(report: JobReport, plans: Sequence[Mapping[str, object]]) -> Mapping[str, object]:
+    """The same for programs: how it went, and the documents of its plans."""
+    failure = report.failure
+    return {
+        "job": report.id,
+        "state": report.state.value,
+        "makespan_s": report.makespan_s,
+        "predicted_makespan_s": report.predicted_makespan_s,
+        "finish_spread": report.finish_spread,
+        "efficiency": report.efficiency,
+        "serial_s": report.serial_s,
+        "parallel_s": _parallel_s(report),
+        "serial_fraction": report.serial_fraction,
+        "resplits": report.resplits,
+        "error": {"code": failure.code, "message": failure.message} if failure else None,
+        "plans": list(plans),
+    }
+
+
+def _parallel_s(report: JobReport) -> float | None:
+    """Seconds in which devices worked: from the first sub-task's start to the last one's end."""
+    starts = [p.start_s for p in report.placements if p.start_s is not None]
+    if report.makespan_s is None or not starts:
+        return None
+    return max(0.0, report.makespan_s - min(starts))
+
+
+def _outcome(report: JobReport) -> str:
+    if report.state is not JobState.DONE or report.makespan_s is None:
+        return _unfinished(report)
+    predicted = _seconds(report.predicted_makespan_s)
+    took = f"done in {_seconds(report.makespan_s)}, predicted {predicted}"
+    lines = [f"job {report.id} ({report.kind}): {took}"]
+    width = max((len(device.device) for device in report.devices), default=0)
+    lines += [
+        f"  {device.device:<{width}}  did {device.share:6.1%}, finished at "
+        f"{_seconds(device.finish_s)}, predicted {_seconds(device.predicted_finish_s)}"
+        for device in report.devices[:MAX_LISTED]
+    ]
+    if len(report.devices) > MAX_LISTED:
+        lines.append(f"  and {len(report.devices) - MAX_LISTED} devices more")
+    if report.finish_spread is not None and len(report.devices) > 1:
+        again = "once" if report.resplits == 1 else f"{report.resplits} times"
+        moved = f"work was moved {again}" if report.resplits else "no work had to be moved"
+        lines.append(
+            f"  the first and the last device finished {report.finish_spread:.1%} of that time "
+            f"apart; {moved}"
+        )
+    lines += _amdahl(report)
+    return "\n".join(lines)
+
+
+def _amdahl(report: JobReport) -> list[str]:
+    parallel_s = _parallel_s(report)
+    if report.serial_s is None or parallel_s is None:
+        return []
+    line = (
+        f"  devices worked for {_seconds(parallel_s)}; planning, sending and collecting took "
+        f"{_seconds(report.serial_s)}"
+    )
+    if report.serial_fraction is not None:
+        line += f"; as if {report.serial_fraction:.1%} of the work had been serial (Karp-Flatt)"
+    lines = [line]
+    if report.efficiency is not None:
+        lines.append(
+            f"  {report.efficiency:.0%} of what all devices had to give, by their samples, was used"
+        )
+    return lines
+
+
+def _unfinished(report: JobReport) -> str:
+    line = f"job {report.id} ({report.kind}): {report.state.value}"
+    if report.failure:
+        line += f", {report.failure.message}"
+    elif report.note:
+        line += f", {report.note}"
+    elif report.predicted_makespan_s is not None:
+        line += f", predicted to take {_seconds(report.predicted_makespan_s)}"
+    return line
+
+
+def _seconds(value: float | None) -> str:
+    return "?" if value is None else format_seconds(value)
