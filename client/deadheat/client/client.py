@@ -93,21 +93,21 @@ class Client(Products):
         if self._opened:
             return
         with self._starting:
-            if self._opened or self._is_closed:
+            if self._opened:
                 return
+            if self._is_closed:
+                raise Unavailable("the client is closed")
             self._own_cluster = LocalCluster()
             self._open(ClientSettings(self._own_cluster.address, is_explicit=True, tls=None))
 
     @property
     def _connection(self) -> Connection:  # type: ignore[override]
-        if self._opened is None:
-            raise Unavailable("the client is closed" if self._is_closed else "not connected yet")
+        assert self._opened, "_ensure_cluster() first"
         return self._opened[0]
 
     @property
     def _transfers(self) -> Transfers:  # type: ignore[override]
-        if self._opened is None:
-            raise Unavailable("the client is closed" if self._is_closed else "not connected yet")
+        assert self._opened, "_ensure_cluster() first"
         return self._opened[1]
 
     async def _hear(self) -> News:
