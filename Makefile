@@ -7,7 +7,7 @@ PYTHON ?= $(shell for v in 14 13 12 11; do command -v python3.$$v >/dev/null 2>&
 	python3.$$v -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && \
 	echo python3.$$v && exit; done; echo python3)
 
-.PHONY: demo test check proto bench docs pictures wheel test-wheel clean
+.PHONY: demo test check proto bench bench-full docs pictures wheel test-wheel clean
 
 demo: $(VENV)/demo
 	$(PY) -m deadheat.cli demo
@@ -29,6 +29,10 @@ proto: $(VENV)/dev
 
 bench: $(VENV)/dev
 	$(PY) -m benchmarks $(ARGS)
+
+# Against others, which are installed only for this. Goes on where it was interrupted.
+bench-full: $(VENV)/bench
+	$(PY) -m benchmarks.full $(ARGS)
 
 docs: $(VENV)/dev
 	$(PY) tools/make_docs.py
@@ -62,6 +66,10 @@ $(VENV)/bin/python:
 
 $(VENV)/demo: $(VENV)/bin/python pyproject.toml
 	$(PY) -m pip install --quiet --editable '.[demo]'
+	@touch $@
+
+$(VENV)/bench: $(VENV)/dev pyproject.toml
+	$(PY) -m pip install --quiet --editable '.[bench]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/bin/python pyproject.toml

@@ -18,6 +18,7 @@ from benchmarks.measuring import Figure
 CASES = (
     "command",
     "small",
+    "latency",
     "dead_heat",
     "planner_exact",
     "planner_scenarios",

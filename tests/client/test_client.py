@@ -310,6 +310,14 @@ def test_a_client_without_a_scheduler_brings_its_own(
         close_to_numpy(client.matmul(a, a, where="cluster"), a, a)
 
 
+def test_a_closed_client_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deadheat.runtime.settings.DEFAULT_SCHEDULER", "127.0.0.1:9")
+    client = Client()
+    client.close()
+    with pytest.raises(Unavailable, match="the client is closed"):
+        client.nodes()
+
+
 def test_no_agent_at_all_the_job_waits_and_says_so(tmp_path: Path) -> None:
     with LocalCluster([], state_dir=tmp_path) as empty, Client(empty.address) as client:
         job = client.submit_matmul(np.ones((5, 5)), np.ones((5, 5)), timeout=1.0)

@@ -42,11 +42,14 @@ def test_who_is_interrupted_while_submitting_leaves_no_job(
     jobs: list[str] = []
     submit = Client._ask_to_submit
 
-    async def slowly(self: Client, request: job_pb2.JobServiceSubmitRequest) -> str:
-        jobs.append(await submit(self, request))
+    async def slowly(
+        self: Client, request: job_pb2.JobServiceSubmitRequest
+    ) -> job_pb2.JobServiceSubmitResponse:
+        answer = await submit(self, request)
+        jobs.append(answer.job_id)
         accepted.set()
         await asyncio.sleep(0.2)  # The answer is on its way.
-        return jobs[0]
+        return answer
 
     monkeypatch.setattr(Client, "_ask_to_submit", slowly)
     calls: list[Any] = []

@@ -120,6 +120,31 @@ def test_predictions_of_the_cluster_are_corrected_by_what_jobs_took() -> None:
     assert made.is_here(big)
 
 
+def test_one_disturbed_product_does_not_send_the_next_one_away() -> None:
+    made, _ = places(device(25 * GB), device(25 * GB))
+    made.shares_memory = True
+    medium = work(2.0 * 1024**3)
+    for _ in range(4):
+        made.took_here(medium, 1.0)
+        assert made.is_here(medium)
+    made.took_here(medium, 1.0)
+    assert not made.is_here(medium), "five in a row are no accident"
+
+
+def test_a_long_product_is_worth_a_fresh_measurement() -> None:
+    made, cluster = places(device(1.0), own=1.0)
+    cluster.clock.now += 10.0
+    clock = cluster.clock
+
+    def ticking() -> float:
+        clock.now += 0.001
+        return clock.now
+
+    made._clock = ticking
+    made.is_here(work(1e12))
+    assert made._rates["float64"].flops > 1e9, "measured, where it was 1 flop a second before"
+
+
 def test_devices_share_the_work_from_when_they_are_free() -> None:
     news = News([device(10 * GB), device(10 * GB, 1.0), device(10 * GB, 9.0)], 0.0, 0.0)
     # One second alone, then half each: 1 + (30 - 10) / 20.

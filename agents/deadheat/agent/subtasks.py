@@ -166,19 +166,25 @@ class Subtasks:
 
     async def _fetch(self, assign: pb.Assign) -> None:
         subtask = assign.subtask_id
-        # While the store is away (killed and started again, or the scheduler's too) work waits.
-        retrying = AsyncRetrying(
-            stop=stop_after_delay(STORE_PATIENCE_S),
-            wait=wait_random_exponential(multiplier=0.1, max=2.0),
-            retry=retry_if_exception_type(Unavailable),
-            reraise=True,
-        )
         try:
-            self._prepared[subtask] = await retrying(self._blocks.prepare, assign)
+            self._prepared[subtask] = await self._prepare(assign)
         except DeadheatError as error:
             self._do(self._attempts.failed(subtask, error.code, error.message, row_done=None))
             return
         self._do(self._attempts.fetched(subtask))
+
+    async def _prepare(self, assign: pb.Assign) -> Prepared:
+        try:
+            return await self._blocks.prepare(assign)
+        except Unavailable:
+            # While the store is away (killed and started again, or the scheduler's too) work waits.
+            retrying = AsyncRetrying(
+                stop=stop_after_delay(STORE_PATIENCE_S),
+                wait=wait_random_exponential(multiplier=0.1, max=2.0),
+                retry=retry_if_exception_type(Unavailable),
+                reraise=True,
+            )
+            return await retrying(self._blocks.prepare, assign)
 
     def _run(self, subtask: str) -> None:
         prepared, assign = self._prepared[subtask], self._attempts.assign_of(subtask)

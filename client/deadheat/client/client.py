@@ -93,21 +93,21 @@ class Client(Products):
         if self._opened:
             return
         with self._starting:
-            if self._opened or self._is_closed:
+            if self._opened:
                 return
+            if self._is_closed:
+                raise Unavailable("the client is closed")
             self._own_cluster = LocalCluster()
             self._open(ClientSettings(self._own_cluster.address, is_explicit=True, tls=None))
 
     @property
     def _connection(self) -> Connection:  # type: ignore[override]
-        if self._opened is None:
-            raise Unavailable("the client is closed" if self._is_closed else "not connected yet")
+        assert self._opened, "_ensure_cluster() first"
         return self._opened[0]
 
     @property
     def _transfers(self) -> Transfers:  # type: ignore[override]
-        if self._opened is None:
-            raise Unavailable("the client is closed" if self._is_closed else "not connected yet")
+        assert self._opened, "_ensure_cluster() first"
         return self._opened[1]
 
     async def _hear(self) -> News:
@@ -145,15 +145,29 @@ class Client(Products):
 
     # Watching
 
-    def _watch(self, job: Job, shape: tuple[int, ...] | None, keep: bool) -> None:
-        task = asyncio.get_running_loop().create_task(self._follow(job, shape, keep))
+    def _watch(
+        self,
+        job: Job,
+        shape: tuple[int, ...] | None,
+        keep: bool,
+        said: job_pb2.JobServiceWatchResponse | None = None,
+    ) -> None:
+        task = asyncio.get_running_loop().create_task(self._follow(job, shape, keep, said))
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)
 
-    async def _follow(self, job: Job, shape: tuple[int, ...] | None, keep: bool) -> None:
+    async def _follow(
+        self,
+        job: Job,
+        shape: tuple[int, ...] | None,
+        keep: bool,
+        said: job_pb2.JobServiceWatchResponse | None,
+    ) -> None:
         """Watches a job to its end, across breaks of the connection, and fetches its result."""
         try:
-            last = await self._last_update(job)
+            if said:
+                job.note(said)
+            last = said if said and _is_last(said) else await self._last_update(job)
             if last.state != job_pb2.JOB_STATE_DONE:
                 raise failure_of(last.failure)
             result = last.results[0]
@@ -189,10 +203,7 @@ class Client(Products):
                 async for update in self._connection.jobs.Watch(request):
                     failures = 0
                     job.note(update)
-                    if update.state not in (
-                        job_pb2.JOB_STATE_QUEUED,
-                        job_pb2.JOB_STATE_RUNNING,
-                    ):
+                    if _is_last(update):
                         return update
             except grpc.RpcError as error:
                 problem = rpc.from_rpc_error(error, doing=f"watching job {job.id}")
@@ -252,3 +263,7 @@ class Client(Products):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _is_last(update: job_pb2.JobServiceWatchResponse) -> bool:
+    return update.state not in (job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_RUNNING)

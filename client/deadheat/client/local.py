@@ -21,9 +21,9 @@ from deadheat.runtime.units import format_bytes
 from deadheat.store.npyfiles import read_header
 
 #: Multiply-adds up to which no cluster can be faster: a job costs milliseconds, and a core does
-#: this in one or two. BLAS does float64 at some 25e9 a second; integers have no BLAS, and NumPy's
+#: this in two or three. BLAS does float64 at some 25e9 a second; integers have no BLAS, and NumPy's
 #: loops do about 1e9.
-_BLAS_STEPS: Final = 40_000_000
+_BLAS_STEPS: Final = 64_000_000
 _LOOP_STEPS: Final = 2_000_000
 #: float16 and bfloat16 are not here: they are summed in float32, which NumPy's product does not.
 _STEPS: Final = {

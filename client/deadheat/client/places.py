@@ -8,6 +8,7 @@ our own products, by the stopwatch; the cluster's is what the scheduler says of 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
@@ -41,6 +42,8 @@ OBSERVED_FLOPS: Final = {True: 5e6, False: 1e8}
 #: A rate that is older than this is measured anew before a product that takes a second.
 RATE_S: Final = 2.0
 LONG_S: Final = 1.0
+#: Products of which the fastest tells our rate.
+RECENT: Final = 5
 #: The side of the product that measures our rate, with and without BLAS: 10 to 30 ms.
 PROBE_SIDE: Final = {True: 160, False: 640}
 BIAS_BOUNDS: Final = (0.25, 4.0)
@@ -117,6 +120,23 @@ def cluster_s(work: Work, news: News, *, shares_memory: bool) -> float:
     return JOB_S + 4 * news.round_trip_s + work.moved_bytes / moved_rate + finish_s
 
 
+class _Rate:
+    """How fast this process multiplied lately: the best of a few products. One that somebody
+    disturbed says nothing of the next, and is no reason to ship that."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self.at_s = 0.0
+
+    @property
+    def flops(self) -> float:
+        return max(self._recent)
+
+    def add(self, flops: float, at_s: float) -> None:
+        self._recent.append(flops)
+        self.at_s = at_s
+
+
 class Places:
     """What one client knows of its own speed and of its cluster's. `ask` starts a question to the
     cluster; None while there is none, and then everything is done here."""
@@ -129,7 +149,7 @@ class Places:
         self.ask = ask
         self.shares_memory = False
         self._clock = clock
-        self._rates: dict[str, tuple[float, float]] = {}
+        self._rates: dict[str, _Rate] = {}
         self._news: News | None = None
         self._asked: Future[News] | None = None
         self._bias = 1.0
@@ -157,19 +177,17 @@ class Places:
     def took_here(self, work: Work, seconds: float) -> None:
         """A product was computed in this process."""
         if work.local_flops >= OBSERVED_FLOPS[work.is_exact] and seconds > 0.0:
-            rate = work.local_flops / seconds
-            if known := self._rates.get(work.dtype):
-                rate = (rate + known[0]) / 2
-            self._rates[work.dtype] = (rate, self._clock())
+            known = self._rates.setdefault(work.dtype, _Rate())
+            known.add(work.local_flops / seconds, self._clock())
 
-    def _rate(self, work: Work, known: tuple[float, float] | None) -> float:
-        now = self._clock()
+    def _rate(self, work: Work, known: _Rate | None) -> float:
         if known is not None:
-            is_long = work.local_flops / known[0] >= LONG_S
-            if not is_long or now - known[1] < RATE_S:
-                return known[0]
+            is_long = work.local_flops / known.flops >= LONG_S
+            if not is_long or self._clock() - known.at_s < RATE_S:
+                return known.flops
+        measured = self._rates[work.dtype] = _Rate()
         rate = _measured_flops(work.dtype, PROBE_SIDE[work.is_exact], self._clock)
-        self._rates[work.dtype] = (rate, self._clock())
+        measured.add(rate, self._clock())
         return rate
 
     # The cluster's

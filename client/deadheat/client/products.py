@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import grpc
-
 from deadheat.client import arrays, local
-from deadheat.client.arrays import Array, ArrayLike, Checked, Source
+from deadheat.client.arrays import Array, ArrayLike
 from deadheat.client.choices import (
     ACTIVATIONS,
     CUTS,
@@ -26,56 +22,23 @@ from deadheat.client.choices import (
     choice,
     number,
 )
-from deadheat.client.inquiries import Inquiries
 from deadheat.client.jobs import Job
-from deadheat.client.places import Places, Work
+from deadheat.client.places import Places
 from deadheat.client.progress import shown
-from deadheat.client.transfers import Transfers
-from deadheat.runtime import hosts, rpc, wire
+from deadheat.client.submissions import Asked, Submissions
 from deadheat.runtime.errors import DeadheatError, InvalidInput
-from deadheat.runtime.ids import new_id
 from deadheat.runtime.programs import (
     Chain,
     Gemm,
-    Operand,
-    Program,
     chain_program,
     gemm_program,
-    unique,
 )
 from deadheat.v1 import job_pb2
 
-#: A job's program, once its operands are known by their ids in the store.
-MakeProgram = Callable[[tuple[Operand, ...]], Program]
 
-
-@dataclass(frozen=True)
-class Asked:
-    """What a caller wants, checked: as a job's program, and as a computation here."""
-
-    checked: Checked
-    program: MakeProgram
-    kind: job_pb2.JobKind.ValueType
-    compute: Callable[[], Array]
-    work: Work
-
-    @staticmethod
-    def of(
-        checked: Checked,
-        program: MakeProgram,
-        kind: job_pb2.JobKind.ValueType,
-        compute: Callable[[], Array],
-    ) -> Asked:
-        # What is wrong is said before anything is uploaded.
-        outline = program(checked.placeholders())
-        result_bytes = outline.types[outline.results[0]].size_bytes
-        return Asked(checked, program, kind, compute, Work.of(checked, outline.flops, result_bytes))
-
-
-class Products(Inquiries):
+class Products(Submissions):
     """The part of `Client` that multiplies."""
 
-    _transfers: Transfers
     _places: Places
 
     # Products
@@ -253,70 +216,6 @@ class Products(Inquiries):
         self._places.took_here(asked.work, time.perf_counter() - started_s)
         return result
 
-    # Submitting
-
-    def _submit_checked(self, asked: Asked, policy: job_pb2.JobPolicy, *, keep: bool) -> Job:
-        return self._call(self._submit(asked, policy, keep))
-
-    async def _submit(self, asked: Asked, policy: job_pb2.JobPolicy, keep: bool) -> Job:
-        await self._connection.open()  # The store may have been started anew since.
-        operands = await self._upload(asked.checked, policy)
-        try:
-            request = job_pb2.JobServiceSubmitRequest(
-                request_id=new_id("r"),
-                program=wire.program_to_wire(asked.program(operands)),
-                policy=policy,
-                kind=asked.kind,
-                user=hosts.user_name(),
-            )
-            job_id = await self._accepted(request)
-        finally:
-            # The job holds what it needs; for anybody else these matrices have no name.
-            await self._transfers.give_up_all(unique(operands))
-        job = Job(self, job_id)
-        self._watch(job, asked.checked.result_shape, keep)
-        return job
-
-    async def _accepted(self, request: job_pb2.JobServiceSubmitRequest) -> str:
-        """The id of the job as which a program was accepted. Who is interrupted meanwhile leaves
-        no job behind of which nobody knows."""
-        asking = asyncio.create_task(self._ask_to_submit(request))
-        try:
-            return await asyncio.shield(asking)
-        except asyncio.CancelledError:
-            with suppress(DeadheatError, grpc.RpcError):
-                withdrawal = job_pb2.JobServiceCancelRequest(
-                    request_id=new_id("r"), job_id=await asking, user=request.user
-                )
-                await self._connection.jobs.Cancel(withdrawal, timeout=rpc.CALL_TIMEOUT_S)
-            raise
-
-    async def _ask_to_submit(self, request: job_pb2.JobServiceSubmitRequest) -> str:
-        with rpc.translated("submitting"):
-            answer = await self._connection.jobs.Submit(request, timeout=rpc.CALL_TIMEOUT_S)
-        return answer.job_id
-
-    async def _upload(self, checked: Checked, policy: job_pb2.JobPolicy) -> tuple[Operand, ...]:
-        """The operands; one matrix that is given twice, as it is or transposed, is moved once."""
-        firsts: list[Source] = []
-        places = []
-        for source in checked.sources:
-            same = [index for index, first in enumerate(firsts) if source.is_same_as(first)]
-            places.append(same[0] if same else len(firsts))
-            if not same:
-                firsts.append(source)
-        total = sum(first.stored_type(checked.dtype).size_bytes for first in firsts)
-        inline = total <= self._connection.inline_limit_bytes
-        durable = policy.durability == job_pb2.DURABILITY_POWER
-        operands = await self._transfers.upload_all(
-            firsts, checked.dtype, inline=inline, durable=durable
-        )
-        return tuple(operands[place] for place in places)
-
-    def _watch(self, job: Job, shape: tuple[int, ...] | None, keep: bool) -> None:
-        """Follows a job to its end; `Client` does."""
-        raise NotImplementedError
-
 
 def _awaited(job: Job, progress: bool | None) -> Array:
     """The result of a job that nobody else waits for: Ctrl-C cancels it."""
@@ -341,7 +240,7 @@ def _product(given: Sequence[ArrayLike], alpha: float, activation: str) -> Asked
     )
     return Asked.of(
         checked,
-        lambda operands: gemm_program(operands, kind),
+        lambda operands: gemm_program(tuple(operands), kind),
         job_pb2.JOB_KIND_MATMUL,
         lambda: local.product(checked, kind),
     )
@@ -353,7 +252,7 @@ def _chain(given: Sequence[ArrayLike]) -> Asked:
     kind = Chain(tuple(transposed))
     return Asked.of(
         checked,
-        lambda operands: chain_program(operands, kind),
+        lambda operands: chain_program(tuple(operands), kind),
         job_pb2.JOB_KIND_CHAIN,
         lambda: local.chain(checked),
     )

@@ -175,11 +175,16 @@ class JobServiceSubmitRequest(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    WAIT_S_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Made by the client; a second request with the same id gets the first one's answer."""
     kind: Global___JobKind.ValueType
     user: _builtins.str
     """Who asks, where TLS does not say it."""
+    wait_s: _builtins.float
+    """Answer when the job has ended, or after so long (at most a second): for somebody who waits, a
+    small job is one call. 0: as soon as it is accepted.
+    """
     @_builtins.property
     def program(self) -> _types_pb2.Program: ...
     @_builtins.property
@@ -192,10 +197,11 @@ class JobServiceSubmitRequest(_message.Message):
         policy: Global___JobPolicy | None = ...,
         kind: Global___JobKind.ValueType = ...,
         user: _builtins.str = ...,
+        wait_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "program", b"program"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "policy", b"policy", "program", b"program", "request_id", b"request_id", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "policy", b"policy", "program", b"program", "request_id", b"request_id", "user", b"user", "wait_s", b"wait_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -206,15 +212,21 @@ class JobServiceSubmitResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
+    @_builtins.property
+    def update(self) -> Global___JobServiceWatchResponse:
+        """What Watch would say now; only where the request waits."""
+
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
+        update: Global___JobServiceWatchResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,6 +26,7 @@ from deadheat.runtime.rectangles import MAX_BYTES, MatrixType, Rectangle, merged
 from deadheat.runtime.rules import (
     MAX_CHAIN,
     MAX_TERMS,
+    is_symmetric,
     needed_blocks,
     result_type,
     work_flops,
@@ -53,6 +54,7 @@ __all__ = [
     "Sum",
     "chain_program",
     "gemm_program",
+    "is_symmetric",
     "merged",
     "needed_blocks",
     "uncovered",

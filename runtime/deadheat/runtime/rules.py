@@ -148,6 +148,21 @@ def _check_epilogue(alpha: float, activation: Activation, element: ElementType) 
         raise InvalidInput(f"activation {activation.value} needs a real float, not {element.name}")
 
 
+def is_symmetric(operation: Operation) -> bool:
+    """Whether the result is its own transpose: a matrix by its own transpose, and an epilogue that
+    treats all elements alike. Half of it says all (BLAS has syrk for it).
+
+    Also of complex matrices, since nothing is conjugated, and of any window of the inner size.
+    """
+    kind = operation.kind
+    return (
+        isinstance(kind, Gemm)
+        and len(operation.operands) == 2
+        and operation.operands[0] == operation.operands[1]
+        and kind.transpose_a != kind.transpose_b
+    )
+
+
 # Blocks
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
 import numpy as np
@@ -135,39 +135,47 @@ class Pool:
 
     def _work(self) -> None:
         while True:
-            task, panel = self._take()
+            task, panel, image = self._take()
             wall_s, cpu_s = time.monotonic(), time.thread_time()
             try:
-                _compute(task, panel)
+                if image is None:
+                    _compute(task, panel)
+                else:
+                    _part(task.result, panel.rectangle)[...] = _part(task.result, image).T
             except MemoryError:
                 self._retry_smaller(task, panel)
             except Exception as error:  # noqa: BLE001 - reported with the sub-task it belongs to.
                 self._fail(task, "internal", f"{type(error).__name__}: {error}")
             else:
                 spent = (time.thread_time() - cpu_s, time.monotonic() - wall_s)
-                self._finish(task, panel, *spent)
+                self._finish(task, panel, *spent, is_copied=image is not None)
             # An idle thread must not keep the last task's mappings alive.
             del task, panel
 
-    def _take(self) -> tuple[Task, Panel]:
+    def _take(self) -> tuple[Task, Panel, Rectangle | None]:
+        """The next panel, and what it may be copied from instead of being computed."""
         with self._changed:
             while True:
                 for task in sorted(self._tasks.values(), key=lambda t: (t.rank, t.arrival)):
                     if panel := task.panels.take():
                         task.running += 1
                         if task.started_s is None:
-                            task.started_s = time.monotonic()
-                        return task, panel
+                            # What ends soon is told once, at its end.
+                            task.started_s = task.told_s = time.monotonic()
+                        return task, panel, task.panels.mirror_of(panel)
                 self._changed.wait()
 
-    def _finish(self, task: Task, panel: Panel, cpu_s: float, wall_s: float) -> None:
+    def _finish(
+        self, task: Task, panel: Panel, cpu_s: float, wall_s: float, *, is_copied: bool
+    ) -> None:
         with self._changed:
             task.running -= 1
             task.cpu_s += cpu_s
             task.wall_s += wall_s
-            task.flops += _flops(task, panel)
+            # A copy says nothing of how fast this device multiplies.
+            task.flops += 0.0 if is_copied else task.panels.work_of(panel)
             task.at_s = time.monotonic()
-            task.panels.finish(panel, wall_s)
+            task.panels.finish(panel, 0.0 if is_copied else wall_s)
             progress = None if task.is_over else self._news(task)
         if progress:
             self._emit(local_pb2.ExecutorEvent(progress=progress))
@@ -236,11 +244,6 @@ def _progress(task: Task) -> agent_pb2.SubtaskProgress:
         wall_s=task.wall_s,
         flops=task.flops,
     )
-
-
-def _flops(task: Task, panel: Panel) -> float:
-    r = panel.rectangle
-    return replace(task.panels.shape, rows=r.rows, columns=r.columns).flops
 
 
 def _compute(task: Task, panel: Panel) -> None:

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import groupby
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, bindparam, delete, insert, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    Insert,
+    Table,
+    Update,
+    bindparam,
+    delete,
+    insert,
+    update,
+)
 
 from deadheat.runtime import wire
 from deadheat.runtime.programs import MatrixType, Program
@@ -49,18 +61,39 @@ def apply(connection: Connection, changes: Iterable[effects.Change], clock: Cloc
     for (verb, table, keys, columns), group in groupby(rows, key=_shape):
         values = [row for _, _, _, row in group]
         if verb == "insert":
-            connection.execute(insert(table), values)
+            connection.execute(_insert(table), values)
         elif verb == "delete":
-            where = [table.c[key] == bindparam(f"key_{key}") for key in keys]
-            connection.execute(delete(table).where(*where), [_keyed(row, keys) for row in values])
+            connection.execute(_delete(table, keys), [_keyed(row, keys) for row in values])
         elif verb == "upsert":
             for row in values:
                 _upsert(connection, table, keys, row)
         else:
-            where = [table.c[key] == bindparam(f"key_{key}") for key in keys]
-            named: Row = {name: bindparam(name) for name in columns if name not in keys}
-            statement = update(table).where(*where).values(named)
+            statement = _update(table, keys, columns)
             connection.execute(statement, [_keyed(row, keys) for row in values])
+
+
+# A statement is made once for each of the few shapes there are: making it costs more than SQLite
+# takes to execute it.
+
+
+@cache
+def _insert(table: Table) -> Insert:
+    return insert(table)
+
+
+@cache
+def _delete(table: Table, keys: tuple[str, ...]) -> Delete:
+    return delete(table).where(*_is_keyed(table, keys))
+
+
+@cache
+def _update(table: Table, keys: tuple[str, ...], columns: tuple[str, ...]) -> Update:
+    named: Row = {name: bindparam(name) for name in columns if name not in keys}
+    return update(table).where(*_is_keyed(table, keys)).values(named)
+
+
+def _is_keyed(table: Table, keys: tuple[str, ...]) -> list[ColumnElement[bool]]:
+    return [table.c[key] == bindparam(f"key_{key}") for key in keys]
 
 
 def _shape(statement: Statement) -> tuple[str, Table, tuple[str, ...], tuple[str, ...]]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from deadheat.runtime import logs
@@ -41,6 +41,7 @@ class Writer:
         self._stopping = threading.Event()
         self.is_stalled = False
         self.problem = ""
+        self._connection: Connection | None = None
         self._began_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="records-writer", daemon=True)
         self._thread.start()
@@ -83,15 +84,30 @@ class Writer:
                 except queue.Empty:
                     break
             self._commit_until_done(group)
+        self._disconnect()
+
+    def _connected(self) -> Connection:
+        """The writer's own connection: taking one from the pool and giving it back for each
+        transaction costs as much as the statements of a small job."""
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _commit_until_done(self, group: list[Batch]) -> None:
         while group:
             self._began_s = time.monotonic()
             try:
-                with self._engine.begin() as connection:
+                connection = self._connected()
+                with connection.begin():
                     changes = (change for batch, _ in group for change in batch)
                     statements.apply(connection, changes, self._clock)
             except SQLAlchemyError as error:
+                self._disconnect()
                 self._began_s = None
                 self.is_stalled, self.problem = True, str(error.__cause__ or error)
                 log.warning(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -30,6 +30,8 @@ Response = pb.AgentServiceSessionResponse
 MAX_QUEUED: Final = 20_000
 #: Messages over which the least delay is taken for the offset between two clocks.
 OFFSET_WINDOW: Final = 64
+#: How long an agent keeps what it said of a sub-task after that is durable here.
+SETTLE_INTERVAL_S: Final = 0.02
 
 
 class _Session:
@@ -74,6 +76,7 @@ class AgentSessions:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._sessions: dict[str, _Session] = {}
+        self._settled: dict[str, list[str]] = {}
         self._store: StoreLink | None = None
         self.cluster_id = ""
 
@@ -90,7 +93,7 @@ class AgentSessions:
                 resize = pb.Resize(subtask_id=subtask, keep_area=keep_area)
                 self._order(node, Response(resize=resize))
             case effects.SendSettled(node, subtasks):
-                self._order(node, Response(settled=pb.Settled(subtask_ids=subtasks)))
+                self._settle(node, subtasks)
             case effects.SendDrain(node, reason):
                 self._order(node, Response(drain=pb.Drain(reason=reason)))
             case effects.AcceptNode(node, instance):
@@ -99,6 +102,18 @@ class AgentSessions:
                 self._refuse(node, instance, error)
             case _:
                 raise AssertionError(f"nobody carries out {effect}")
+
+    def _settle(self, node: str, subtasks: Sequence[str]) -> None:
+        """Nobody waits for these: they go together, with one message for many small jobs."""
+        if node in self._settled:
+            self._settled[node] += subtasks
+            return
+        self._settled[node] = list(subtasks)
+        asyncio.get_running_loop().call_later(SETTLE_INTERVAL_S, self._tell_settled, node)
+
+    def _tell_settled(self, node: str) -> None:
+        settled = pb.Settled(subtask_ids=self._settled.pop(node))
+        self._order(node, Response(settled=settled))
 
     def _order(self, node: str, message: Response) -> None:
         if session := self._sessions.get(node):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import grpc
@@ -32,6 +33,8 @@ LAST: Final = "last"
 MAX_LISTED: Final = 1_000
 #: A watcher hears of progress at most so often; of an end, at once.
 WATCH_INTERVAL_S: Final = 0.1
+#: How long a submission may wait for the job's end; a watcher costs less than a call that waits.
+MAX_WAIT_S: Final = 1.0
 
 
 class JobServicer(job_pb2_grpc.JobServiceServicer):
@@ -64,7 +67,22 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         finally:
             del self._submitting[request_id]
             future.cancel()
-        return pb.JobServiceSubmitResponse(job_id=job_id)
+        return await self._accepted(job_id, request.wait_s)
+
+    async def _accepted(self, job_id: str, wait_s: float) -> pb.JobServiceSubmitResponse:
+        """The answer, once the job has ended or somebody has waited for that long enough."""
+        answer = pb.JobServiceSubmitResponse(job_id=job_id)
+        job = self._shell.core.world.jobs.get(job_id)
+        if job is None or not wait_s > 0.0:
+            return answer
+        with suppress(TimeoutError), self._shell.watchers.watching(job_id) as news:
+            async with asyncio.timeout(min(wait_s, MAX_WAIT_S)):
+                while not job.state.is_final or self._shell.is_ending(job_id):
+                    news.clear()
+                    await news.wait()
+        if not self._shell.is_ending(job_id):
+            answer.update.CopyFrom(self._update(job))
+        return answer
 
     async def _submit(self, request: pb.JobServiceSubmitRequest) -> str:
         program = wire.program_from_wire(request.program)
@@ -166,10 +184,10 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         with self._shell.watchers.watching(job_id) as news:
             while True:
                 news.clear()
-                update = self._update(job)
-                yield update
-                if job.state.is_final:
-                    return
+                if not self._shell.is_ending(job_id):  # Else it is told when it is durable.
+                    yield self._update(job)
+                    if job.state.is_final:
+                        return
                 await news.wait()
                 if not job.state.is_final:
                     await self._pause(job, news)

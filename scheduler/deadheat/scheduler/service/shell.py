@@ -64,6 +64,7 @@ class Shell:
         self._outbox = outbox
         self._loop = asyncio.get_running_loop()
         self._pending: deque[Turn] = deque()
+        self._ending: set[str] = set()
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -81,6 +82,10 @@ class Shell:
         if not turn.is_committed:
             turn.committed = self._loop.create_future()
             await turn.committed
+
+    def is_ending(self, job: str) -> bool:
+        """Whether its end is decided but not durable yet: nobody may hear of it."""
+        return job in self._ending
 
     def resume(self, found: list[effects.Effect]) -> None:
         """Goes on where a scheduler before us stopped."""
@@ -112,6 +117,9 @@ class Shell:
                     queue.extend(self.core.handle(_planned(wanted, now), now))
                 case effects.ReplyFailure(failure):
                     turn.failure = failure
+                case effects.ReleaseJob(job) as effect:
+                    self._ending.add(job)
+                    turn.after.append(effect)
                 case effect:
                     turn.after.append(effect)
         self._arm_timer()
@@ -154,9 +162,20 @@ class Shell:
             case effects.SealResult():
                 self._spawn(self._seal(effect))
             case effects.ReleaseJob(job, give_up):
-                self._spawn(self._quietly(self._store.release(job, give_up)))
+                self._ending.discard(job)
+                if self._has_matrices(job):
+                    self._spawn(self._quietly(self._store.release(job, give_up)))
             case _:
                 self._outbox.send(effect)
+
+    def _has_matrices(self, job_id: str) -> bool:
+        """Whether the store keeps anything for a job; one that travels inline it never knew."""
+        job = self.core.world.jobs.get(job_id)
+        if job is None:
+            return True
+        return any(operand.inline is None for operand in job.program.operands) or any(
+            step.result_id for step in job.steps
+        )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
