@@ -1,26 +1,23 @@
 """Operands and results of sub-tasks as descriptors that an executor can map.
 
 On the store's own host they are the store's own arenas. Elsewhere operands are streamed into
-memory of this agent (memfd: it ends with the process, however that ends), shared between
-sub-tasks, and results are streamed back.
+memory of this agent (memfd: it ends with the process, however that ends), kept in its cache for
+other sub-tasks, and results are streamed back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import mmap
 import os
 import time
-import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from deadheat.agent.cache import BlockCache, Memory
 from deadheat.runtime import wire
-from deadheat.runtime.errors import LimitReached, Unavailable
+from deadheat.runtime.errors import Unavailable
 from deadheat.runtime.programs import MatrixType, Rectangle
-from deadheat.runtime.units import format_bytes
 from deadheat.store import transfer
 from deadheat.store.descriptors import DescriptorClient
 from deadheat.store.regions import Region
@@ -54,113 +51,6 @@ class Prepared:
             self.releases.pop()()
 
 
-class Memory:
-    """Anonymous memory with a descriptor. Goes with the last reference, if nobody closed it: who
-    asked for it in a thread may have been cancelled before it was there."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
-        self.descriptor = os.memfd_create("deadheat-block", os.MFD_CLOEXEC)
-        self.close = weakref.finalize(self, os.close, self.descriptor)
-        try:
-            os.posix_fallocate(self.descriptor, 0, max(1, size_bytes))
-            self.buffer = memoryview(mmap.mmap(self.descriptor, max(1, size_bytes)))[:size_bytes]
-        except OSError as error:
-            self.close()
-            raise LimitReached(f"no memory for {format_bytes(size_bytes)}: {error}") from None
-
-
-@dataclass(eq=False)
-class _Cached:
-    memory: Memory | None
-    ready: asyncio.Future[None]
-    size_bytes: int
-    pins: int = 0
-
-
-class BlockCache:
-    """Streamed operand blocks under a byte limit, least recently used out first, never while an
-    executor has them. Results that wait for delivery count too."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.used_bytes = 0
-        self._blocks: OrderedDict[tuple[str, Rectangle], _Cached] = OrderedDict()
-
-    @property
-    def free_bytes(self) -> int:
-        idle = sum(c.size_bytes for c in self._blocks.values() if not c.pins)
-        return max(0, self.limit_bytes - self.used_bytes + idle)
-
-    def reserve(self, size_bytes: int) -> None:
-        """Makes room; raises LimitReached if what is in use leaves too little."""
-        for key, cached in list(self._blocks.items()):
-            if self.used_bytes + size_bytes <= self.limit_bytes:
-                break
-            if not cached.pins and cached.ready.done():
-                self._evict(key)
-        if self.used_bytes + size_bytes > self.limit_bytes:
-            raise LimitReached(
-                f"{format_bytes(size_bytes)} needed here, {format_bytes(self.used_bytes)} of "
-                f"{format_bytes(self.limit_bytes)} are in use (setting: memory)",
-                field="memory",
-            )
-        self.used_bytes += size_bytes
-
-    def release(self, size_bytes: int) -> None:
-        self.used_bytes -= size_bytes
-
-    async def pin(
-        self,
-        stub: MatrixServiceAsyncStub,
-        matrix_id: str,
-        matrix: MatrixType,
-        rectangle: Rectangle,
-    ) -> tuple[Memory, int, Callable[[], None]]:
-        """The block in memory, the bytes that were streamed for it (0 if it was here already), and
-        what unpins it."""
-        key = (matrix_id, rectangle)
-        moved = 0
-        while (cached := self._blocks.get(key)) is not None and not cached.ready.done():
-            await asyncio.wait([cached.ready])
-        if cached is None:
-            cached, moved = await self._fetch(stub, key, matrix)
-        self._blocks.move_to_end(key)
-        cached.pins += 1
-        assert cached.memory is not None
-        pinned = cached
-
-        def unpin() -> None:
-            pinned.pins -= 1
-
-        return cached.memory, moved, unpin
-
-    async def _fetch(
-        self, stub: MatrixServiceAsyncStub, key: tuple[str, Rectangle], matrix: MatrixType
-    ) -> tuple[_Cached, int]:
-        matrix_id, rectangle = key
-        size_bytes = rectangle.area * matrix.element.itemsize
-        self.reserve(size_bytes)
-        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        cached = _Cached(None, ready, size_bytes)
-        self._blocks[key] = cached
-        try:
-            cached.memory = await asyncio.to_thread(Memory, size_bytes)
-            moved = await transfer.get(stub, matrix_id, rectangle, cached.memory.buffer)
-        except BaseException:
-            self._evict(key)
-            raise
-        finally:
-            ready.set_result(None)
-        return cached, moved
-
-    def _evict(self, key: tuple[str, Rectangle]) -> None:
-        cached = self._blocks.pop(key)
-        if cached.memory:
-            cached.memory.close()
-        self.release(cached.size_bytes)
-
-
 class Blocks:
     """Prepares sub-tasks and delivers their results, by mapping or by streaming."""
 
@@ -173,11 +63,17 @@ class Blocks:
     def memory_free_bytes(self) -> int:
         return self._cache.free_bytes
 
+    @property
+    def held_matrices(self) -> tuple[str, ...]:
+        """Matrices that are here whole, though the store is elsewhere."""
+        return self._cache.whole
+
     async def prepare(self, assign: agent_pb2.Assign) -> Prepared:
         prepared = Prepared([], local_pb2.MappedBlock(), [])
+        needed = 0 if self.shared else _size_bytes(assign)
         try:
             for block in assign.operands:
-                prepared.operands.append(await self._operand(block, prepared))
+                prepared.operands.append(await self._operand(block, prepared, needed))
             await self._result(assign, prepared)
         except BaseException:
             prepared.close()
@@ -185,7 +81,7 @@ class Blocks:
         return prepared
 
     async def _operand(
-        self, block: agent_pb2.OperandBlock, prepared: Prepared
+        self, block: agent_pb2.OperandBlock, prepared: Prepared, needed_bytes: int
     ) -> local_pb2.MappedBlock:
         if block.WhichOneof("source") == "inline":
             whole = _whole(block.type)
@@ -200,19 +96,20 @@ class Blocks:
             return await self._mapped(block.name, block.matrix_id, prepared, writable=False)
         matrix = wire.matrix_type_from_wire(block.type, field=block.name)
         rectangle = wire.rectangle_from_wire(block.rectangle, within=matrix, field=block.name)
-        started_s = time.monotonic()
-        memory, moved, unpin = await self._cache.pin(
-            self._stub(), block.matrix_id, matrix, rectangle
+        pin = self._cache.pin(
+            self._stub(), block.matrix_id, matrix, rectangle, needed_bytes=needed_bytes
         )
-        prepared.releases.append(unpin)
+        prepared.releases.append(pin.release)
+        await pin.wait()
+        moved, seconds = pin.take_moved()
         prepared.bytes_in += moved
-        prepared.transfer_s += time.monotonic() - started_s
-        prepared.descriptors.append(os.dup(memory.descriptor))
+        prepared.transfer_s += seconds
+        prepared.descriptors.append(os.dup(pin.memory.descriptor))
         return local_pb2.MappedBlock(
             name=block.name,
             type=block.type,
-            rectangle=block.rectangle,
-            size_bytes=memory.size_bytes,
+            rectangle=wire.rectangle_to_wire(pin.block.rectangle),
+            size_bytes=pin.block.size_bytes,
         )
 
     async def _mapped(
@@ -300,6 +197,17 @@ def _give_back(
         granted, descriptor = asked.result()
         os.close(descriptor)
         shared.unmap(granted.grant)
+
+
+def _size_bytes(assign: agent_pb2.Assign) -> int:
+    """What the blocks of a sub-task take at most, if none of them is here."""
+    blocks = [(block.name, block.type, block.rectangle) for block in assign.operands]
+    total = 0
+    for field_, type_, place in (*blocks, ("result", assign.result_type, assign.rectangle)):
+        matrix = wire.matrix_type_from_wire(type_, field=field_)
+        rectangle = wire.rectangle_from_wire(place, within=matrix, field=field_)
+        total += rectangle.area * matrix.element.itemsize
+    return total
 
 
 def _whole(matrix: types_pb2.MatrixType) -> types_pb2.Rectangle:
