@@ -17,11 +17,24 @@ from deadheat.v1 import matrix_pb2 as pb
 Array = np.ndarray[Any, Any]
 
 
+class FakeCall:
+    def __init__(self, answers: AsyncIterator[pb.MatrixServiceGetResponse]) -> None:
+        self._answers = answers
+
+    def __aiter__(self) -> AsyncIterator[pb.MatrixServiceGetResponse]:
+        return self._answers
+
+    def cancel(self) -> None:
+        """Nobody reads on."""
+
+
 class FakeStore:
     """What `transfer.get` needs of a stub. `allow` lets that many more chunks through, or all."""
 
     def __init__(self, *, chunk_bytes: int = 1 << 20, allowed: int | None = None) -> None:
         self.matrices: dict[str, Array] = {}
+        #: What was put, by matrix: rectangle and bytes.
+        self.put: dict[str, list[tuple[Rectangle, bytes]]] = {}
         self.asked: Counter[tuple[str, Rectangle]] = Counter()
         self.sent_bytes = 0
         self.is_broken = False
@@ -39,10 +52,22 @@ class FakeStore:
             self.is_broken = True
             self._changed.notify_all()
 
-    async def Get(  # noqa: N802 - gRPC's name.
+    def Get(self, request: pb.MatrixServiceGetRequest, timeout: float) -> FakeCall:  # noqa: N802
+        return FakeCall(self._answer(request))
+
+    async def Put(  # noqa: N802 - gRPC's name.
         self,
-        request: pb.MatrixServiceGetRequest,
+        parts: AsyncIterator[pb.MatrixServicePutRequest],
         timeout: float,  # noqa: ASYNC109 - gRPC's argument.
+    ) -> None:
+        header = (await anext(parts)).header
+        r = header.rectangle
+        data = b"".join([message.chunk.data async for message in parts])
+        rectangle = Rectangle(r.row_start, r.row_stop, r.column_start, r.column_stop)
+        self.put.setdefault(header.matrix_id, []).append((rectangle, data))
+
+    async def _answer(
+        self, request: pb.MatrixServiceGetRequest
     ) -> AsyncIterator[pb.MatrixServiceGetResponse]:
         r = request.rectangle
         rectangle = Rectangle(r.row_start, r.row_stop, r.column_start, r.column_stop)

@@ -29,7 +29,7 @@ def matrix(seed: int) -> np.ndarray[Any, Any]:
 
 def content(pin: Pin) -> np.ndarray[Any, Any]:
     r = pin.block.rectangle
-    return np.frombuffer(pin.memory.buffer, np.float64).reshape(r.rows, r.columns)
+    return np.frombuffer(pin.memory.buffer, np.float64, r.area).reshape(r.rows, r.columns)
 
 
 def holds(pin: Pin, wanted: Rectangle, truth: np.ndarray[Any, Any]) -> bool:
@@ -57,15 +57,16 @@ def with_store(
 
 def test_a_part_of_what_is_here_is_not_fetched_again() -> None:
     async def test(store: Any, cache: BlockCache) -> None:
-        whole = cache.pin(store, "a", TYPE, TYPE.whole())
+        whole = cache.pin(lambda: store, "a", TYPE, TYPE.whole())
         await whole.wait()
         assert whole.take_moved()[0] == WHOLE_BYTES
         wanted = Rectangle(2, 5, 3, 8)
-        inside = cache.pin(store, "a", TYPE, wanted)
+        inside = cache.pin(lambda: store, "a", TYPE, wanted)
         await inside.wait()
         assert holds(inside, wanted, store.matrices["a"])
         assert inside.take_moved()[0] == 0
         assert store.asked.total() == 1
+        await asyncio.sleep(0)
         assert set(cache.whole) == {"a"}
 
     with_store(test)
@@ -73,7 +74,7 @@ def test_a_part_of_what_is_here_is_not_fetched_again() -> None:
 
 def test_who_needs_what_is_on_its_way_waits_for_it() -> None:
     async def test(store: Any, cache: BlockCache) -> None:
-        pins = [cache.pin(store, "a", TYPE, TYPE.whole()) for _ in range(3)]
+        pins = [cache.pin(lambda: store, "a", TYPE, TYPE.whole()) for _ in range(3)]
         pins[0].release()  # The first is cancelled: the others wait on.
         await asyncio.gather(pins[1].wait(), pins[2].wait())
         assert holds(pins[2], TYPE.whole(), store.matrices["a"])
@@ -85,7 +86,7 @@ def test_who_needs_what_is_on_its_way_waits_for_it() -> None:
 
 def test_what_nobody_waits_for_is_not_fetched_on() -> None:
     async def test(store: Any, cache: BlockCache) -> None:
-        pin = cache.pin(store, "a", TYPE, TYPE.whole())
+        pin = cache.pin(lambda: store, "a", TYPE, TYPE.whole())
         await asyncio.sleep(0)
         assert cache.free_bytes == cache.limit_bytes - WHOLE_BYTES
         pin.release()
@@ -101,14 +102,15 @@ def test_what_nobody_waits_for_is_not_fetched_on() -> None:
 def test_a_fetch_that_fails_fails_all_who_wait_and_leaves_nothing() -> None:
     async def test(store: Any, cache: BlockCache) -> None:
         store.is_broken = True
-        pins = [cache.pin(store, "a", TYPE, TYPE.whole()) for _ in range(2)]
+        pins = [cache.pin(lambda: store, "a", TYPE, TYPE.whole()) for _ in range(2)]
         for pin in pins:
             with pytest.raises(InvalidInput):
                 await pin.wait()
             pin.release()
+        await asyncio.sleep(0)
         assert (cache.used_bytes, cache.free_bytes) == (0, cache.limit_bytes)
         store.is_broken = False
-        again = cache.pin(store, "a", TYPE, TYPE.whole())
+        again = cache.pin(lambda: store, "a", TYPE, TYPE.whole())
         await again.wait()
         assert holds(again, TYPE.whole(), store.matrices["a"])
 
@@ -118,32 +120,34 @@ def test_a_fetch_that_fails_fails_all_who_wait_and_leaves_nothing() -> None:
 def test_what_was_used_last_stays_longest_and_what_is_pinned_stays() -> None:
     async def test(store: Any, cache: BlockCache) -> None:
         for name in ("a", "b", "a"):
-            pin = cache.pin(store, name, TYPE, TYPE.whole())
+            pin = cache.pin(lambda: store, name, TYPE, TYPE.whole())
             await pin.wait()
             pin.release()
+        await asyncio.sleep(0)
         assert set(cache.whole) == {"b", "a"}
         assert cache.free_bytes == cache.limit_bytes
-        held = cache.pin(store, "c", TYPE, TYPE.whole())
+        held = cache.pin(lambda: store, "c", TYPE, TYPE.whole())
         await held.wait()
+        await asyncio.sleep(0)
         assert set(cache.whole) == {"a", "c"}
         cache.reserve(WHOLE_BYTES)
         assert set(cache.whole) == {"c"}
         assert cache.free_bytes == 0
         with pytest.raises(LimitReached):
-            cache.pin(store, "a", TYPE, TYPE.whole())
+            cache.pin(lambda: store, "a", TYPE, TYPE.whole())
 
     with_store(test)
 
 
 def test_a_large_block_does_not_take_the_room_that_the_rest_needs() -> None:
     async def test(store: Any, cache: BlockCache) -> None:
-        pin = cache.pin(store, "a", TYPE, TYPE.whole())
+        pin = cache.pin(lambda: store, "a", TYPE, TYPE.whole())
         await pin.wait()
         pin.release()
         rows = Rectangle(0, 1, 0, SIDE)
         # One row of it and nearly all else: the whole would be in the way.
         needed = cache.limit_bytes - 64
-        row = cache.pin(store, "a", TYPE, rows, needed_bytes=needed)
+        row = cache.pin(lambda: store, "a", TYPE, rows, needed_bytes=needed)
         await row.wait()
         assert row.block.rectangle == rows
         cache.reserve(needed - 64)
@@ -157,12 +161,65 @@ def test_blocks_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def test(store: Any, cache: BlockCache) -> None:
         for row in range(SIDE):
-            pin = cache.pin(store, "a", TYPE, Rectangle(row, row + 1, 0, SIDE))
+            pin = cache.pin(lambda: store, "a", TYPE, Rectangle(row, row + 1, 0, SIDE))
             await pin.wait()
             pin.release()
             assert cache.used_bytes == min(row + 1, 3) * TYPE.row_bytes
 
     with_store(test)
+
+
+def test_rows_count_as_they_come_and_no_more_come_than_are_wanted() -> None:
+    async def run() -> None:
+        store: Any = FakeStore(chunk_bytes=100, allowed=2)
+        store.matrices = {"a": matrix(1)}
+        cache = BlockCache(2 * WHOLE_BYTES)
+        pin = cache.pin(lambda: store, "a", TYPE, TYPE.whole())
+        await pin.wait(3)
+        assert pin.row_here == 3  # 200 bytes are three rows and a bit.
+        assert np.array_equal(content(pin)[:3], store.matrices["a"][:3])
+        waiting = asyncio.create_task(pin.wait())
+        other = cache.pin(lambda: store, "a", TYPE, Rectangle(0, 5, 0, SIDE))
+        pin.trim(4)
+        await store.allow(1)
+        await waiting
+        assert not pin.block.fetching.done()  # The other wants one more.
+        await store.allow(None)
+        await other.wait()
+        await asyncio.sleep(0)
+        assert store.sent_bytes == 400
+        assert pin.block.rectangle == Rectangle(0, 6, 0, SIDE)
+        assert cache.whole == ()
+        again = cache.pin(lambda: store, "a", TYPE, Rectangle(2, 6, 0, 4))
+        await again.wait()
+        assert holds(again, Rectangle(2, 6, 0, 4), store.matrices["a"])
+        assert store.asked.total() == 1
+        assert cache.used_bytes == WHOLE_BYTES  # Its memory is as large as it was.
+        for one in (pin, other, again):
+            one.release()
+        assert cache.free_bytes == cache.limit_bytes
+
+    asyncio.run(run())
+
+
+def test_a_fetch_that_broke_claims_no_rows_that_did_not_come() -> None:
+    async def run() -> None:
+        store: Any = FakeStore(chunk_bytes=100, allowed=2)
+        store.matrices = {"a": matrix(1)}
+        cache = BlockCache(2 * WHOLE_BYTES)
+        pin = cache.pin(lambda: store, "a", TYPE, TYPE.whole())
+        await pin.wait(1)
+        await store.break_down()
+        with pytest.raises(InvalidInput):
+            await pin.wait()
+        assert pin.row_here == 3
+        await pin.wait(3)
+        assert pin.take_moved()[0] == 200
+        assert cache.used_bytes == WHOLE_BYTES  # An executor may map it yet.
+        pin.release()
+        assert cache.used_bytes == 0
+
+    asyncio.run(run())
 
 
 @st.composite
@@ -188,7 +245,9 @@ def test_whatever_is_asked_for_it_is_right_and_within_the_limit(
         for name, rectangle in wanted:
             store.is_broken = chance.random() < 0.1
             try:
-                pin = cache.pin(store, name, TYPE, rectangle, needed_bytes=chance.randrange(1000))
+                pin = cache.pin(
+                    lambda: store, name, TYPE, rectangle, needed_bytes=chance.randrange(1000)
+                )
             except LimitReached:
                 in_use = cache.used_bytes - cache.idle_bytes
                 assert in_use + rectangle.area * 8 > limit_bytes

@@ -12,12 +12,12 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from deadheat.agent.cache import BlockCache, Memory
+from deadheat.agent.cache import BlockCache, Memory, Pin
 from deadheat.runtime import wire
 from deadheat.runtime.errors import Unavailable
-from deadheat.runtime.programs import MatrixType, Rectangle
+from deadheat.runtime.programs import MatrixType, Rectangle, read_by_rows
 from deadheat.store import transfer
 from deadheat.store.descriptors import DescriptorClient
 from deadheat.store.regions import Region
@@ -27,18 +27,53 @@ if TYPE_CHECKING:
     from deadheat.v1.matrix_pb2_grpc import MatrixServiceAsyncStub
 
 
+#: So many rows of an operand that is on its way are enough to begin with: the lowest panels that
+#: are still fast have about as many.
+FIRST_ROWS: Final = 256
+
+
 @dataclass(eq=False)
 class Prepared:
     """What an executor needs for one sub-task. `close` ends the grants and pins."""
 
-    operands: list[local_pb2.MappedBlock]
-    result: local_pb2.MappedBlock
-    descriptors: list[int]
+    operands: list[local_pb2.MappedBlock] = field(default_factory=list)
+    result: local_pb2.MappedBlock = field(default_factory=local_pb2.MappedBlock)
+    descriptors: list[int] = field(default_factory=list)
     bytes_in: int = 0
+    bytes_out: int = 0
     transfer_s: float = 0.0
     #: Local memory of a result that has to be delivered; None where the mapping is the place.
     result_memory: Memory | None = None
     releases: list[Callable[[], None]] = field(default_factory=list)
+    #: Operands that were streamed, and those of which further rows are on their way.
+    pins: list[Pin] = field(default_factory=list)
+    arriving: list[Pin] = field(default_factory=list)
+
+    @property
+    def row_here(self) -> int | None:
+        """Rows below this one can be computed; None if all can."""
+        return min((pin.row_here for pin in self.arriving), default=None)
+
+    async def wait_beyond(self, row: int) -> bool:
+        """Until more rows than those below this one can be computed; returns whether there are
+        more. Raises what a fetch failed of."""
+        for pin in self.arriving:
+            await pin.wait(row + 1)
+        return any(pin.row_stop > row for pin in self.arriving)
+
+    def trim(self, row_stop: int) -> None:
+        """Rows from this one on are somebody else's."""
+        for pin in self.arriving:
+            pin.trim(row_stop)
+
+    def report(self, finished: agent_pb2.Finished) -> None:
+        """What was moved for it, as far as no other sub-task has counted it."""
+        for pin in self.pins:
+            moved, seconds = pin.take_moved()
+            self.bytes_in += moved
+            self.transfer_s += seconds
+        finished.bytes_in, finished.bytes_out = self.bytes_in, self.bytes_out
+        finished.transfer_s = self.transfer_s
 
     def close_descriptors(self) -> None:
         """The executor has its own copies now."""
@@ -69,48 +104,60 @@ class Blocks:
         return self._cache.whole
 
     async def prepare(self, assign: agent_pb2.Assign) -> Prepared:
-        prepared = Prepared([], local_pb2.MappedBlock(), [])
-        needed = 0 if self.shared else _size_bytes(assign)
+        """All that a sub-task needs before it can begin: of operands that are read row by row the
+        first rows. The rest of them goes on arriving."""
+        prepared = Prepared()
         try:
-            for block in assign.operands:
-                prepared.operands.append(await self._operand(block, prepared, needed))
+            pins = {} if self.shared else await self._pin_all(assign, prepared)
+            for index, block in enumerate(assign.operands):
+                if block.WhichOneof("source") == "inline":
+                    operand = _inline(block)
+                elif pin := pins.get(index):
+                    prepared.descriptors.append(os.dup(pin.memory.descriptor))
+                    operand = local_pb2.MappedBlock(
+                        name=block.name,
+                        type=block.type,
+                        rectangle=wire.rectangle_to_wire(pin.block.rectangle),
+                        size_bytes=pin.memory.size_bytes,
+                    )
+                else:
+                    operand = await self._mapped(
+                        block.name, block.matrix_id, prepared, writable=False
+                    )
+                prepared.operands.append(operand)
             await self._result(assign, prepared)
         except BaseException:
             prepared.close()
             raise
         return prepared
 
-    async def _operand(
-        self, block: agent_pb2.OperandBlock, prepared: Prepared, needed_bytes: int
-    ) -> local_pb2.MappedBlock:
-        if block.WhichOneof("source") == "inline":
-            whole = _whole(block.type)
-            return local_pb2.MappedBlock(
-                name=block.name,
-                type=block.type,
-                rectangle=whole,
-                inline=block.inline,
-                is_inline=True,
+    async def _pin_all(self, assign: agent_pb2.Assign, prepared: Prepared) -> dict[int, Pin]:
+        """Blocks of all operands that are streamed; what every row needs comes whole and first."""
+        by_rows = read_by_rows(wire.operation_from_wire(assign.operations[0]))
+        needed_bytes = _size_bytes(assign)
+        pins: dict[int, Pin] = {}
+        for index in sorted(range(len(by_rows)), key=lambda index: by_rows[index]):
+            block = assign.operands[index]
+            if block.WhichOneof("source") == "inline":
+                continue
+            matrix = wire.matrix_type_from_wire(block.type, field=block.name)
+            wanted = wire.rectangle_from_wire(block.rectangle, within=matrix, field=block.name)
+            if by_rows[index]:  # The sub-task may have become smaller meanwhile.
+                row_stop = max(wanted.row_start, assign.rectangle.row_stop)
+                wanted = wanted.with_rows(wanted.row_start, min(wanted.row_stop, row_stop))
+            pin = self._cache.pin(
+                self._stub, block.matrix_id, matrix, wanted, needed_bytes=needed_bytes
             )
-        if self.shared:
-            return await self._mapped(block.name, block.matrix_id, prepared, writable=False)
-        matrix = wire.matrix_type_from_wire(block.type, field=block.name)
-        rectangle = wire.rectangle_from_wire(block.rectangle, within=matrix, field=block.name)
-        pin = self._cache.pin(
-            self._stub(), block.matrix_id, matrix, rectangle, needed_bytes=needed_bytes
-        )
-        prepared.releases.append(pin.release)
-        await pin.wait()
-        moved, seconds = pin.take_moved()
-        prepared.bytes_in += moved
-        prepared.transfer_s += seconds
-        prepared.descriptors.append(os.dup(pin.memory.descriptor))
-        return local_pb2.MappedBlock(
-            name=block.name,
-            type=block.type,
-            rectangle=wire.rectangle_to_wire(pin.block.rectangle),
-            size_bytes=pin.block.size_bytes,
-        )
+            pins[index] = pin
+            prepared.pins.append(pin)
+            prepared.releases.append(pin.release)
+            if by_rows[index]:
+                prepared.arriving.append(pin)
+            else:
+                await pin.wait()
+        for pin in prepared.arriving:
+            await pin.wait(assign.rectangle.row_start + FIRST_ROWS)
+        return pins
 
     async def _mapped(
         self, name: str, matrix_id: str, prepared: Prepared, *, writable: bool
@@ -162,15 +209,15 @@ class Blocks:
 
     async def deliver(
         self, assign: agent_pb2.Assign, prepared: Prepared, pieces: Sequence[Rectangle]
-    ) -> tuple[int, float]:
-        """Streams parts of a result to the store; returns bytes and seconds."""
+    ) -> None:
+        """Streams parts of a result to the store."""
         memory = prepared.result_memory
         assert memory is not None
         matrix = wire.matrix_type_from_wire(assign.result_type, field="result_type")
         home = wire.rectangle_from_wire(prepared.result.rectangle, within=matrix, field="rectangle")
         held = MatrixType(home.rows, home.columns, matrix.dtype)
-        started_s, moved = time.monotonic(), 0
-        for number, piece in enumerate(pieces):
+        for piece in pieces:
+            started_s = time.monotonic()
             inside = Rectangle(
                 piece.row_start - home.row_start,
                 piece.row_stop - home.row_start,
@@ -178,11 +225,11 @@ class Blocks:
                 piece.column_stop - home.column_start,
             )
             source = Region(memory.buffer, held, inside)
-            upload = f"{assign.subtask_id}.{number}"
-            moved += await transfer.put(
+            upload = f"{assign.subtask_id}.{piece}"
+            prepared.bytes_out += await transfer.put(
                 self._stub(), assign.result_matrix_id, upload, piece, source
             )
-        return moved, time.monotonic() - started_s
+            prepared.transfer_s += time.monotonic() - started_s
 
     def _stub(self) -> MatrixServiceAsyncStub:
         if self.stub is None:
@@ -197,6 +244,16 @@ def _give_back(
         granted, descriptor = asked.result()
         os.close(descriptor)
         shared.unmap(granted.grant)
+
+
+def _inline(block: agent_pb2.OperandBlock) -> local_pb2.MappedBlock:
+    return local_pb2.MappedBlock(
+        name=block.name,
+        type=block.type,
+        rectangle=_whole(block.type),
+        inline=block.inline,
+        is_inline=True,
+    )
 
 
 def _size_bytes(assign: agent_pb2.Assign) -> int:

@@ -27,6 +27,7 @@ from deadheat.runtime.rules import (
     MAX_CHAIN,
     MAX_TERMS,
     needed_blocks,
+    read_by_rows,
     result_type,
     work_flops,
     work_shape,
@@ -55,6 +56,7 @@ __all__ = [
     "gemm_program",
     "merged",
     "needed_blocks",
+    "read_by_rows",
     "uncovered",
     "work_shape",
 ]
