@@ -93,7 +93,7 @@ def _columns(
         is_local=is_local,
         bandwidth_bytes_per_s=np.array([device.bandwidth_bytes_per_s for device in devices]),
         latency_s=np.array(far_latency_s),
-        overlaps=np.zeros(len(devices), dtype=np.bool_),
+        overlaps=~is_local,
         measured_flops=np.array(measured, dtype=np.float64),
         holders=_holders(job, devices),
         store_bytes_per_s=world.store_bytes_per_s,

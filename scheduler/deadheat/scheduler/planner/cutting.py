@@ -93,18 +93,7 @@ def _curved_rows(prices: Prices, near: Integers, caps: Integers) -> Integers:
     used = np.flatnonzero(near)
     if len(used) > EXACT_DEVICES or len(used) < 2:
         return near
-    pool = prices.pool.take(used)
-    part = Prices(
-        pool,
-        prices.shape,
-        prices.row_bytes[used],
-        prices.column_bytes[used],
-        prices.cell_bytes[used],
-        prices.out_bytes[used],
-        prices.memory_bytes,
-        prices.flops_per_element,
-        prices.bandwidth[used],
-    )
+    part = prices.of(used)
     widths = np.full(len(used), float(prices.shape.columns))
     heights = near[used].astype(np.float64)
     rough_s = float(part.costs(heights, widths, part.rates(heights, widths)).finish_s.max())
@@ -269,10 +258,14 @@ def _columns_round(
     prices: Prices, policy: Policy, heights: Floats, widths: Floats, rates: Floats
 ) -> Cutting | None:
     height, width = prices.shape.rows, prices.shape.columns
-    fetch_s = (heights * prices.row_bytes + widths * prices.column_bytes) / prices.bandwidth
+    rows_s = heights * prices.row_bytes / prices.bandwidth
     move_s = (prices.cell_bytes + prices.out_bytes) / prices.bandwidth
     compute_s = prices.flops_per_element / prices.pool.effective(rates)
-    both_s = np.where(prices.pool.overlaps, np.maximum(move_s, compute_s), move_s + compute_s)
+    # Rows come while others are computed: their seconds are spread over the area.
+    along_s = move_s + rows_s / np.maximum(1.0, heights * widths)
+    overlaps = prices.pool.overlaps
+    both_s = np.where(overlaps, np.maximum(along_s, compute_s), move_s + compute_s)
+    fetch_s = widths * prices.column_bytes / prices.bandwidth + np.where(overlaps, 0.0, rows_s)
     caps = prices.area_that_fits(height * width)
     if float(caps.sum(dtype=np.float64)) < height * width:
         return None
