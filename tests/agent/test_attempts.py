@@ -12,7 +12,9 @@ from deadheat.agent.core.attempts import (
     Run,
     ShrinkRun,
     StopRun,
+    TrimFetch,
 )
+from deadheat.runtime.errors import DataLost
 from deadheat.runtime.programs import Rectangle
 from deadheat.v1 import agent_pb2 as pb
 from deadheat.v1 import types_pb2
@@ -79,9 +81,11 @@ def test_a_result_counts_when_it_is_delivered() -> None:
     attempts = running()
     whole = Rectangle(10, 60, 0, 50)
     assert attempts.computed(finished(), must_deliver=True) == [Deliver("s", (whole,))]
-    # The session broke meanwhile: it is delivered again.
+    assert attempts.session_opened() == []  # It is on its way.
+    # The store was away: it is delivered again when the session is opened anew.
+    attempts.delivery_broke("s")
     assert attempts.session_opened() == [Deliver("s", (whole,))]
-    assert reported(attempts.delivered("s", finished())) == ["finished"]
+    assert reported(attempts.rows_delivered("s")) == ["finished"]
 
 
 def test_what_was_given_back_is_not_delivered() -> None:
@@ -136,3 +140,88 @@ def test_a_dead_executor_of_an_inline_result_keeps_nothing() -> None:
     attempts.progressed(pb.SubtaskProgress(subtask_id="s", row_done=30))
     (told,) = (e for e in attempts.executor_died("?") if isinstance(e, Report))
     assert told.message.failed.row_done == 10
+
+
+WIDE = types_pb2.MatrixType(rows=100, columns=100_000, data_type=types_pb2.DATA_TYPE_FLOAT64)
+
+
+def streaming() -> Attempts:
+    """A running sub-task whose rows are 800 kB each and have to be delivered."""
+    attempts = Attempts()
+    attempts.assigned(
+        pb.Assign(
+            subtask_id="s",
+            result_type=WIDE,
+            rectangle=types_pb2.Rectangle(row_start=10, row_stop=60, column_stop=100_000),
+            result_matrix_id="m",
+        )
+    )
+    attempts.fetched("s")
+    return attempts
+
+
+def computed_to(attempts: Attempts, row: int) -> list[Effect]:
+    return attempts.progressed(pb.SubtaskProgress(subtask_id="s", row_done=row), must_deliver=True)
+
+
+def rows_told(effects: list[Effect]) -> list[int]:
+    return [
+        e.message.progress.subtasks[0].row_done
+        for e in effects
+        if isinstance(e, Report) and e.message.WhichOneof("message") == "progress"
+    ]
+
+
+def test_rows_are_delivered_while_later_ones_are_computed() -> None:
+    attempts = streaming()
+    effects = computed_to(attempts, 12)
+    assert rows_told(effects) == [10]
+    assert len(effects) == 1  # Too few to be worth a journey.
+    told, deliver = computed_to(attempts, 20)
+    assert rows_told([told]) == [10]
+    assert deliver == Deliver("s", (Rectangle(10, 20, 0, 100_000),))
+    assert len(computed_to(attempts, 40)) == 1  # One run at a time.
+    told, deliver = attempts.rows_delivered("s")
+    assert rows_told([told]) == [20]
+    assert deliver == Deliver("s", (Rectangle(20, 40, 0, 100_000),))
+    assert attempts.computed(finished(), must_deliver=True) == []
+    assert attempts.rows_delivered("s") == [Deliver("s", (Rectangle(40, 60, 0, 100_000),))]
+    assert reported(attempts.rows_delivered("s")) == ["finished"]
+
+
+def test_what_was_given_back_of_a_band_is_not_delivered_with_it() -> None:
+    attempts = streaming()
+    gone = [
+        types_pb2.Rectangle(row_start=20, row_stop=30, column_start=500, column_stop=100_000),
+        types_pb2.Rectangle(row_start=30, row_stop=60, column_stop=100_000),
+    ]
+    effects = attempts.shrunk(pb.Resized(subtask_id="s", released=gone))
+    assert reported(effects) == ["resized"]
+    assert TrimFetch("s", 30) in effects
+    _, deliver = computed_to(attempts, 30)
+    pieces = (Rectangle(10, 20, 0, 100_000), Rectangle(20, 30, 0, 500))
+    assert deliver == Deliver("s", pieces)
+
+
+def test_delivered_rows_stay_when_the_rest_fails() -> None:
+    attempts = streaming()
+    computed_to(attempts, 20)
+    attempts.rows_delivered("s")
+    computed_to(attempts, 40)
+    told, stop = attempts.given_up("s", DataLost("a block is gone"))
+    assert isinstance(told, Report)
+    assert told.message.failed.row_done == 20
+    assert stop == StopRun("s")
+    # What the executor and the journey under way say now is too late.
+    assert attempts.rows_delivered("s") == []
+    assert attempts.computed(finished(), must_deliver=True) == []
+    assert computed_to(attempts, 60) == []
+
+
+def test_a_dead_executor_keeps_only_what_was_delivered() -> None:
+    attempts = streaming()
+    computed_to(attempts, 20)
+    attempts.rows_delivered("s")
+    computed_to(attempts, 50)
+    (told,) = (e for e in attempts.executor_died("?") if isinstance(e, Report))
+    assert told.message.failed.row_done == 20

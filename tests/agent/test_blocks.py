@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from deadheat.agent.blocks import BlockCache, Blocks, Memory
+from deadheat.agent.blocks import Blocks
+from deadheat.agent.cache import BlockCache, Memory
 from deadheat.runtime import wire
 from deadheat.runtime.programs import MatrixType
 from deadheat.v1 import agent_pb2, local_pb2

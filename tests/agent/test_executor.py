@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deadheat.agent.blocks import Memory
+from deadheat.agent.cache import Memory
 from deadheat.agent.calibration import Fingerprint, load, path_of, save
 from deadheat.agent.executors.link import ExecutorLink
 from deadheat.runtime import wire

@@ -6,7 +6,8 @@ import pytest
 
 from deadheat.agent import daemon as daemon_module
 from deadheat.agent import session as session_module
-from deadheat.agent.blocks import BlockCache, Blocks
+from deadheat.agent.blocks import Blocks
+from deadheat.agent.cache import BlockCache
 from deadheat.agent.session import Session
 from deadheat.runtime.settings import AgentSettings, Sources
 from deadheat.v1 import agent_pb2 as pb

@@ -30,12 +30,17 @@ def test_panels_and_what_was_given_away_are_the_rectangle_exactly_once(
     top, left = chance.randrange(100), chance.randrange(100)
     whole = Rectangle(top, top + rows, left, left + columns)
     made = Panels(whole, GemmShape(rows, inner, columns, "float64"), threads)
+    if chance.random() < 0.5:  # Its operands arrive meanwhile.
+        made.row_arrived = top
     running: list[Panel] = []
     done: list[Rectangle] = []
     released: list[Rectangle] = []
     while not made.is_done:
         action = chance.random()
+        if chance.random() < 0.2:
+            made.arrived(min(top + rows, (made.row_arrived or 0) + chance.randrange(400)))
         if action < 0.5 and len(running) < threads and (panel := made.take()):
+            assert made.row_arrived is None or panel.rectangle.row_stop <= made.row_arrived
             running.append(panel)
         elif action < 0.95 and running:
             panel = running.pop(chance.randrange(len(running)))
@@ -108,3 +113,23 @@ def test_uneven_panels_become_smaller_than_even_ones() -> None:
     even, uneven = sizes([1e-8]), sizes([1e-8, 1e-8, 1e-8, 5e-7])
     assert sum(even) == sum(uneven) == 8192 * 8192
     assert len(uneven) > len(even)
+
+
+def test_rows_that_have_not_arrived_are_waited_for_or_given_away() -> None:
+    made = panels(4000, 4000)
+    made.row_arrived = 0
+    assert made.take() is None
+    assert not made.is_done
+    made.arrived(200)
+    assert made.take() is None  # A band so low would be slow.
+    made.arrived(300)
+    panel = made.take()
+    assert panel is not None
+    assert panel.rectangle.row_stop == 288
+    made.arrived(100)  # Old news.
+    made.finish(panel)
+    while rest := made.take():
+        made.finish(rest)
+    assert (made.row_done, made.is_done) == (288, False)
+    assert made.release(0) == [Rectangle(288, 4000, 0, 4000)]
+    assert made.is_done

@@ -38,7 +38,7 @@ def test_blocks_are_released_only_after_the_end_was_told(operands: str, end: str
         kind = str(event.WhichOneof("event"))
         if kind == end:
             # What the thread of another panel does, if it ends at this very moment.
-            pool._release_if_idle(task)
+            pool._say()
         if kind != "progress":
             told.put(kind)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from deadheat.agent.blocks import BlockCache, Blocks
+from deadheat.agent.blocks import Blocks
+from deadheat.agent.cache import BlockCache
 from deadheat.agent.session import MAX_RETRY_S, Session, retry_pause_s
 from deadheat.runtime.settings import AgentSettings, Sources
 from deadheat.v1 import agent_pb2 as pb

@@ -5,15 +5,19 @@ Needs root and Linux's `ip`; whoever uses it skips elsewhere and says so.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.conftest import CORES
+from tests.waiting import wait_until
 
 needs_namespaces = pytest.mark.skipif(
     os.getuid() != 0 or shutil.which("ip") is None,
@@ -132,3 +136,71 @@ class Certificates:
             "DEADHEAT_TLS_KEY": str(self.directory / f"{address}.key"),
             "DEADHEAT_TLS_CA": str(self.directory / "ca.pem"),
         }
+
+
+#: Each daemon gets mounts of its own with an empty shared memory, as on a host of its own.
+OWN_MEMORY = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
+
+
+@contextmanager
+def daemon(host: Host, log: Path, module: str, *arguments: str) -> Iterator[None]:
+    with open(log, "ab") as output:
+        process = subprocess.Popen(
+            host.command(
+                *("unshare", "--mount", "sh", "-c", OWN_MEMORY, "sh"),
+                *(sys.executable, "-m", module, *arguments),
+            ),
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
+def command(
+    host: Host, certificates: Certificates, *arguments: str, module: str = "deadheat.cli"
+) -> str:
+    found = subprocess.run(
+        host.command(
+            *("unshare", "--mount", "sh", "-c", OWN_MEMORY, "sh"),
+            *(sys.executable, "-m", module, *arguments),
+        ),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **certificates.environment(host.address)},
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+@contextmanager
+def cluster(tmp_path: Path, *, rate: str = "") -> Iterator[tuple[str, Host, Certificates]]:
+    """A scheduler on the first of three hosts and agents on the others, all with certificates: the
+    scheduler's address, and the third host for whoever wants to ask for something from there."""
+    with hosts(3, rate=rate) as machines, ExitStack() as running:
+        first = machines[0]
+        certificates = Certificates.issue(tmp_path / "pki", [host.address for host in machines])
+        address = f"{first.address}:7433"
+        scheduler = ("--state-dir", str(tmp_path / "state"), "--listen", address)
+        parts: list[tuple[Host, str, tuple[str, ...]]] = [(first, "scheduler", scheduler)]
+        for k, (host, core) in enumerate(zip(machines[1:], (CORES[0], CORES[-1]))):
+            flags = ("--scheduler", address, "--name", f"agent{k}", "--cpus", str(core))
+            parts.append((host, "agent", flags))
+        for number, (host, name, arguments) in enumerate(parts):
+            log, security = tmp_path / f"{name}{number}.log", certificates.flags(host.address)
+            running.enter_context(daemon(host, log, f"deadheat.{name}", *arguments, *security))
+        third = machines[-1]
+
+        def both_up() -> bool:
+            try:
+                found = command(third, certificates, "nodes", "--json", "--scheduler", address)
+            except AssertionError:
+                return False
+            return [node["state"] for node in json.loads(found)["nodes"]] == ["up", "up"]
+
+        wait_until(both_up, "both agents", timeout_s=60)
+        yield address, third, certificates

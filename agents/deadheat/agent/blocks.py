@@ -1,26 +1,23 @@
 """Operands and results of sub-tasks as descriptors that an executor can map.
 
 On the store's own host they are the store's own arenas. Elsewhere operands are streamed into
-memory of this agent (memfd: it ends with the process, however that ends), shared between
-sub-tasks, and results are streamed back.
+memory of this agent (memfd: it ends with the process, however that ends), kept in its cache for
+other sub-tasks, and results are streamed back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import mmap
 import os
 import time
-import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from deadheat.agent.cache import BlockCache, Memory, Pin
 from deadheat.runtime import wire
-from deadheat.runtime.errors import LimitReached, Unavailable
-from deadheat.runtime.programs import MatrixType, Rectangle
-from deadheat.runtime.units import format_bytes
+from deadheat.runtime.errors import Unavailable
+from deadheat.runtime.programs import MatrixType, Rectangle, read_by_rows
 from deadheat.store import transfer
 from deadheat.store.descriptors import DescriptorClient
 from deadheat.store.regions import Region
@@ -30,18 +27,53 @@ if TYPE_CHECKING:
     from deadheat.v1.matrix_pb2_grpc import MatrixServiceAsyncStub
 
 
+#: So many rows of an operand that is on its way are enough to begin with: the lowest panels that
+#: are still fast have about as many.
+FIRST_ROWS: Final = 256
+
+
 @dataclass(eq=False)
 class Prepared:
     """What an executor needs for one sub-task. `close` ends the grants and pins."""
 
-    operands: list[local_pb2.MappedBlock]
-    result: local_pb2.MappedBlock
-    descriptors: list[int]
+    operands: list[local_pb2.MappedBlock] = field(default_factory=list)
+    result: local_pb2.MappedBlock = field(default_factory=local_pb2.MappedBlock)
+    descriptors: list[int] = field(default_factory=list)
     bytes_in: int = 0
+    bytes_out: int = 0
     transfer_s: float = 0.0
     #: Local memory of a result that has to be delivered; None where the mapping is the place.
     result_memory: Memory | None = None
     releases: list[Callable[[], None]] = field(default_factory=list)
+    #: Operands that were streamed, and those of which further rows are on their way.
+    pins: list[Pin] = field(default_factory=list)
+    arriving: list[Pin] = field(default_factory=list)
+
+    @property
+    def row_here(self) -> int | None:
+        """Rows below this one can be computed; None if all can."""
+        return min((pin.row_here for pin in self.arriving), default=None)
+
+    async def wait_beyond(self, row: int) -> bool:
+        """Until more rows than those below this one can be computed; returns whether there are
+        more. Raises what a fetch failed of."""
+        for pin in self.arriving:
+            await pin.wait(row + 1)
+        return any(pin.row_stop > row for pin in self.arriving)
+
+    def trim(self, row_stop: int) -> None:
+        """Rows from this one on are somebody else's."""
+        for pin in self.arriving:
+            pin.trim(row_stop)
+
+    def report(self, finished: agent_pb2.Finished) -> None:
+        """What was moved for it, as far as no other sub-task has counted it."""
+        for pin in self.pins:
+            moved, seconds = pin.take_moved()
+            self.bytes_in += moved
+            self.transfer_s += seconds
+        finished.bytes_in, finished.bytes_out = self.bytes_in, self.bytes_out
+        finished.transfer_s = self.transfer_s
 
     def close_descriptors(self) -> None:
         """The executor has its own copies now."""
@@ -52,113 +84,6 @@ class Prepared:
         self.close_descriptors()
         while self.releases:
             self.releases.pop()()
-
-
-class Memory:
-    """Anonymous memory with a descriptor. Goes with the last reference, if nobody closed it: who
-    asked for it in a thread may have been cancelled before it was there."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
-        self.descriptor = os.memfd_create("deadheat-block", os.MFD_CLOEXEC)
-        self.close = weakref.finalize(self, os.close, self.descriptor)
-        try:
-            os.posix_fallocate(self.descriptor, 0, max(1, size_bytes))
-            self.buffer = memoryview(mmap.mmap(self.descriptor, max(1, size_bytes)))[:size_bytes]
-        except OSError as error:
-            self.close()
-            raise LimitReached(f"no memory for {format_bytes(size_bytes)}: {error}") from None
-
-
-@dataclass(eq=False)
-class _Cached:
-    memory: Memory | None
-    ready: asyncio.Future[None]
-    size_bytes: int
-    pins: int = 0
-
-
-class BlockCache:
-    """Streamed operand blocks under a byte limit, least recently used out first, never while an
-    executor has them. Results that wait for delivery count too."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.used_bytes = 0
-        self._blocks: OrderedDict[tuple[str, Rectangle], _Cached] = OrderedDict()
-
-    @property
-    def free_bytes(self) -> int:
-        idle = sum(c.size_bytes for c in self._blocks.values() if not c.pins)
-        return max(0, self.limit_bytes - self.used_bytes + idle)
-
-    def reserve(self, size_bytes: int) -> None:
-        """Makes room; raises LimitReached if what is in use leaves too little."""
-        for key, cached in list(self._blocks.items()):
-            if self.used_bytes + size_bytes <= self.limit_bytes:
-                break
-            if not cached.pins and cached.ready.done():
-                self._evict(key)
-        if self.used_bytes + size_bytes > self.limit_bytes:
-            raise LimitReached(
-                f"{format_bytes(size_bytes)} needed here, {format_bytes(self.used_bytes)} of "
-                f"{format_bytes(self.limit_bytes)} are in use (setting: memory)",
-                field="memory",
-            )
-        self.used_bytes += size_bytes
-
-    def release(self, size_bytes: int) -> None:
-        self.used_bytes -= size_bytes
-
-    async def pin(
-        self,
-        stub: MatrixServiceAsyncStub,
-        matrix_id: str,
-        matrix: MatrixType,
-        rectangle: Rectangle,
-    ) -> tuple[Memory, int, Callable[[], None]]:
-        """The block in memory, the bytes that were streamed for it (0 if it was here already), and
-        what unpins it."""
-        key = (matrix_id, rectangle)
-        moved = 0
-        while (cached := self._blocks.get(key)) is not None and not cached.ready.done():
-            await asyncio.wait([cached.ready])
-        if cached is None:
-            cached, moved = await self._fetch(stub, key, matrix)
-        self._blocks.move_to_end(key)
-        cached.pins += 1
-        assert cached.memory is not None
-        pinned = cached
-
-        def unpin() -> None:
-            pinned.pins -= 1
-
-        return cached.memory, moved, unpin
-
-    async def _fetch(
-        self, stub: MatrixServiceAsyncStub, key: tuple[str, Rectangle], matrix: MatrixType
-    ) -> tuple[_Cached, int]:
-        matrix_id, rectangle = key
-        size_bytes = rectangle.area * matrix.element.itemsize
-        self.reserve(size_bytes)
-        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        cached = _Cached(None, ready, size_bytes)
-        self._blocks[key] = cached
-        try:
-            cached.memory = await asyncio.to_thread(Memory, size_bytes)
-            moved = await transfer.get(stub, matrix_id, rectangle, cached.memory.buffer)
-        except BaseException:
-            self._evict(key)
-            raise
-        finally:
-            ready.set_result(None)
-        return cached, moved
-
-    def _evict(self, key: tuple[str, Rectangle]) -> None:
-        cached = self._blocks.pop(key)
-        if cached.memory:
-            cached.memory.close()
-        self.release(cached.size_bytes)
 
 
 class Blocks:
@@ -173,47 +98,66 @@ class Blocks:
     def memory_free_bytes(self) -> int:
         return self._cache.free_bytes
 
+    @property
+    def held_matrices(self) -> tuple[str, ...]:
+        """Matrices that are here whole, though the store is elsewhere."""
+        return self._cache.whole
+
     async def prepare(self, assign: agent_pb2.Assign) -> Prepared:
-        prepared = Prepared([], local_pb2.MappedBlock(), [])
+        """All that a sub-task needs before it can begin: of operands that are read row by row the
+        first rows. The rest of them goes on arriving."""
+        prepared = Prepared()
         try:
-            for block in assign.operands:
-                prepared.operands.append(await self._operand(block, prepared))
+            pins = {} if self.shared else await self._pin_all(assign, prepared)
+            for index, block in enumerate(assign.operands):
+                if block.WhichOneof("source") == "inline":
+                    operand = _inline(block)
+                elif pin := pins.get(index):
+                    prepared.descriptors.append(os.dup(pin.memory.descriptor))
+                    operand = local_pb2.MappedBlock(
+                        name=block.name,
+                        type=block.type,
+                        rectangle=wire.rectangle_to_wire(pin.block.rectangle),
+                        size_bytes=pin.memory.size_bytes,
+                    )
+                else:
+                    operand = await self._mapped(
+                        block.name, block.matrix_id, prepared, writable=False
+                    )
+                prepared.operands.append(operand)
             await self._result(assign, prepared)
         except BaseException:
             prepared.close()
             raise
         return prepared
 
-    async def _operand(
-        self, block: agent_pb2.OperandBlock, prepared: Prepared
-    ) -> local_pb2.MappedBlock:
-        if block.WhichOneof("source") == "inline":
-            whole = _whole(block.type)
-            return local_pb2.MappedBlock(
-                name=block.name,
-                type=block.type,
-                rectangle=whole,
-                inline=block.inline,
-                is_inline=True,
+    async def _pin_all(self, assign: agent_pb2.Assign, prepared: Prepared) -> dict[int, Pin]:
+        """Blocks of all operands that are streamed; what every row needs comes whole and first."""
+        by_rows = read_by_rows(wire.operation_from_wire(assign.operations[0]))
+        needed_bytes = _size_bytes(assign)
+        pins: dict[int, Pin] = {}
+        for index in sorted(range(len(by_rows)), key=lambda index: by_rows[index]):
+            block = assign.operands[index]
+            if block.WhichOneof("source") == "inline":
+                continue
+            matrix = wire.matrix_type_from_wire(block.type, field=block.name)
+            wanted = wire.rectangle_from_wire(block.rectangle, within=matrix, field=block.name)
+            if by_rows[index]:  # The sub-task may have become smaller meanwhile.
+                row_stop = max(wanted.row_start, assign.rectangle.row_stop)
+                wanted = wanted.with_rows(wanted.row_start, min(wanted.row_stop, row_stop))
+            pin = self._cache.pin(
+                self._stub, block.matrix_id, matrix, wanted, needed_bytes=needed_bytes
             )
-        if self.shared:
-            return await self._mapped(block.name, block.matrix_id, prepared, writable=False)
-        matrix = wire.matrix_type_from_wire(block.type, field=block.name)
-        rectangle = wire.rectangle_from_wire(block.rectangle, within=matrix, field=block.name)
-        started_s = time.monotonic()
-        memory, moved, unpin = await self._cache.pin(
-            self._stub(), block.matrix_id, matrix, rectangle
-        )
-        prepared.releases.append(unpin)
-        prepared.bytes_in += moved
-        prepared.transfer_s += time.monotonic() - started_s
-        prepared.descriptors.append(os.dup(memory.descriptor))
-        return local_pb2.MappedBlock(
-            name=block.name,
-            type=block.type,
-            rectangle=block.rectangle,
-            size_bytes=memory.size_bytes,
-        )
+            pins[index] = pin
+            prepared.pins.append(pin)
+            prepared.releases.append(pin.release)
+            if by_rows[index]:
+                prepared.arriving.append(pin)
+            else:
+                await pin.wait()
+        for pin in prepared.arriving:
+            await pin.wait(assign.rectangle.row_start + FIRST_ROWS)
+        return pins
 
     async def _mapped(
         self, name: str, matrix_id: str, prepared: Prepared, *, writable: bool
@@ -265,15 +209,15 @@ class Blocks:
 
     async def deliver(
         self, assign: agent_pb2.Assign, prepared: Prepared, pieces: Sequence[Rectangle]
-    ) -> tuple[int, float]:
-        """Streams parts of a result to the store; returns bytes and seconds."""
+    ) -> None:
+        """Streams parts of a result to the store."""
         memory = prepared.result_memory
         assert memory is not None
         matrix = wire.matrix_type_from_wire(assign.result_type, field="result_type")
         home = wire.rectangle_from_wire(prepared.result.rectangle, within=matrix, field="rectangle")
         held = MatrixType(home.rows, home.columns, matrix.dtype)
-        started_s, moved = time.monotonic(), 0
-        for number, piece in enumerate(pieces):
+        for piece in pieces:
+            started_s = time.monotonic()
             inside = Rectangle(
                 piece.row_start - home.row_start,
                 piece.row_stop - home.row_start,
@@ -281,11 +225,11 @@ class Blocks:
                 piece.column_stop - home.column_start,
             )
             source = Region(memory.buffer, held, inside)
-            upload = f"{assign.subtask_id}.{number}"
-            moved += await transfer.put(
+            upload = f"{assign.subtask_id}.{piece}"
+            prepared.bytes_out += await transfer.put(
                 self._stub(), assign.result_matrix_id, upload, piece, source
             )
-        return moved, time.monotonic() - started_s
+            prepared.transfer_s += time.monotonic() - started_s
 
     def _stub(self) -> MatrixServiceAsyncStub:
         if self.stub is None:
@@ -300,6 +244,27 @@ def _give_back(
         granted, descriptor = asked.result()
         os.close(descriptor)
         shared.unmap(granted.grant)
+
+
+def _inline(block: agent_pb2.OperandBlock) -> local_pb2.MappedBlock:
+    return local_pb2.MappedBlock(
+        name=block.name,
+        type=block.type,
+        rectangle=_whole(block.type),
+        inline=block.inline,
+        is_inline=True,
+    )
+
+
+def _size_bytes(assign: agent_pb2.Assign) -> int:
+    """What the blocks of a sub-task take at most, if none of them is here."""
+    blocks = [(block.name, block.type, block.rectangle) for block in assign.operands]
+    total = 0
+    for field_, type_, place in (*blocks, ("result", assign.result_type, assign.rectangle)):
+        matrix = wire.matrix_type_from_wire(type_, field=field_)
+        rectangle = wire.rectangle_from_wire(place, within=matrix, field=field_)
+        total += rectangle.area * matrix.element.itemsize
+    return total
 
 
 def _whole(matrix: types_pb2.MatrixType) -> types_pb2.Rectangle:

@@ -16,7 +16,8 @@ from typing import Any, Final
 import psutil
 
 from deadheat.agent import calibration
-from deadheat.agent.blocks import BlockCache, Blocks
+from deadheat.agent.blocks import Blocks
+from deadheat.agent.cache import BlockCache
 from deadheat.agent.executors.link import ExecutorLink
 from deadheat.agent.probes import procfs
 from deadheat.agent.probes.cpu import CpuProbe
@@ -189,7 +190,13 @@ class Daemon:
             lambda: self.executor.pid,
         )
         return Sampler(
-            self._cpu_device, probe, self.nvml, gpus, lambda: self.blocks.memory_free_bytes, tell
+            self._cpu_device,
+            probe,
+            self.nvml,
+            gpus,
+            lambda: self.blocks.memory_free_bytes,
+            lambda: self.blocks.held_matrices,
+            tell,
         )
 
     async def _announce(self, ready_fd: int | None) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final, assert_never
+from typing import Any, assert_never
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
 from deadheat.agent.blocks import Blocks, Prepared
+from deadheat.agent.cache import STORE_PATIENCE_S
 from deadheat.agent.core import attempts
 from deadheat.agent.core.attempts import Attempts
 from deadheat.agent.executors.link import ExecutorLink
@@ -21,9 +22,6 @@ from deadheat.v1 import agent_pb2 as pb
 from deadheat.v1 import local_pb2
 
 log = logs.get("subtasks")
-
-#: How long a sub-task waits for a store that does not answer before it is given back.
-STORE_PATIENCE_S: Final = 60.0
 
 Tell = Callable[[pb.AgentServiceSessionRequest], None]
 
@@ -38,7 +36,8 @@ class Subtasks:
         self._tell = tell
         self._executor: ExecutorLink | None = None
         self._prepared: dict[str, Prepared] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._fetching: dict[str, asyncio.Task[None]] = {}
+        self._delivering: dict[str, asyncio.Task[None]] = {}
         self._idle = asyncio.Event()
         self.on_calibrated: Callable[[pb.SpeedPoints], None] | None = None
 
@@ -71,21 +70,12 @@ class Subtasks:
     def on_executor_event(self, event: local_pb2.ExecutorEvent) -> None:
         match event.WhichOneof("event"):
             case "progress":
-                progress = event.progress
-                assign = self._attempts.assign_of(progress.subtask_id)
-                if assign and self._delivers(progress.subtask_id):
-                    progress.row_done = assign.rectangle.row_start  # Not there before delivery.
-                self._do(self._attempts.progressed(progress))
+                must_deliver = self._delivers(event.progress.subtask_id)
+                self._do(self._attempts.progressed(event.progress, must_deliver=must_deliver))
             case "finished":
                 self._on_computed(event.finished)
             case "failed":
-                found = event.failed
-                done = None if self._delivers(found.subtask_id) else found.row_done
-                self._do(
-                    self._attempts.failed(
-                        found.subtask_id, found.failure.code, found.failure.message, row_done=done
-                    )
-                )
+                self._on_failed(event.failed)
             case "resized":
                 self._do(self._attempts.shrunk(event.resized))
             case "released":
@@ -99,6 +89,12 @@ class Subtasks:
         prepared = self._prepared.get(subtask)
         return prepared is not None and prepared.result_memory is not None
 
+    def _on_failed(self, found: pb.Failed) -> None:
+        subtask, failure = found.subtask_id, found.failure
+        kept = self._attempts.row_kept(subtask) if self._delivers(subtask) else found.row_done
+        self._stop_moving(subtask)
+        self._do(self._attempts.failed(subtask, failure.code, failure.message, row_done=kept))
+
     def _on_computed(self, computed: local_pb2.ExecutorFinished) -> None:
         subtask = computed.progress.subtask_id
         prepared = self._prepared.get(subtask)
@@ -106,22 +102,21 @@ class Subtasks:
             progress=computed.progress, finished_s=computed.finished_s, inline=computed.inline
         )
         if prepared:
-            finished.bytes_in, finished.transfer_s = prepared.bytes_in, prepared.transfer_s
+            prepared.report(finished)
+        if fetching := self._fetching.pop(subtask, None):
+            fetching.cancel()  # Whatever it waits for is not needed.
         self._do(self._attempts.computed(finished, must_deliver=self._delivers(subtask)))
 
     def on_executor_died(self, reason: str) -> None:
         self._do(self._attempts.executor_died(reason))
         # Its mappings died with it: nothing is written any more.
-        for subtask in list(self._prepared):
-            if self._attempts.assign_of(subtask) is None or not self._is_delivering(subtask):
-                self._close(subtask)
-
-    def _is_delivering(self, subtask: str) -> bool:
-        return subtask in self._tasks
+        unfinished = self._attempts.unfinished
+        for subtask in [one for one in self._prepared if one not in unfinished]:
+            self._close(subtask)
 
     def _on_released(self, subtask: str) -> None:
         """The executor does not touch the blocks any more."""
-        if not self._is_delivering(subtask) and subtask not in self._attempts.unfinished:
+        if subtask not in self._delivering and subtask not in self._attempts.unfinished:
             self._close(subtask)
 
     # Effects
@@ -130,17 +125,21 @@ class Subtasks:
         for effect in effects:
             match effect:
                 case attempts.Fetch(assign):
-                    self._spawn(assign.subtask_id, self._fetch(assign))
+                    self._spawn(self._fetching, assign.subtask_id, self._fetch(assign))
                 case attempts.Run(subtask):
                     self._run(subtask)
                 case attempts.StopRun(subtask):
+                    self._stop_moving(subtask)
                     cancel = pb.CancelSubtasks(subtask_ids=[subtask])
                     self._send(local_pb2.ExecutorRequest(cancel=cancel))
                 case attempts.ShrinkRun(subtask, keep_area):
                     resize = pb.Resize(subtask_id=subtask, keep_area=keep_area)
                     self._send(local_pb2.ExecutorRequest(resize=resize))
+                case attempts.TrimFetch(subtask, row_stop):
+                    if prepared := self._prepared.get(subtask):
+                        prepared.trim(row_stop)
                 case attempts.Deliver(subtask, pieces):
-                    self._spawn(subtask, self._deliver(subtask, pieces))
+                    self._spawn(self._delivering, subtask, self._deliver(subtask, pieces))
                 case attempts.Drop(subtask):
                     self._drop(subtask)
                 case attempts.Report(message):
@@ -154,24 +153,38 @@ class Subtasks:
         assert self._executor is not None
         self._executor.send(request)
 
-    def _spawn(self, subtask: str, work: Any) -> None:
+    def _spawn(self, among: dict[str, asyncio.Task[None]], subtask: str, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks[subtask] = task
+        among[subtask] = task
 
         def ended(_: asyncio.Task[None]) -> None:
-            if self._tasks.get(subtask) is task:
-                del self._tasks[subtask]
+            if among.get(subtask) is task:
+                del among[subtask]
 
         task.add_done_callback(ended)
+
+    def _stop_moving(self, subtask: str) -> None:
+        """Nothing is fetched or delivered for it any more."""
+        for among in (self._fetching, self._delivering):
+            task = among.pop(subtask, None)
+            if task and task is not asyncio.current_task():
+                task.cancel()
 
     async def _fetch(self, assign: pb.Assign) -> None:
         subtask = assign.subtask_id
         try:
-            self._prepared[subtask] = await self._prepare(assign)
+            prepared = self._prepared[subtask] = await self._prepare(assign)
+            prepared.trim(assign.rectangle.row_stop)
+            row = prepared.row_here
+            self._do(self._attempts.fetched(subtask))
+            if subtask not in self._prepared:
+                return  # Cancelled meanwhile.
+            while row is not None and await prepared.wait_beyond(row):
+                row = prepared.row_here or 0
+                arrived = local_pb2.RowsArrived(subtask_id=subtask, row_stop=row)
+                self._send(local_pb2.ExecutorRequest(rows_arrived=arrived))
         except DeadheatError as error:
-            self._do(self._attempts.failed(subtask, error.code, error.message, row_done=None))
-            return
-        self._do(self._attempts.fetched(subtask))
+            self._do(self._attempts.given_up(subtask, error))
 
     async def _prepare(self, assign: pb.Assign) -> Prepared:
         try:
@@ -184,7 +197,8 @@ class Subtasks:
                 retry=retry_if_exception_type(Unavailable),
                 reraise=True,
             )
-            return await retrying(self._blocks.prepare, assign)
+            prepared: Prepared = await retrying(self._blocks.prepare, assign)
+            return prepared
 
     def _run(self, subtask: str) -> None:
         prepared, assign = self._prepared[subtask], self._attempts.assign_of(subtask)
@@ -194,36 +208,41 @@ class Subtasks:
         slim.CopyFrom(assign)
         for block in slim.operands:
             block.ClearField("inline")  # They travel in the mapped blocks.
-        run = local_pb2.RunSubtask(assign=slim, operands=prepared.operands, result=prepared.result)
+        run = local_pb2.RunSubtask(
+            assign=slim,
+            operands=prepared.operands,
+            result=prepared.result,
+            row_stop=prepared.row_here,
+        )
         self._executor.send(local_pb2.ExecutorRequest(run=run), prepared.descriptors)
         prepared.close_descriptors()
 
     async def _deliver(self, subtask: str, pieces: tuple[Rectangle, ...]) -> None:
         assign = self._attempts.assign_of(subtask)
-        finished = self._attempts.finished_of(subtask)
         prepared = self._prepared.get(subtask)
-        if assign is None or finished is None or prepared is None:
+        if assign is None or prepared is None:
             return
         try:
-            moved, seconds = await self._blocks.deliver(assign, prepared, pieces)
+            await self._blocks.deliver(assign, prepared, pieces)
         except Unavailable as error:
+            self._attempts.delivery_broke(subtask)
             log.warning(
                 f"a result waits for the store: {error}",
                 extra=logs.keys("deliver", subtask=subtask),
             )
-            return  # Tried again when the session is opened anew.
+            return  # Tried again when the session is opened anew, or further rows are computed.
         except DeadheatError as error:
-            self._do(self._attempts.failed(subtask, error.code, error.message, row_done=None))
+            self._do(self._attempts.given_up(subtask, error))
             return
-        finished.bytes_out = moved
-        finished.transfer_s += seconds
-        finished.finished_s = time.monotonic()
-        self._do(self._attempts.delivered(subtask, finished))
+        if finished := self._attempts.finished_of(subtask):
+            prepared.report(finished)
+            finished.finished_s = time.monotonic()
+        self._delivering.pop(subtask, None)
+        self._do(self._attempts.rows_delivered(subtask))
 
     def _drop(self, subtask: str) -> None:
         """Blocks go at once if no executor has them; else when it says that it is done."""
-        if task := self._tasks.pop(subtask, None):
-            task.cancel()
+        self._stop_moving(subtask)
         prepared = self._prepared.get(subtask)
         if prepared and (prepared.descriptors or prepared.result_memory is not None):
             self._close(subtask)
@@ -245,5 +264,5 @@ class Subtasks:
             except TimeoutError:
                 log.warning("gave up waiting for panels to end", extra=logs.keys("stop"))
         # What has not ended by now is the scheduler's again when it hears our goodbye.
-        for task in self._tasks.values():
+        for task in (*self._fetching.values(), *self._delivering.values()):
             task.cancel()

@@ -356,6 +356,7 @@ class DeviceSample(_message.Message):
     GPU_FIELD_NUMBER: _builtins.int
     QUOTA_FIELD_NUMBER: _builtins.int
     FAIR_SHARE_FIELD_NUMBER: _builtins.int
+    HELD_MATRICES_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     at_s: _builtins.float
     window_s: _builtins.float
@@ -381,6 +382,10 @@ class DeviceSample(_message.Message):
     def core_busy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
     def gpu(self) -> Global___GpuSample: ...
+    @_builtins.property
+    def held_matrices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of matrices that the agent has streamed here whole and still has; a bounded number."""
+
     def __init__(
         self,
         *,
@@ -400,10 +405,11 @@ class DeviceSample(_message.Message):
         gpu: Global___GpuSample | None = ...,
         quota: _builtins.float | None = ...,
         fair_share: _builtins.float | None = ...,
+        held_matrices: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_fair_share", b"_fair_share", "_quota", b"_quota", "fair_share", b"fair_share", "gpu", b"gpu", "quota", b"quota"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fair_share", b"_fair_share", "_quota", b"_quota", "at_s", b"at_s", "busy", b"busy", "core_busy", b"core_busy", "device", b"device", "fair_share", b"fair_share", "foreign", b"foreign", "foreign_runnable", b"foreign_runnable", "gpu", b"gpu", "memory_free_bytes", b"memory_free_bytes", "own", b"own", "quota", b"quota", "run_s", b"run_s", "steal", b"steal", "unknown", b"unknown", "wait_s", b"wait_s", "window_s", b"window_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fair_share", b"_fair_share", "_quota", b"_quota", "at_s", b"at_s", "busy", b"busy", "core_busy", b"core_busy", "device", b"device", "fair_share", b"fair_share", "foreign", b"foreign", "foreign_runnable", b"foreign_runnable", "gpu", b"gpu", "held_matrices", b"held_matrices", "memory_free_bytes", b"memory_free_bytes", "own", b"own", "quota", b"quota", "run_s", b"run_s", "steal", b"steal", "unknown", b"unknown", "wait_s", b"wait_s", "window_s", b"window_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fair_share: _TypeAlias = _typing.Literal["fair_share"]  # noqa: Y015
     _WhichOneofArgType__fair_share: _TypeAlias = _typing.Literal["_fair_share", b"_fair_share"]  # noqa: Y015

@@ -189,6 +189,7 @@ class ExecutorRequest(_message.Message):
     RESIZE_FIELD_NUMBER: _builtins.int
     CALIBRATE_FIELD_NUMBER: _builtins.int
     KEEP_OPEN_FIELD_NUMBER: _builtins.int
+    ROWS_ARRIVED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> Global___RunSubtask: ...
     @_builtins.property
@@ -199,6 +200,8 @@ class ExecutorRequest(_message.Message):
     def calibrate(self) -> Global___Calibrate: ...
     @_builtins.property
     def keep_open(self) -> Global___KeepOpen: ...
+    @_builtins.property
+    def rows_arrived(self) -> Global___RowsArrived: ...
     def __init__(
         self,
         *,
@@ -207,12 +210,13 @@ class ExecutorRequest(_message.Message):
         resize: _agent_pb2.Resize | None = ...,
         calibrate: Global___Calibrate | None = ...,
         keep_open: Global___KeepOpen | None = ...,
+        rows_arrived: Global___RowsArrived | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["calibrate", b"calibrate", "cancel", b"cancel", "keep_open", b"keep_open", "request", b"request", "resize", b"resize", "run", b"run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibrate", b"calibrate", "cancel", b"cancel", "keep_open", b"keep_open", "request", b"request", "resize", b"resize", "rows_arrived", b"rows_arrived", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrate", b"calibrate", "cancel", b"cancel", "keep_open", b"keep_open", "request", b"request", "resize", b"resize", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrate", b"calibrate", "cancel", b"cancel", "keep_open", b"keep_open", "request", b"request", "resize", b"resize", "rows_arrived", b"rows_arrived", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["run", "cancel", "resize", "calibrate", "keep_open"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["run", "cancel", "resize", "calibrate", "keep_open", "rows_arrived"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -285,6 +289,9 @@ class RunSubtask(_message.Message):
     ASSIGN_FIELD_NUMBER: _builtins.int
     OPERANDS_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    ROW_STOP_FIELD_NUMBER: _builtins.int
+    row_stop: _builtins.int
+    """Rows below it may be computed, more will arrive; absent when all are there."""
     @_builtins.property
     def assign(self) -> _agent_pb2.Assign: ...
     @_builtins.property
@@ -297,14 +304,41 @@ class RunSubtask(_message.Message):
         assign: _agent_pb2.Assign | None = ...,
         operands: _abc.Iterable[Global___MappedBlock] | None = ...,
         result: Global___MappedBlock | None = ...,
+        row_stop: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_row_stop", b"_row_stop", "assign", b"assign", "result", b"result", "row_stop", b"row_stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "operands", b"operands", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_row_stop", b"_row_stop", "assign", b"assign", "operands", b"operands", "result", b"result", "row_stop", b"row_stop"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__row_stop: _TypeAlias = _typing.Literal["row_stop"]  # noqa: Y015
+    _WhichOneofArgType__row_stop: _TypeAlias = _typing.Literal["_row_stop", b"_row_stop"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__row_stop) -> _WhichOneofReturnType__row_stop | None: ...
+
+Global___RunSubtask: _TypeAlias = RunSubtask  # noqa: Y015
+
+@_typing.final
+class RowsArrived(_message.Message):
+    """Further rows of a sub-task's operands are there: all below this one may be computed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBTASK_ID_FIELD_NUMBER: _builtins.int
+    ROW_STOP_FIELD_NUMBER: _builtins.int
+    subtask_id: _builtins.str
+    row_stop: _builtins.int
+    def __init__(
+        self,
+        *,
+        subtask_id: _builtins.str = ...,
+        row_stop: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["row_stop", b"row_stop", "subtask_id", b"subtask_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___RunSubtask: _TypeAlias = RunSubtask  # noqa: Y015
+Global___RowsArrived: _TypeAlias = RowsArrived  # noqa: Y015
 
 @_typing.final
 class Calibrate(_message.Message):

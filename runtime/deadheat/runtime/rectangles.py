@@ -83,6 +83,14 @@ class Rectangle:
             and 0 <= self.column_start <= self.column_stop <= matrix.columns
         )
 
+    def is_inside(self, other: Rectangle) -> bool:
+        return (
+            other.row_start <= self.row_start
+            and self.row_stop <= other.row_stop
+            and other.column_start <= self.column_start
+            and self.column_stop <= other.column_stop
+        )
+
     def __str__(self) -> str:
         columns = f"{self.column_start}:{self.column_stop}"
         return f"[{self.row_start}:{self.row_stop}, {columns}]"

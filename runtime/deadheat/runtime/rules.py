@@ -191,6 +191,21 @@ def needed_blocks(
             assert_never(kind)
 
 
+def read_by_rows(operation: Operation) -> tuple[bool, ...]:
+    """For each operand, whether a row of the result needs only the same row of it. Of such a one
+    the first rows are enough to begin with."""
+    count = len(operation.operands)
+    match operation.kind:
+        case Gemm(transpose_a=is_transposed):
+            return (not is_transposed, *[False] * (count - 1))
+        case Sum(bias=has_bias):
+            return (*[True] * (count - 1), not has_bias)
+        case Chain():
+            return (False,) * count
+        case kind:
+            assert_never(kind)
+
+
 def _gemm_blocks(
     operation: Operation, kind: Gemm, types: Types, rectangle: Rectangle
 ) -> Iterator[tuple[str, Rectangle]]:

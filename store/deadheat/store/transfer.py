@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final
 
 import google_crc32c
@@ -43,16 +44,24 @@ async def get(
     matrix_id: str,
     rectangle: Rectangle,
     into: memoryview,
+    *,
+    done: int = 0,
+    on_arrived: Callable[[int], bool] = lambda _: True,
 ) -> int:
-    """Reads a rectangle into `into`, row-major without gaps; returns the bytes that were moved."""
-    done = moved = 0
+    """Reads a rectangle into `into`, row-major without gaps; returns the bytes that were moved.
+
+    The first `done` bytes are there. `on_arrived` is told how many are whenever there are more, and
+    returns whether to go on.
+    """
+    moved = 0
     async for attempt in _attempts():
         with attempt:
             try:
                 request = pb.MatrixServiceGetRequest(
                     matrix_id=matrix_id, rectangle=wire.rectangle_to_wire(rectangle), offset=done
                 )
-                async for response in stub.Get(request, timeout=_deadline_s(len(into))):
+                call = stub.Get(request, timeout=_deadline_s(len(into)))
+                async for response in call:
                     chunk = response.chunk
                     end = chunk.offset + len(chunk.data)
                     if chunk.offset != done or end > len(into):
@@ -61,8 +70,14 @@ async def get(
                         raise DataLost(f"the chunk at offset {done} does not match its checksum")
                     into[done:end] = chunk.data
                     done, moved = end, moved + len(chunk.data)
+                    if not on_arrived(done):
+                        call.cancel()
+                        return moved
             except grpc.RpcError as error:
                 raise rpc.from_rpc_error(error, doing=f"reading matrix {matrix_id}") from None
+            except asyncio.CancelledError:
+                _raise_if_closed(matrix_id)
+                raise
             if done < len(into):
                 raise DataLost(f"matrix {matrix_id} ended after {done} of {len(into)} bytes")
     return moved
@@ -95,7 +110,17 @@ async def put(
                 await stub.Put(_parts(header, source), timeout=_deadline_s(source.size_bytes))
             except grpc.RpcError as error:
                 raise rpc.from_rpc_error(error, doing=f"writing matrix {matrix_id}") from None
+            except asyncio.CancelledError:
+                _raise_if_closed(matrix_id)
+                raise
     return moved
+
+
+def _raise_if_closed(matrix_id: str) -> None:
+    """A channel that somebody closes cancels its calls; that is not to cancel who waits for one."""
+    task = asyncio.current_task()
+    if task and not task.cancelling():
+        raise Unavailable(f"the channel was closed while matrix {matrix_id} was moved") from None
 
 
 async def _parts(header: pb.PutHeader, source: Region) -> AsyncIterator[pb.MatrixServicePutRequest]:

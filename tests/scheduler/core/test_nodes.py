@@ -6,8 +6,10 @@ import pytest
 from tests.scheduler.core.harness import HOST, Pool, check_cover, state_of
 
 from deadheat.scheduler.core import effects, events
+from deadheat.scheduler.core.learning import MAX_HELD
 from deadheat.scheduler.core.machine import NodeState, SubtaskState
 from deadheat.scheduler.core.nodes import LOST_AFTER_S, RECONNECT_GRACE_S, SUSPECT_AFTER_S
+from deadheat.scheduler.planner.availability import Sample
 
 
 @pytest.fixture
@@ -169,8 +171,6 @@ def test_what_another_device_would_meet_as_well_fails_at_once(pool: Pool, code: 
 
 
 def test_samples_that_cannot_be_are_dropped_or_clamped(pool: Pool) -> None:
-    from deadheat.scheduler.planner.availability import Sample
-
     device = pool.core.world.devices["a/cpu"]
     nan = float("nan")
     for bad in (
@@ -186,3 +186,28 @@ def test_samples_that_cannot_be_are_dropped_or_clamped(pool: Pool) -> None:
     (kept,) = device.samples
     assert (kept.busy, kept.own, kept.foreign, kept.foreign_runnable) == (1.0, 0.0, 1.0, 0.0)
     assert device.memory_free_bytes == 0
+
+
+def test_a_matrix_that_a_far_device_has_is_not_paid_for_again() -> None:
+    pool = Pool()
+    pool.join("far", host="elsewhere")
+    job = pool.submit(2048, 2048, 2048)
+    before = pool.on(job, "far").placement
+    pool.finish(pool.on(job, "far"))
+
+    def hold(*ids: str) -> None:
+        sample = Sample(pool.now, 1.0, 0.0, 0.0, 0.0)
+        device = events.DeviceSampled("far/cpu", sample, 1 << 34, ids)
+        pool.feed(events.NodeSampled("far", [device]))
+
+    hold("mb", *(f"other{k}" for k in range(1000)))
+    assert len(pool.nodes["far"].devices["far/cpu"].held) == MAX_HELD
+    second = pool.submit(2048, 2048, 2048)
+    after = pool.on(second, "far").placement
+    rows = after.rectangle.rows
+    assert before.predicted_bytes_in == (before.rectangle.rows + 2048) * 2048 * 8
+    assert after.predicted_bytes_in == rows * 2048 * 8
+    # An agent that was started anew has nothing.
+    pool.feed(events.SessionBroken("far", "1"))
+    pool.join("far", host="elsewhere", instance="2")
+    assert pool.nodes["far"].devices["far/cpu"].held == frozenset()

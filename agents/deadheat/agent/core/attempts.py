@@ -2,7 +2,8 @@
 
 Rules of this file: no I/O, no clock; each method takes what happened and returns what to do. What
 was finished is kept until the scheduler says that it may be forgotten, so that a break of the
-session, or a restart of the scheduler, loses nothing.
+session, or a restart of the scheduler, loses nothing. Results that have to be delivered go in runs
+of whole rows while later ones are computed, one run at a time, and count when they are there.
 """
 
 from __future__ import annotations
@@ -10,11 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from deadheat.runtime import wire
+from deadheat.runtime.errors import DeadheatError
 from deadheat.runtime.programs import Rectangle, uncovered
 from deadheat.v1 import agent_pb2 as pb
 from deadheat.v1 import types_pb2
+
+#: Rows are delivered while others are computed when they are so many bytes together; fewer would
+#: cost a round trip for little.
+DELIVERY_BYTES: Final = 4 << 20
 
 
 class Phase(Enum):
@@ -38,6 +45,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class StopRun:
+    """End it at its next cancel point, and whatever is fetched and delivered for it."""
+
     subtask: str
 
 
@@ -48,8 +57,16 @@ class ShrinkRun:
 
 
 @dataclass(frozen=True, slots=True)
+class TrimFetch:
+    """Operands of rows from this one on are not needed any more."""
+
+    subtask: str
+    row_stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class Deliver:
-    """Send these parts of the result to where they belong."""
+    """Send these parts of the result to where they belong, then say so (`rows_delivered`)."""
 
     subtask: str
     pieces: tuple[Rectangle, ...]
@@ -67,7 +84,7 @@ class Report:
     message: pb.AgentServiceSessionRequest
 
 
-Effect = Fetch | Run | StopRun | ShrinkRun | Deliver | Drop | Report
+Effect = Fetch | Run | StopRun | ShrinkRun | TrimFetch | Deliver | Drop | Report
 
 
 @dataclass(slots=True)
@@ -75,7 +92,13 @@ class _Held:
     assign: pb.Assign
     rectangle: Rectangle
     phase: Phase = Phase.FETCHING
+    #: Whole rows below this one are computed and where they belong.
     row_done: int = 0
+    #: Whole rows below this one are computed; and where the run of rows that is being delivered
+    #: ends, if one is.
+    row_computed: int = 0
+    row_sending: int | None = None
+    progress: pb.SubtaskProgress | None = None
     #: What was given back of the rectangle.
     released: list[Rectangle] = field(default_factory=list)
     #: What the executor said at its end, while the result is delivered.
@@ -84,8 +107,12 @@ class _Held:
     report: pb.AgentServiceSessionRequest | None = None
 
     @property
-    def pieces(self) -> tuple[Rectangle, ...]:
-        return tuple(uncovered(self.rectangle, self.released))
+    def row_kept(self) -> int | None:
+        """How far its result is there, whatever becomes of the rest."""
+        return self.row_done if self.assign.result_matrix_id else None
+
+    def undelivered(self, row_stop: int) -> tuple[Rectangle, ...]:
+        return tuple(uncovered(self.rectangle.with_rows(self.row_done, row_stop), self.released))
 
 
 class Attempts:
@@ -112,7 +139,9 @@ class Attempts:
             return []  # Sent again after a break; we have it.
         result = wire.matrix_type_from_wire(assign.result_type, field="result_type")
         rectangle = wire.rectangle_from_wire(assign.rectangle, within=result, field="rectangle")
-        held = _Held(assign, rectangle, row_done=rectangle.row_start)
+        held = _Held(
+            assign, rectangle, row_done=rectangle.row_start, row_computed=rectangle.row_start
+        )
         self._held[assign.subtask_id] = held
         return [Fetch(assign)]
 
@@ -168,8 +197,8 @@ class Attempts:
         for subtask, held in self._held.items():
             if held.report:
                 effects.append(Report(held.report))
-            elif held.phase is Phase.DELIVERING:
-                effects.append(Deliver(subtask, held.pieces))
+            else:
+                effects += self._deliver_more(subtask, held)
         return effects
 
     # From here
@@ -191,26 +220,74 @@ class Attempts:
             wire.rectangle_from_wire(piece, within=result, field="released")
             for piece in resized.released
         ]
-        return [Report(pb.AgentServiceSessionRequest(resized=resized))]
+        kept = uncovered(held.rectangle, held.released)
+        row_stop = max((piece.row_stop for piece in kept), default=held.rectangle.row_start)
+        told = Report(pb.AgentServiceSessionRequest(resized=resized))
+        return [told, TrimFetch(resized.subtask_id, row_stop)]
 
-    def progressed(self, progress: pb.SubtaskProgress) -> list[Effect]:
+    def progressed(
+        self, progress: pb.SubtaskProgress, *, must_deliver: bool = False
+    ) -> list[Effect]:
+        """Rows are computed. If they have to be delivered, they count when they are."""
         held = self._held.get(progress.subtask_id)
         if held is None or held.phase is not Phase.RUNNING:
             return []
-        held.row_done = progress.row_done
-        return [Report(pb.AgentServiceSessionRequest(progress=pb.Progress(subtasks=[progress])))]
+        if not must_deliver:
+            held.row_done = progress.row_done
+            return [_progressed(progress)]
+        held.row_computed = progress.row_done
+        held.progress = progress
+        progress.row_done = held.row_done
+        return [_progressed(progress), *self._deliver_more(progress.subtask_id, held)]
 
     def computed(self, finished: pb.Finished, *, must_deliver: bool) -> list[Effect]:
         """All rows are computed. They count as finished when they are where they belong."""
         subtask = finished.progress.subtask_id
         held = self._held.get(subtask)
-        if held is None:
+        if held is None or held.phase is not Phase.RUNNING:
             return []
         held.finished = finished
-        if must_deliver:
-            held.phase = Phase.DELIVERING
-            return [Deliver(subtask, held.pieces)]
-        return self.delivered(subtask, finished)
+        if not must_deliver:
+            return self.delivered(subtask, finished)
+        held.phase = Phase.DELIVERING
+        return self._deliver_more(subtask, held)
+
+    def _deliver_more(self, subtask: str, held: _Held) -> list[Effect]:
+        """The next run of rows to deliver, if none is under way and enough are computed."""
+        if held.row_sending is not None:
+            return []
+        if held.phase is Phase.DELIVERING:
+            assert held.finished is not None
+            pieces = held.undelivered(held.rectangle.row_stop)
+            if not pieces:
+                return self.delivered(subtask, held.finished)
+            held.row_sending = held.rectangle.row_stop
+            return [Deliver(subtask, pieces)]
+        if held.phase is not Phase.RUNNING or held.row_computed <= held.row_done:
+            return []
+        pieces = held.undelivered(held.row_computed)
+        result = wire.matrix_type_from_wire(held.assign.result_type, field="result_type")
+        if sum(piece.area for piece in pieces) * result.element.itemsize < DELIVERY_BYTES:
+            return []
+        held.row_sending = held.row_computed
+        return [Deliver(subtask, pieces)]
+
+    def rows_delivered(self, subtask: str) -> list[Effect]:
+        """The last Deliver has been carried out."""
+        held = self._held.get(subtask)
+        if held is None or held.row_sending is None:
+            return []
+        held.row_done, held.row_sending = held.row_sending, None
+        effects: list[Effect] = []
+        if held.progress and held.phase is Phase.RUNNING:
+            held.progress.row_done = held.row_done
+            effects.append(_progressed(held.progress))
+        return [*effects, *self._deliver_more(subtask, held)]
+
+    def delivery_broke(self, subtask: str) -> None:
+        """The last Deliver could not be carried out now; it is tried again on the next occasion."""
+        if held := self._held.get(subtask):
+            held.row_sending = None
 
     def delivered(self, subtask: str, finished: pb.Finished) -> list[Effect]:
         held = self._held.get(subtask)
@@ -219,6 +296,10 @@ class Attempts:
         held.phase = Phase.SETTLING
         held.report = pb.AgentServiceSessionRequest(finished=finished)
         return [Report(held.report), Drop(subtask)]
+
+    def row_kept(self, subtask: str) -> int | None:
+        held = self._held.get(subtask)
+        return held.row_kept if held else None
 
     def finished_of(self, subtask: str) -> pb.Finished | None:
         held = self._held.get(subtask)
@@ -243,16 +324,31 @@ class Attempts:
         drop: list[Effect] = [] if was_running else [Drop(subtask)]
         return [Report(held.report), *drop]
 
+    def given_up(self, subtask: str, error: DeadheatError) -> list[Effect]:
+        """Its operands cannot be fetched or its result not be delivered, at whatever stage."""
+        held = self._held.get(subtask)
+        if held is None:
+            return []
+        was_running = held.phase is Phase.RUNNING
+        effects = self.failed(subtask, error.code, error.message, row_done=held.row_kept)
+        return [*effects, StopRun(subtask)] if was_running else effects
+
     def executor_died(self, reason: str) -> list[Effect]:
         """Whatever ran in it is gone; rows that it had reported are good."""
         effects: list[Effect] = []
         for subtask, held in list(self._held.items()):
             if held.phase is Phase.RUNNING:
                 message = f"the executor died: {reason}"
-                kept = held.row_done if held.assign.result_matrix_id else None
-                effects += self.failed(subtask, "executor_died", message, row_done=kept, died=True)
+                effects += self.failed(
+                    subtask, "executor_died", message, row_done=held.row_kept, died=True
+                )
                 effects.append(Drop(subtask))
         return effects
+
+
+def _progressed(progress: pb.SubtaskProgress) -> Report:
+    told = pb.Progress(subtasks=[progress])  # A copy.
+    return Report(pb.AgentServiceSessionRequest(progress=told))
 
 
 def _resized(subtask: str, released: list[Rectangle]) -> Report:

@@ -95,6 +95,8 @@ class Panels:
     predicted_s: float = 0.0
     #: The result is its own transpose: what has been computed across its diagonal can be copied.
     is_symmetric: bool = False
+    #: Rows from here on lack operands that are on their way; None when all are there.
+    row_arrived: int | None = None
     #: Elements that have been computed.
     area_done: int = field(init=False, default=0)
     #: Rows from here on belong to somebody else now.
@@ -115,7 +117,7 @@ class Panels:
     # Taking and finishing
 
     def take(self) -> Panel | None:
-        """The next panel to compute; None when all have been taken."""
+        """The next panel to compute; None when all that can be have been taken."""
         if self._returned:
             panel = self._returned.popleft()
             self._bands[panel.band].open += 1
@@ -202,6 +204,11 @@ class Panels:
         issued = self._column >= self._column_stop and self._next_row() >= self.row_stop
         return issued and not self._returned and not any(band.open for band in self._bands)
 
+    def arrived(self, row: int) -> None:
+        """Operands of all rows below this one are there."""
+        if self.row_arrived is not None:
+            self.row_arrived = max(self.row_arrived, row)
+
     # Giving away
 
     def release(self, keep_area: int) -> list[Rectangle]:
@@ -242,6 +249,12 @@ class Panels:
         height = min(left, _up(max(min(side, left // 2), min(MIN_SIDE, side))))
         if left - height < GRAIN:
             height = left
+        if self.row_arrived is not None and self.row_arrived - start < height:
+            # Rather a lower band than a wait, but none so low that it is slow for its size.
+            here = self.row_arrived - start
+            if here < min(height, MIN_SIDE):
+                return False
+            height = here // GRAIN * GRAIN
         self._bands.append(_Band(start, start + height))
         self._column = self.rectangle.column_start
         self._column_stop = self.rectangle.column_stop

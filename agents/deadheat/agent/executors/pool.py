@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
@@ -70,19 +71,21 @@ class Task:
     cpu_s: float = 0.0
     wall_s: float = 0.0
     flops: float = 0.0
+    #: The last word on it has been said.
     is_over: bool = False
-    #: The last word on it has been said: only then may its blocks be released. Threads that end
-    #: their panels at the same moment would otherwise overtake one another.
-    is_told: bool = False
     is_released: bool = False
 
 
 class Pool:
-    """`emit` is called from any thread, outside the lock."""
+    """What it has to say it puts down under its lock, and then says in that order, whichever
+    thread does it: nobody may hear that rows are done before he hears which of them were given
+    away. `emit` is called from any thread, by one at a time, outside the lock."""
 
     def __init__(self, threads: int, emit: Emit) -> None:
         self._emit = emit
         self._changed = threading.Condition()
+        self._unsaid: deque[local_pb2.ExecutorEvent] = deque()
+        self._saying = threading.Lock()
         self._tasks: dict[str, Task] = {}
         self._arrivals = 0
         self.threads = threads
@@ -96,42 +99,61 @@ class Pool:
             task.arrival = self._arrivals
             self._tasks[task.id] = task
             self._changed.notify_all()
-        if task.panels.is_done:  # Nothing to compute.
-            self._end_if_done(task)
-            self._release_if_idle(task)
+            self._conclude(task)  # There may be nothing to compute.
+        self._say()
+
+    def rows_arrived(self, task_id: str, row: int) -> None:
+        with self._changed:
+            if task := self._tasks.get(task_id):
+                task.panels.arrived(row)
+                self._changed.notify_all()
 
     def cancel(self, task_id: str) -> None:
         """No further panel of it starts; what runs ends unheard."""
         with self._changed:
-            task = self._tasks.pop(task_id, None)
-            if task is None:
-                return
-            task.is_over = task.is_told = True
-        self._release_if_idle(task)
-
-    def _release_if_idle(self, task: Task) -> None:
-        """Tells once, after the last panel of a task that is over, that nothing writes its blocks:
-        only then may their memory serve somebody else."""
-        with self._changed:
-            if not task.is_told or task.running or task.is_released:
-                return
-            task.is_released = True
-        released = local_pb2.Released(subtask_id=task.id)
-        self._emit(local_pb2.ExecutorEvent(released=released))
+            if task := self._tasks.pop(task_id, None):
+                task.is_over = True
+                self._conclude(task)
+        self._say()
 
     def resize(self, task_id: str, keep_area: int) -> None:
         """Gives up what was not started beyond so many elements, and says what that is."""
         resized = agent_pb2.Resized(subtask_id=task_id)
         with self._changed:
-            task = self._tasks.get(task_id)
-            if task:
+            if task := self._tasks.get(task_id):
                 released = task.panels.release(keep_area)
                 resized.released.extend(wire.rectangle_to_wire(piece) for piece in released)
-        self._emit(local_pb2.ExecutorEvent(resized=resized))
-        if task is None:
-            return  # It has ended already.
-        self._end_if_done(task)
-        self._release_if_idle(task)
+            self._unsaid.append(local_pb2.ExecutorEvent(resized=resized))
+            if task:  # Else it has ended already.
+                self._conclude(task)
+        self._say()
+
+    def _conclude(self, task: Task) -> None:
+        """With the lock: a task that is done ends, and of one that is over, and of which no panel
+        runs, the blocks are released. Nothing writes there any more: only then may their memory
+        serve somebody else."""
+        if not task.is_over and task.panels.is_done:
+            task.is_over = True
+            self._tasks.pop(task.id, None)
+            finished = local_pb2.ExecutorFinished(
+                progress=_progress(task), finished_s=time.monotonic()
+            )
+            if task.is_inline:
+                finished.inline = task.result.array.tobytes()
+            self._unsaid.append(local_pb2.ExecutorEvent(finished=finished))
+        if task.is_over and not task.running and not task.is_released:
+            task.is_released = True
+            released = local_pb2.Released(subtask_id=task.id)
+            self._unsaid.append(local_pb2.ExecutorEvent(released=released))
+
+    def _say(self) -> None:
+        """Says what is unsaid, unless another thread is at it: that one looks again at its end."""
+        while self._unsaid and self._saying.acquire(blocking=False):
+            try:
+                while self._unsaid:
+                    self._emit(self._unsaid.popleft())
+            finally:
+                self._saying.release()
 
     def _work(self) -> None:
         while True:
@@ -176,41 +198,21 @@ class Pool:
             task.flops += 0.0 if is_copied else task.panels.work_of(panel)
             task.at_s = time.monotonic()
             task.panels.finish(panel, 0.0 if is_copied else wall_s)
-            progress = None if task.is_over else self._news(task)
-        if progress:
-            self._emit(local_pb2.ExecutorEvent(progress=progress))
-        self._end_if_done(task)
-        self._release_if_idle(task)
-
-    def _news(self, task: Task) -> agent_pb2.SubtaskProgress | None:
-        """Progress, if some time has passed since it was told."""
-        if task.at_s - task.told_s < task.progress_s:
-            return None
-        task.told_s = task.at_s
-        return _progress(task)
-
-    def _end_if_done(self, task: Task) -> None:
-        with self._changed:
-            if task.is_over or not task.panels.is_done:
-                return
-            task.is_over = True
-            self._tasks.pop(task.id, None)
-            finished = local_pb2.ExecutorFinished(
-                progress=_progress(task), finished_s=time.monotonic()
-            )
-        if task.is_inline:
-            finished.inline = task.result.array.tobytes()
-        self._emit(local_pb2.ExecutorEvent(finished=finished))
-        with self._changed:
-            task.is_told = True
+            if not task.is_over and task.at_s - task.told_s >= task.progress_s:
+                task.told_s = task.at_s
+                self._unsaid.append(local_pb2.ExecutorEvent(progress=_progress(task)))
+            self._conclude(task)
+        self._say()
 
     def _retry_smaller(self, task: Task, panel: Panel) -> None:
         with self._changed:
-            if halved := task.panels.halve(panel):
+            halved = task.panels.halve(panel)
+            if halved:
                 task.running -= 1
                 self._changed.notify_all()
+                self._conclude(task)
         if halved:
-            self._release_if_idle(task)
+            self._say()
         else:
             self._fail(task, "limit_reached", f"no memory for panel {panel.rectangle}")
 
@@ -218,18 +220,17 @@ class Pool:
         """The panel that is running fails the whole task."""
         with self._changed:
             task.running -= 1
-            was_over, task.is_over = task.is_over, True
-            self._tasks.pop(task.id, None)
-            failed = agent_pb2.Failed(
-                subtask_id=task.id,
-                failure=types_pb2.Failure(code=code, message=message),
-                row_done=task.panels.row_done,
-            )
-        if not was_over:
-            self._emit(local_pb2.ExecutorEvent(failed=failed))
-            with self._changed:
-                task.is_told = True
-        self._release_if_idle(task)
+            if not task.is_over:
+                task.is_over = True
+                self._tasks.pop(task.id, None)
+                failed = agent_pb2.Failed(
+                    subtask_id=task.id,
+                    failure=types_pb2.Failure(code=code, message=message),
+                    row_done=task.panels.row_done,
+                )
+                self._unsaid.append(local_pb2.ExecutorEvent(failed=failed))
+            self._conclude(task)
+        self._say()
 
 
 def _progress(task: Task) -> agent_pb2.SubtaskProgress:

@@ -79,6 +79,7 @@ def _task(message: local_pb2.RunSubtask, descriptors: list[int], threads: int) -
             threads,
             assign.predicted_s,
             is_symmetric(operation),
+            message.row_stop if message.HasField("row_stop") else None,
         ),
         is_inline=message.result.is_inline,
         progress_s=assign.progress_s or PROGRESS_INTERVAL_S,
@@ -111,6 +112,9 @@ class _Executor:
                         self._pool.cancel(task_id)
                 case "resize":
                     self._pool.resize(request.resize.subtask_id, request.resize.keep_area)
+                case "rows_arrived":
+                    arrived = request.rows_arrived
+                    self._pool.rows_arrived(arrived.subtask_id, arrived.row_stop)
                 case "keep_open":
                     self._kept_open += descriptors
                 case "calibrate":

@@ -31,6 +31,7 @@ class Sampler:
         nvml: NvmlProbe,
         gpu_devices: dict[str, str],
         memory_free_bytes: Callable[[], int],
+        held_matrices: Callable[[], tuple[str, ...]],
         tell: Callable[[pb.Samples], None],
     ) -> None:
         self._cpu_device = cpu_device
@@ -38,9 +39,11 @@ class Sampler:
         self._nvml = nvml
         self._gpu_devices = gpu_devices
         self._memory_free_bytes = memory_free_bytes
+        self._held_matrices = held_matrices
         self._tell = tell
         self._host = HostProbe()
         self._told: dict[str, tuple[float, float]] = {}
+        self._told_held: dict[str, tuple[str, ...]] = {}
         self._told_s = float("-inf")
         self._looked_s = time.monotonic()
         self._stopping = threading.Event()
@@ -83,14 +86,15 @@ class Sampler:
     def _is_news(self, samples: list[pb.DeviceSample]) -> bool:
         now = time.monotonic()
         seen = {sample.device: (sample.busy, sample.foreign) for sample in samples}
-        changed = seen.keys() != self._told.keys() or any(
+        held = {sample.device: tuple(sample.held_matrices) for sample in samples}
+        changed = held != self._told_held or any(
             abs(new - old) >= CHANGE
             for device in seen
             for new, old in zip(seen[device], self._told[device])
         )
         if not changed and now - self._told_s < REPORT_INTERVAL_S - INTERVAL_S / 2:
             return False
-        self._told, self._told_s = seen, now
+        self._told, self._told_held, self._told_s = seen, held, now
         return True
 
     def _cpu_message(self, found: CpuSample) -> pb.DeviceSample:
@@ -106,6 +110,7 @@ class Sampler:
             run_s=found.run_s,
             wait_s=found.wait_s,
             memory_free_bytes=self._memory_free_bytes(),
+            held_matrices=self._held_matrices(),
             core_busy=found.core_busy,
             quota=found.quota,
             fair_share=found.fair_share,

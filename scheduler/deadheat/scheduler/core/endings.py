@@ -94,13 +94,17 @@ def abandon(world: World, subtask: Subtask, why: str, *, died: bool, failed: boo
     """
     job = world.jobs[subtask.job]
     was_running = subtask.state is SubtaskState.RUNNING
-    first = subtask.pieces[0]
-    delivered = first.with_rows(first.row_start, max(first.row_start, subtask.row_done))
+    done = subtask.row_done
+    delivered = [
+        piece.with_rows(piece.row_start, min(piece.row_stop, done))
+        for piece in subtask.pieces
+        if piece.row_start < done
+    ]
     is_inline = job.steps[subtask.operation].inline is not None
-    if delivered.area and not is_inline:
-        rest = subtasks.keep_only(subtask, [delivered])
+    if delivered and not is_inline:
+        rest = subtasks.keep_only(subtask, delivered)
         subtask.state = SUBTASK.next(subtask.state, SubtaskEvent.FINISH)
-        subtask.area_done = delivered.area
+        subtask.area_done = subtask.area
         subtask.finished_s = subtask.marks[-1].at_s if subtask.marks else world.now
         job.computed_s = max(job.computed_s or 0.0, subtask.finished_s)
     else:

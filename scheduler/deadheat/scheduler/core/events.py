@@ -68,6 +68,8 @@ class DeviceSampled:
     device: str
     sample: Sample
     memory_free_bytes: int
+    #: Ids of matrices that it has whole.
+    held: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

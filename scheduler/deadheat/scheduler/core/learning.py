@@ -33,6 +33,8 @@ MAX_WINDOW_S: Final = 60.0
 ROUNDING: Final = 1e-6
 #: The same complaint about one device is told at most so often.
 COMPLAINT_INTERVAL_S: Final = 60.0
+#: So many held matrices of a device are believed.
+MAX_HELD: Final = 64
 #: A GPU that seems free to this degree is idle: what the stopwatch says then is its idle speed.
 IDLE_AVAILABILITY: Final = 0.95
 
@@ -49,6 +51,7 @@ def registered(world: World, node: Node, facts: events.DeviceFacts) -> Device:
         before = world.nodes.get(node.name)
         if before is None or before.instance != node.instance:
             known.history = known.history.after_start()
+            known.held = frozenset()
     known.facts = facts
     take_claims(world, known, facts.points)
     return known
@@ -131,6 +134,7 @@ def take_sample(world: World, device: Device, sampled: events.DeviceSampled) -> 
     device.samples.append(sample)
     device.seen.add(sample)
     device.memory_free_bytes = max(0, sampled.memory_free_bytes)
+    device.held = frozenset(sampled.held[:MAX_HELD])
     _roll_up(world, device, sample)
     _record_if_due(world, device)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -12,7 +12,7 @@ import numpy as np
 from deadheat.scheduler.core.machine import NodeState
 from deadheat.scheduler.core.state import LAUNCH_S, UNKNOWN_LATENCY_S, Device, Job, Node
 from deadheat.scheduler.core.world import World
-from deadheat.scheduler.planner.pool import Pool
+from deadheat.scheduler.planner.pool import Flags, Pool
 from deadheat.scheduler.planner.speed import SpeedModel
 
 #: Devices that map the store's memory hold no copies: their own memory does not bound a share.
@@ -96,8 +96,9 @@ def _columns(
         is_local=is_local,
         bandwidth_bytes_per_s=np.array([device.bandwidth_bytes_per_s for device in devices]),
         latency_s=np.array(far_latency_s),
-        overlaps=np.zeros(len(devices), dtype=np.bool_),
+        overlaps=~is_local,
         measured_flops=np.array(measured, dtype=np.float64),
+        holders=_holders(job, devices),
         store_bytes_per_s=world.store_bytes_per_s,
     )
 
@@ -111,6 +112,20 @@ def _add_pending(other: Job, numbers: Mapping[str, int], ready_s: list[float]) -
             number = numbers.get(step.pool.ids[device])
             if number is not None:
                 ready_s[number] += takes_s
+
+
+def _holders(job: Job | None, devices: Sequence[Device]) -> dict[str, Flags]:
+    """Which devices have matrices of this job, by the ids or names that the planner uses."""
+    told = {matrix_id for device in devices for matrix_id in device.held}
+    if job is None or not told:
+        return {}
+    names = {one.matrix_id: one.matrix_id for one in job.program.operands if one.matrix_id}
+    names |= {step.result_id: step.operation.result for step in job.steps if step.result_id}
+    return {
+        name: np.array([matrix_id in device.held for device in devices], dtype=np.bool_)
+        for matrix_id, name in names.items()
+        if matrix_id in told
+    }
 
 
 def _measured(job: Job | None, operations: AbstractSet[int], device: Device, now: float) -> float:

@@ -46,6 +46,8 @@ class Device:
     #: Of its way to the store; 0 where it is not known.
     latency_s: float = 0.0
     active: dict[str, Subtask] = field(default_factory=dict)
+    #: Ids of matrices that it has whole, as it last said.
+    held: frozenset[str] = frozenset()
     #: Roll-up of samples since the last one was recorded.
     rolled_up: list[tuple[Sample, float]] = field(default_factory=list)
     #: When the history was recorded, and whether it has changed since.

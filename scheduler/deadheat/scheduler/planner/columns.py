@@ -19,6 +19,8 @@ from deadheat.scheduler.planner.selecting import selected
 NEAR_ROUNDS: Final = 2
 FAR_ROUNDS: Final = 6
 TIGHT_ROUNDS: Final = 3
+#: To finish together may cost so much by the prediction: whole rows and columns decide about less.
+EVEN_LOSS: Final = 0.002
 #: What got nothing in a round is thought of with sides so much shorter in the next.
 SHRINK: Final = 0.5
 
@@ -50,7 +52,8 @@ def columns(prices: Prices, policy: Policy) -> Cutting | None:
             continue
         if prices.is_far:
             better = _evened(prices, policy, made)
-            if better and fits(prices, better) and better.total_s < made.total_s:
+            hardly_later_s = made.total_s * (1.0 + EVEN_LOSS)
+            if better and fits(prices, better) and better.total_s <= hardly_later_s:
                 made = better
         if chosen is None or made.total_s < chosen.total_s:
             chosen = made
@@ -83,18 +86,11 @@ def _evened(prices: Prices, policy: Policy, chosen: Cutting) -> Cutting | None:
     by_column = np.lexsort((chosen.bounds[:, 0], chosen.bounds[:, 2]))
     order = chosen.used[by_column]
     _, first, counts = np.unique(chosen.bounds[by_column, 2], return_index=True, return_counts=True)
-    cell_s = np.maximum(_cell_s(prices, prices.rates(heights, widths)), LEAST_S)
-    areas = evened(prices, cell_s, order, counts, widths[order][first])
+    rates = prices.rates(heights, widths)
+    areas = evened(prices, rates, order, counts, widths[order][first])
     stays = areas >= 1.0
     left = np.add.reduceat(stays.astype(np.int64), first)
     return _laid_out(prices, policy, order[stays], left[left > 0], areas[stays])
-
-
-def _cell_s(prices: Prices, rates: Floats) -> Floats:
-    """Seconds of each device to move and compute an element, its row and column being there."""
-    move_s = (prices.cell_bytes + prices.out_bytes) / prices.bandwidth
-    compute_s = prices.flops_per_element / prices.pool.effective(rates)
-    return np.where(prices.pool.overlaps, np.maximum(move_s, compute_s), move_s + compute_s)
 
 
 def _columns_round(
@@ -106,11 +102,17 @@ def _columns_round(
     has_room: Flags,
 ) -> Cutting | None:
     height, width = prices.shape.rows, prices.shape.columns
-    fetch_s = (heights * prices.row_bytes + widths * prices.column_bytes) / prices.bandwidth
+    rows_s = heights * prices.row_bytes / prices.bandwidth
+    move_s, compute_s = prices.cell_s(rates)
+    # Rows come while others are computed: their seconds are spread over the area.
+    along_s = move_s + rows_s / np.maximum(1.0, heights * widths)
+    overlaps = prices.pool.overlaps
+    both_s = np.where(overlaps, np.maximum(along_s, compute_s), move_s + compute_s)
+    fetch_s = widths * prices.column_bytes / prices.bandwidth + np.where(overlaps, 0.0, rows_s)
     caps = np.where(has_room, prices.area_that_fits(height * width), 0)
     if float(caps.sum(dtype=np.float64)) < height * width:
         return None
-    ready_s, unit_s = prices.start_s + fetch_s, np.maximum(_cell_s(prices, rates), LEAST_S)
+    ready_s, unit_s = prices.start_s + fetch_s, np.maximum(both_s, LEAST_S)
     shares = selected(height * width, ready_s, unit_s, caps, policy)
     used = np.flatnonzero(shares)
     areas = shares[used].astype(np.float64)

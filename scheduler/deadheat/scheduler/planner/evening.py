@@ -4,8 +4,9 @@ Areas that balance devices before they are laid out are right only for the recta
 priced with; a far device that comes to lie in a wider column fetches more. So once the layout is
 chosen, its heights and widths are solved for. In a column of width w, device i finishes h rows at
 a_i + b_i * h, with a_i = start + w * (seconds to fetch a column's operand) and b_i the same for a
-row and its w elements: linear, so all end at T(w) = (rows + sum a_i / b_i) / sum 1 / b_i. Widths
-that make T the same for every column are found by Newton's method, each step a water-filling.
+row and its w elements (the larger of moving and computing them where these overlap): linear, so
+all end at T(w) = (rows + sum a_i / b_i) / sum 1 / b_i. Widths that make T the same for every column
+are found by Newton's method, each step a water-filling.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Final
 import numpy as np
 
 from deadheat.scheduler.planner.balance import level
-from deadheat.scheduler.planner.pool import Floats, Integers
+from deadheat.scheduler.planner.layouts import LEAST_S
+from deadheat.scheduler.planner.pool import Flags, Floats, Integers
 from deadheat.scheduler.planner.pricing import Prices
 
 #: Newton's method converges at once where transfers are small, and in three steps elsewhere.
@@ -37,13 +39,17 @@ class _Columns:
     start_s: Floats
     column_s: Floats
     row_s: Floats
-    cell_s: Floats
+    move_s: Floats
+    compute_s: Floats
+    overlaps: Flags
 
     def solved(self, widths: Floats) -> tuple[Floats, Floats]:
         """When each column ends, and the heights of its rectangles, for such widths."""
         wide = widths[self.column]
         ready_s = self.start_s + wide * self.column_s
-        unit_s = self.row_s + wide * self.cell_s
+        along_s, compute_s = self.row_s + wide * self.move_s, wide * self.compute_s
+        unit_s = np.where(self.overlaps, np.maximum(along_s, compute_s), along_s + compute_s)
+        unit_s = np.maximum(unit_s, LEAST_S)
         rate = 1.0 / unit_s
         for _ in range(DROPS):
             rates = np.add.reduceat(rate, self.first)
@@ -57,12 +63,13 @@ class _Columns:
 
 
 def evened(
-    prices: Prices, cell_s: Floats, order: Integers, counts: Integers, widths: Floats
+    prices: Prices, rates: Floats, order: Integers, counts: Integers, widths: Floats
 ) -> Floats:
     """Areas of the devices in `order`, column by column, that make them all finish together; 0
-    for those that could not begin in time. `cell_s` are each device's seconds for an element."""
+    for those that could not begin in time. `rates` are the devices' idle speeds."""
     total = float(prices.shape.columns)
     bandwidth = prices.bandwidth[order]
+    move_s, compute_s = prices.cell_s(rates)
     found = _Columns(
         rows=prices.shape.rows,
         first=np.cumsum(counts) - counts,
@@ -70,7 +77,9 @@ def evened(
         start_s=prices.start_s[order],
         column_s=prices.column_bytes[order] / bandwidth,
         row_s=prices.row_bytes[order] / bandwidth,
-        cell_s=cell_s[order],
+        move_s=move_s[order],
+        compute_s=compute_s[order],
+        overlaps=prices.pool.overlaps[order],
     )
     for _ in range(STEPS):
         ends_s, _ = found.solved(widths)

@@ -130,15 +130,6 @@ def _costed(
     heights = (bounds[:, 1] - bounds[:, 0]).astype(np.float64)
     widths = (bounds[:, 3] - bounds[:, 2]).astype(np.float64)
     speeds = prices.pool.effective(rates)[used]
-    area = heights * widths
-    into = heights * prices.row_bytes[used] + widths * prices.column_bytes[used]
-    into += area * prices.cell_bytes[used]
-    out = area * prices.out_bytes[used]
-    transfer_s = (into + out) / prices.bandwidth[used]
-    compute_s = area * prices.flops_per_element / speeds
-    overlaps = prices.pool.overlaps[used]
-    both_s = np.where(overlaps, np.maximum(transfer_s, compute_s), transfer_s + compute_s)
-    finish_s = ready_s[used] + both_s
-    ready_s[used] = finish_s
-    costs = Costs(finish_s, transfer_s, compute_s, into.astype(np.int64), out.astype(np.int64))
+    costs = prices.of(used).costs_from(ready_s[used], heights, widths, speeds)
+    ready_s[used] = costs.finish_s
     return Filled(piece, used, bounds, costs, rates[used])

@@ -35,7 +35,7 @@ class Link:
     is_local: bool
     bandwidth_bytes_per_s: float = float("inf")
     latency_s: float = 0.0
-    #: Blocks travel while others are computed.
+    #: Rows of operands and results travel while others are computed.
     overlaps: bool = False
 
     def transfer_s(self, size_bytes: float) -> float:
@@ -146,6 +146,9 @@ class Pool:
 
     def with_ready(self, ready_s: Floats) -> Pool:
         return self._replaced(ready_s=ready_s)
+
+    def without_overlap(self) -> Pool:
+        return self._replaced(overlaps=np.zeros(len(self), dtype=np.bool_))
 
     def _replaced(self, **changes: Any) -> Pool:
         return Pool(**{item.name: getattr(self, item.name) for item in fields(self)} | changes)

@@ -5,7 +5,13 @@ them), computes h * w elements, and sends them back:
 
     finish = ready + launch + latency + transfer + compute
 
-or, where blocks travel while others are computed, the larger of the last two. All devices that are
+Where blocks travel while others are computed, columns of op(B) come before all else; then a device
+computes as soon as the first rows are there, while the other rows come and results go:
+
+    finish = ready + launch + latency + columns
+             + max(rows and results, first rows + compute + last results)
+
+All devices that are
 not on the store's host share the store's one port: while all of them fetch each gets an equal part
 of it, or as much as its own link takes.
 """
@@ -14,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import Final, assert_never
 
 import numpy as np
 
@@ -26,8 +32,14 @@ from deadheat.runtime.programs import (
     Program,
     Rectangle,
     Sum,
+    read_by_rows,
 )
 from deadheat.scheduler.planner.pool import Floats, Integers, Pool
+
+#: So many rows are enough to begin with, and so many bytes of a result go when all is computed (the
+#: agents' rules).
+FIRST_ROWS: Final = 256
+LAST_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,20 +79,47 @@ class Prices:
         return not bool(self.pool.is_local.all())
 
     def costs(self, heights: Floats, widths: Floats, rates: Floats) -> Costs:
+        return self.costs_from(self.start_s, heights, widths, self.pool.effective(rates))
+
+    def costs_from(self, start_s: Floats, heights: Floats, widths: Floats, speeds: Floats) -> Costs:
+        """The same for devices that begin then, at these speeds."""
         area = heights * widths
-        into = heights * self.row_bytes + widths * self.column_bytes + area * self.cell_bytes
+        columns = widths * self.column_bytes
+        by_rows = heights * self.row_bytes + area * self.cell_bytes
         out = area * self.out_bytes
-        transfer_s = (into + out) / self.bandwidth
-        compute_s = area * self.flops_per_element / self.pool.effective(rates)
-        both_s = np.where(
-            self.pool.overlaps, np.maximum(transfer_s, compute_s), transfer_s + compute_s
+        compute_s = area * self.flops_per_element / speeds
+        columns_s, along_s = columns / self.bandwidth, (by_rows + out) / self.bandwidth
+        first_s = by_rows / self.bandwidth * np.minimum(1.0, FIRST_ROWS / np.maximum(heights, 1.0))
+        edges_s = first_s + np.minimum(out, LAST_BYTES) / self.bandwidth
+        together_s = np.where(
+            self.pool.overlaps, np.maximum(along_s, edges_s + compute_s), along_s + compute_s
         )
         return Costs(
-            self.start_s + both_s,
-            transfer_s,
+            start_s + columns_s + together_s,
+            columns_s + along_s,
             compute_s,
-            into.astype(np.int64),
+            (columns + by_rows).astype(np.int64),
             out.astype(np.int64),
+        )
+
+    def cell_s(self, rates: Floats) -> tuple[Floats, Floats]:
+        """Seconds of each device to move an element, and to compute it, its row and column being
+        there."""
+        move_s: Floats = (self.cell_bytes + self.out_bytes) / self.bandwidth
+        return move_s, self.flops_per_element / self.pool.effective(rates)
+
+    def of(self, used: Integers) -> Prices:
+        """Those of some of the devices."""
+        return Prices(
+            self.pool.take(used),
+            self.shape,
+            self.row_bytes[used],
+            self.column_bytes[used],
+            self.cell_bytes[used],
+            self.out_bytes[used],
+            self.memory_bytes,
+            self.flops_per_element,
+            self.bandwidth[used],
         )
 
     def rates(self, heights: Floats, widths: Floats) -> Floats:
@@ -135,6 +174,8 @@ def shared_port_s(sizes: Floats, links: Floats, port: float) -> Floats:
 
 def price(program: Program, operation: Operation, rectangle: Rectangle, pool: Pool) -> Prices:
     """Prices of a rectangle of one operation's result."""
+    if not read_by_rows(operation)[0]:  # No row of it is whole before all of it is.
+        pool = pool.without_overlap()
     whole = program.shape_of(operation)
     shape = replace(whole, rows=rectangle.rows, columns=rectangle.columns)
     result = program.types[operation.result]

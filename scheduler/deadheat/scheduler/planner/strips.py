@@ -65,18 +65,7 @@ def _curved_rows(prices: Prices, near: Integers, caps: Integers) -> Integers:
     used = np.flatnonzero(near)
     if len(used) > EXACT_DEVICES or len(used) < 2:
         return near
-    pool = prices.pool.take(used)
-    part = Prices(
-        pool,
-        prices.shape,
-        prices.row_bytes[used],
-        prices.column_bytes[used],
-        prices.cell_bytes[used],
-        prices.out_bytes[used],
-        prices.memory_bytes,
-        prices.flops_per_element,
-        prices.bandwidth[used],
-    )
+    part = prices.of(used)
     widths = np.full(len(used), float(prices.shape.columns))
     heights = near[used].astype(np.float64)
     rough_s = float(part.costs(heights, widths, part.rates(heights, widths)).finish_s.max())

@@ -232,6 +232,7 @@ def sampled(
             events.DeviceSampled(
                 device=one.device,
                 memory_free_bytes=one.memory_free_bytes,
+                held=tuple(one.held_matrices),
                 sample=Sample(
                     at_s=at(one.at_s),
                     window_s=one.window_s,

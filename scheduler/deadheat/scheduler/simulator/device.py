@@ -1,8 +1,9 @@
 """One simulated device: an agent with one executor of one thread, as the scheduler sees it.
 
 Rules of this file: it plays what the real agent does (fetch, run, give back what was not started,
-deliver, report; be lost, stopped and back) and decides nothing. Transfers of one device take
-turns; the store's port is shared by all devices.
+deliver, report; be lost, stopped and back) and decides nothing. What every row of a sub-task needs
+comes first, then it computes while further rows come and results go. Transfers of one device take
+turns (a real one's link has two directions); the store's port is shared by all devices.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from deadheat.runtime.programs import Rectangle, work_shape
+from deadheat.runtime.programs import Rectangle, read_by_rows, work_shape
 from deadheat.scheduler.core import effects, events
 from deadheat.scheduler.simulator import panels
 from deadheat.scheduler.simulator.curves import Supply
@@ -46,12 +47,23 @@ class Surroundings(Protocol):
         ...
 
 
+#: Rows come in so many runs at most after the first, each with an event of its own.
+ROW_RUNS: Final = 16
+#: Rows are delivered while others are computed when they are so many bytes together.
+DELIVERY_BYTES: Final = 4 << 20
+
+
 @dataclass(eq=False, slots=True)
 class _Move:
     """Bytes on their way to or from the store, for one sub-task."""
 
     task: Task
     size_bytes: float
+    #: When it has come, all rows below this one are here; or, of a result, there.
+    rows: int
+    is_result: bool = False
+    moved_s: float = 0.0
+    begun_s: float = 0.0
 
 
 class Device:
@@ -129,35 +141,51 @@ class Device:
             rectangle=assign.rectangle,
             flops_per_element=flops,
             most=panels.largest_area(flops, assign.rectangle.area, assign.predicted_s),
-            asked_s=self._world.now,
         )
         self._tasks[task.id] = task
         if self.is_remote:
-            task.bytes_in = self._claim_blocks(task)
+            first, rest = self._claim_blocks(task)
             # What an earlier one of the job is fetching is waited for in the queue.
-            if task.bytes_in or any(move.task.assign.job == assign.job for move in self._moves):
-                self._move(_Move(task, task.bytes_in))
+            if first or rest or any(m.task.assign.job == assign.job for m in self._moves):
+                self._fetch(task, first, rest)
                 return
         self._make_ready(task)
 
-    def _claim_blocks(self, task: Task) -> int:
-        """Bytes of operands that are not here; from now on they are, or will soon be."""
+    def _claim_blocks(self, task: Task) -> tuple[int, int]:
+        """Bytes of operands that are not here (from now on they are, or will soon be): of those
+        that every row needs, and of those of which each row needs its own."""
         here = self._cached.setdefault(task.assign.job, set())
-        missing = [
-            source
-            for source in task.assign.operands
-            if source.inline is None and (source.matrix_id, source.rectangle) not in here
-        ]
-        task.fetched = [(source.matrix_id, source.rectangle) for source in missing]
-        here.update(task.fetched)
-        return sum(source.rectangle.area * source.type.element.itemsize for source in missing)
+        sizes, task.fetched = [0, 0], []
+        by_rows = read_by_rows(task.assign.operation)
+        for source, is_by_rows in zip(task.assign.operands, by_rows, strict=True):
+            key = (source.matrix_id, source.rectangle)
+            if source.inline is None and key not in here:
+                sizes[is_by_rows] += source.rectangle.area * source.type.element.itemsize
+                task.fetched.append(key)
+                here.add(key)
+        return sizes[0], sizes[1]
+
+    def _fetch(self, task: Task, whole_bytes: int, row_bytes: int) -> None:
+        """What every row needs and the first rows come first, then the others in runs."""
+        rows = task.rectangle.rows
+        first = min(rows, panels.FIRST_ROWS) if row_bytes else rows
+        run = max(panels.FIRST_ROWS, -(-(rows - first) // ROW_RUNS))
+        stops = [*range(first, rows, run), rows]
+        if row_bytes:
+            task.highest = panels.FIRST_ROWS
+        task.bytes_in = whole_bytes + row_bytes
+        start, ahead = 0, whole_bytes
+        for stop in dict.fromkeys(stops):
+            share = row_bytes * (stop - start) / max(1, rows)
+            self._move(_Move(task, ahead + share, stop))
+            start, ahead = stop, 0
 
     def _make_ready(self, task: Task) -> None:
         task.phase = Phase.READY
         if task.rectangle.area:
             self._processor.add(task, self._world.now)
         else:
-            self._computed(task, self._world.now)
+            self._computed(task)
 
     def _cancelled(self, subtask: str) -> None:
         task = self._tasks.pop(subtask, None)
@@ -165,8 +193,7 @@ class Device:
             return
         if task.phase is Phase.READY:
             self._processor.cancel(task, self._world.now)
-        else:
-            self._drop_move(task)
+        self._drop_moves(task)
 
     def _resize(self, subtask: str, keep_area: int) -> None:
         task = self._tasks.get(subtask)
@@ -177,9 +204,11 @@ class Device:
             released = self._shrink_unfetched(task, keep_area)
         elif task.phase is Phase.READY:
             released = self._processor.release(task, keep_area, self._world.now)
+            if released:
+                self._trim_moves(task)
         self._tell(events.SubtaskResized(self.name, subtask, released))
         if released and task.phase is Phase.READY and task.is_computed:
-            self._computed(task, self._world.now)
+            self._computed(task)
 
     def _shrink_unfetched(self, task: Task, keep_area: int) -> list[Rectangle]:
         whole = task.rectangle
@@ -190,7 +219,7 @@ class Device:
         task.rectangle = whole.with_rows(whole.row_start, row)
         if row == whole.row_start:
             del self._tasks[task.id]
-            self._drop_move(task)
+            self._drop_moves(task)
         return [whole.with_rows(row, whole.row_stop)]
 
     # Blocks
@@ -204,46 +233,67 @@ class Device:
         self._moves.insert(at, move)
         self._begin_transfer()
 
+    def _trim_moves(self, task: Task) -> None:
+        """Operands of rows that were given away do not come; what is under way does."""
+        kept = task.layout.panels[-1].bottom if task.layout.panels else 0
+        under_way = self._moves[0] if self._moves and self._transfer else None
+        before = 0
+        for move in [m for m in self._moves if m.task is task and not m.is_result]:
+            if before >= kept and move is not under_way:
+                self._moves.remove(move)
+                task.bytes_in -= round(move.size_bytes)
+            before = move.rows
+
     def _begin_transfer(self) -> None:
         if self._moves and self._transfer is None and not self.is_stopped:
+            self._moves[0].begun_s = self._world.now
             self._transfer = self._world.begin_transfer(self, self._moves[0].size_bytes)
 
     def _end_transfer(self) -> None:
         """Stops what is under way; the rest of it is still to be moved."""
         if self._transfer is not None:
-            self._moves[0].size_bytes = self._world.end_transfer(self, self._transfer)
+            move = self._moves[0]
+            move.size_bytes = self._world.end_transfer(self, self._transfer)
+            move.moved_s += self._world.now - move.begun_s
             self._transfer = None
 
     def moved(self) -> None:
         """The first of the moves has ended."""
         move, self._transfer = self._moves.popleft(), None
+        move.moved_s += self._world.now - move.begun_s
         arrived_s = self._world.now + self.spec.latency_s
-        self._world.at(arrived_s, self._arrived, (move.task, self._instance))
+        self._world.at(arrived_s, self._arrived, (move, self._instance))
         self._begin_transfer()
 
-    def _arrived(self, given: tuple[Task, int]) -> None:
-        task, instance = given
+    def _arrived(self, given: tuple[_Move, int]) -> None:
+        move, instance = given
+        task = move.task
         if self.is_stopped:
             self._inbox.append((self._arrived, given))
             return
         if instance != self._instance or self._tasks.get(task.id) is not task:
             return
-        task.transfer_s += self._world.now - task.asked_s
-        if task.phase is Phase.DELIVERING:
-            self._finish(task, self._result_bytes(task))
-        else:
-            self._make_ready(task)
-
-    def _drop_move(self, task: Task) -> None:
-        """Nobody wants the blocks that it waits for."""
-        index = next((i for i, move in enumerate(self._moves) if move.task is task), None)
-        if index is None:
+        task.transfer_s += move.moved_s
+        if move.is_result:
+            task.rows_delivered = max(task.rows_delivered, move.rows)
+            if task.phase is Phase.DELIVERING:
+                self._finish_if_there(task)
             return
+        task.rows_here = move.rows
         if task.phase is Phase.FETCHING:
+            self._make_ready(task)
+        elif task.phase is Phase.READY:
+            self._processor.rows_arrived(task, self._world.now)
+
+    def _drop_moves(self, task: Task) -> None:
+        """Nobody wants the blocks that it waits for, or its result."""
+        mine = [move for move in self._moves if move.task is task]
+        if any(not move.is_result for move in mine):
             self._cached.get(task.assign.job, set()).difference_update(task.fetched)
-        if index == 0:
+        if mine and mine[0] is self._moves[0]:
             self._end_transfer()
-        del self._moves[index]
+        for move in mine:
+            self._moves.remove(move)
         self._begin_transfer()
 
     # To the scheduler
@@ -255,21 +305,41 @@ class Device:
         return self.is_remote and bool(task.assign.result_id)
 
     def _tell_progress(self, task: Task, now: float) -> None:
-        progress = task.progress(now, delivers=self._delivers(task))
-        self._tell(events.SubtasksProgressed(self.name, (progress,)))
+        delivers = self._delivers(task)
+        self._tell(events.SubtasksProgressed(self.name, (task.progress(now, delivers=delivers),)))
+        rows = task.layout.row_done(task.done)
+        if delivers and rows > task.rows_sent:
+            whole = sum(
+                r.area for r in task.released if r.row_start - task.rectangle.row_start < rows
+            )
+            area = rows * task.rectangle.columns - whole - task.area_sent
+            if area * self._itemsize(task) >= DELIVERY_BYTES:
+                self._send(task, rows, area)
+
+    def _send(self, task: Task, rows: int, area: int) -> None:
+        """A part of its result."""
+        task.rows_sent, task.area_sent = rows, task.area_sent + area
+        task.bytes_out += area * self._itemsize(task)
+        self._move(_Move(task, area * self._itemsize(task), rows, is_result=True))
+
+    def _itemsize(self, task: Task) -> int:
+        return task.assign.result_type.element.itemsize
 
     def _result_bytes(self, task: Task) -> int:
-        return task.area_done * task.assign.result_type.element.itemsize
+        return task.area_done * self._itemsize(task)
 
-    def _computed(self, task: Task, now: float) -> None:
+    def _computed(self, task: Task) -> None:
         task.phase = Phase.DELIVERING
-        if self._delivers(task) and task.area_done:
-            task.asked_s = now
-            self._move(_Move(task, self._result_bytes(task)))
+        rest = task.area_done - task.area_sent
+        if self._delivers(task) and rest:
+            self._send(task, task.layout.row_done(len(task.layout.panels)), rest)
         else:
-            self._finish(task, 0)
+            self._finish_if_there(task)
 
-    def _finish(self, task: Task, bytes_out: int) -> None:
+    def _finish_if_there(self, task: Task) -> None:
+        """When nothing of its result is on its way any more."""
+        if task.rows_delivered < task.rows_sent:
+            return
         del self._tasks[task.id]
         now = self._world.now
         inline = b"" if task.assign.result_id else bytes(self._result_bytes(task))
@@ -279,7 +349,7 @@ class Device:
                 task.progress(now, delivers=False),
                 now,
                 task.bytes_in,
-                bytes_out,
+                task.bytes_out,
                 task.transfer_s,
                 inline,
             )

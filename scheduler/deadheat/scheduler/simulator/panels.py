@@ -7,6 +7,7 @@ their order, so nothing of it depends on time until a part is given away.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -26,6 +27,10 @@ PANELS_LEFT: Final = 8
 GRAIN: Final = 16
 #: A sub-task of more is simulated in larger panels: memory and time of a simulation are bounded.
 MAX_PANELS: Final = 4096
+#: Rows that are enough to begin with, and for bands as low as that, while others arrive.
+FIRST_ROWS: Final = 256
+#: Higher than any band.
+ANY_HEIGHT: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,10 @@ class Layout:
         """The area of each panel."""
         return np.diff(np.asarray(self.areas, dtype=np.float64))
 
+    def count_within(self, rows: int) -> int:
+        """Panels that need no row from `rows` on."""
+        return bisect_right(self.panels, rows, key=lambda panel: panel.bottom)
+
     def row_done(self, count: int) -> int:
         """Whole rows below this one are computed when `count` panels are."""
         if count < len(self.panels):
@@ -64,13 +73,20 @@ def largest_area(flops_per_element: float, area: int, predicted_s: float) -> flo
 
 
 @lru_cache(maxsize=4096)
-def lay_out(rows: int, columns: int, most: float) -> Layout:
-    """The panels of a whole rectangle."""
-    return _lay_out(0, 0, 0, 0, rows, columns, most)
+def lay_out(rows: int, columns: int, most: float, highest: int = ANY_HEIGHT) -> Layout:
+    """The panels of a whole rectangle, in bands no higher than `highest`."""
+    return _lay_out(0, 0, 0, 0, rows, columns, most, highest)
 
 
 def _lay_out(
-    top: int, bottom: int, left: int, stop: int, row_stop: int, columns: int, most: float
+    top: int,
+    bottom: int,
+    left: int,
+    stop: int,
+    row_stop: int,
+    columns: int,
+    most: float,
+    highest: int,
 ) -> Layout:
     """What is left of a band (from `left` to `stop`), and the rows below it."""
     panels: list[Panel] = []
@@ -92,14 +108,19 @@ def _lay_out(
         if rows_left <= 0:
             return Layout(panels, list(accumulate(areas)))
         side = max(GRAIN, int(min(most, max(rows_left * columns / PANELS_LEFT, least)) ** 0.5))
-        height = min(rows_left, _up(max(min(side, rows_left // 2), min(256, side))))
+        height = min(rows_left, highest, _up(max(min(side, rows_left // 2), min(256, side))))
         if rows_left - height < GRAIN:
             height = rows_left
         top, bottom, left, stop = bottom, bottom + height, 0, columns
 
 
 def release(
-    layout: Layout, started: int, keep_area: int, home: Rectangle, most: float
+    layout: Layout,
+    started: int,
+    keep_area: int,
+    home: Rectangle,
+    most: float,
+    highest: int = ANY_HEIGHT,
 ) -> tuple[list[Rectangle], Layout]:
     """Gives up what was not started beyond the first `keep_area` elements; returns it, and the
     panels that remain. The first `started` panels of `home` can only be kept."""
@@ -135,7 +156,7 @@ def release(
         released.append(home.with_rows(home.row_start + row, home.row_start + row_stop))
     if not released:
         return released, layout
-    tail = _lay_out(top, bottom, right, cut, row, columns, most)
+    tail = _lay_out(top, bottom, right, cut, row, columns, most, highest)
     before = layout.areas[started]
     return released, Layout(
         [*layout.panels[:started], *tail.panels],

@@ -34,7 +34,7 @@ class Processor:
         seeds: tuple[int, int],
         schedule: Schedule,
         on_progress: Callable[[Task, float], None],
-        on_computed: Callable[[Task, float], None],
+        on_computed: Callable[[Task], None],
     ) -> None:
         self._spec = spec
         self._supply = supply
@@ -45,6 +45,8 @@ class Processor:
         self._random: np.random.Generator | None = None
         #: By rank; the one that runs stays in it until its panel has ended.
         self._ready: list[Task] = []
+        #: Those that can go on when further rows of their operands are here.
+        self._waiting: list[Task] = []
         self._running: Task | None = None
         #: It was cancelled while one of its panels ran.
         self._is_cancelled = False
@@ -66,13 +68,28 @@ class Processor:
     def clear(self) -> None:
         """All that it had is gone."""
         self._ready.clear()
+        self._waiting.clear()
         self._running, self._is_cancelled = None, False
         self._ticket += 1
 
     def add(self, task: Task, now: float) -> None:
         r = task.rectangle
-        task.layout = panels.lay_out(r.rows, r.columns, task.most)
+        task.layout = panels.lay_out(r.rows, r.columns, task.most, task.highest)
         self._draw_efforts(task, 0)
+        self._enqueue(task, now)
+
+    def rows_arrived(self, task: Task, now: float) -> None:
+        """Its `rows_here` are more than they were."""
+        if task is self._running and not self._is_cancelled:
+            self._wake_next(task, now)
+        elif task in self._waiting and task.available > task.done:
+            self._waiting.remove(task)
+            self._enqueue(task, now)
+
+    def _enqueue(self, task: Task, now: float) -> None:
+        if task.available <= task.done:
+            self._waiting.append(task)
+            return
         insort(self._ready, task)
         if self._running is None:
             self._run_first(now)
@@ -82,7 +99,7 @@ class Processor:
     def cancel(self, task: Task, now: float) -> None:
         """No further panel of it starts; the one that runs ends unheard."""
         if task is not self._running:
-            self._ready.remove(task)
+            (self._waiting if task in self._waiting else self._ready).remove(task)
             return
         self._is_cancelled = True
         self._wake_at(task, self._begun(task, now), now)
@@ -91,7 +108,9 @@ class Processor:
         """Gives up what was not started beyond so many elements; returns it. A sub-task that has
         then nothing left to do, and does not run, is dropped: it `is_computed`."""
         begun = self._begun(task, now) if task is self._running else task.done
-        released, layout = panels.release(task.layout, begun, keep_area, task.rectangle, task.most)
+        released, layout = panels.release(
+            task.layout, begun, keep_area, task.rectangle, task.most, task.highest
+        )
         if released:
             task.layout = layout
             task.released += released
@@ -99,7 +118,7 @@ class Processor:
             if task is self._running:
                 self._wake_next(task, now)
             elif task.is_computed:
-                self._ready.remove(task)
+                (self._waiting if task in self._waiting else self._ready).remove(task)
         return released
 
     def _draw_efforts(self, task: Task, known: int) -> None:
@@ -138,10 +157,10 @@ class Processor:
         """Panels of the running sub-task that are done or running now."""
         effort = self._supply.effort.at(now) - self._booked_effort_s + task.efforts[task.done]
         ended = bisect_right(task.efforts, effort, lo=task.done) - 1
-        return min(max(ended, task.done) + 1, len(task.efforts) - 1)
+        return min(max(ended, task.done) + 1, task.available)
 
     def _wake_next(self, task: Task, now: float) -> None:
-        last = len(task.efforts) - 1
+        last = task.available
         if self._ready[0] is not task:
             count = self._begun(task, now)
         else:
@@ -178,13 +197,21 @@ class Processor:
             self._run_first(now)
         elif task.is_computed:
             self._ready.remove(task)
-            self._on_computed(task, now)
+            self._on_computed(task)
+            self._run_first(now)
+        elif task.available <= task.done:
+            self._ready.remove(task)
+            self._waiting.append(task)
+            self._tell_if_due(task, now)
             self._run_first(now)
         else:
-            if now >= task.told_s + task.assign.progress_s:
-                task.told_s = now
-                self._on_progress(task, now)
+            self._tell_if_due(task, now)
             if self._ready[0] is task:
                 self._wake_next(task, now)
             else:
                 self._run_first(now)
+
+    def _tell_if_due(self, task: Task, now: float) -> None:
+        if now >= task.told_s + task.assign.progress_s:
+            task.told_s = now
+            self._on_progress(task, now)

@@ -10,7 +10,7 @@ from enum import Enum
 from deadheat.runtime.programs import Rectangle
 from deadheat.scheduler.core.effects import SendAssign
 from deadheat.scheduler.core.events import Progress
-from deadheat.scheduler.simulator.panels import Layout
+from deadheat.scheduler.simulator.panels import ANY_HEIGHT, Layout
 
 BlockKey = tuple[str, Rectangle]
 
@@ -30,8 +30,11 @@ class Task:
     order: tuple[float, int]
     rectangle: Rectangle
     flops_per_element: float
-    #: The largest area of a panel.
+    #: The largest area of a panel, and the highest band.
     most: float
+    highest: int = ANY_HEIGHT
+    #: Rows of its rectangle whose operands are here.
+    rows_here: int = ANY_HEIGHT
     phase: Phase = Phase.FETCHING
     layout: Layout = Layout((), (0,))
     #: Idle seconds of the device up to the end of each panel, noise included; 0 comes first.
@@ -46,10 +49,13 @@ class Task:
     at_s: float = 0.0
     cpu_s: float = 0.0
     wall_s: float = 0.0
-    #: When the transfer under way was asked for.
-    asked_s: float = 0.0
     bytes_in: int = 0
+    bytes_out: int = 0
     transfer_s: float = 0.0
+    #: Of its result: area and whole rows that are on their way or there, and rows that are there.
+    area_sent: int = 0
+    rows_sent: int = 0
+    rows_delivered: int = 0
 
     def __lt__(self, other: Task) -> bool:
         return self.order < other.order
@@ -62,13 +68,18 @@ class Task:
     def area_done(self) -> int:
         return self.layout.areas[self.done]
 
+    @property
+    def available(self) -> int:
+        """Panels that can be computed: the operands of their rows are here."""
+        return self.layout.count_within(self.rows_here)
+
     def progress(self, now: float, *, delivers: bool) -> Progress:
         """What its agent says of it; rows that have to be delivered do not count before."""
         top = self.rectangle.row_start
         area = self.layout.areas[self.done]
         return Progress(
             self.id,
-            top if delivers else top + self.layout.row_done(self.done),
+            top + (self.rows_delivered if delivers else self.layout.row_done(self.done)),
             area,
             now if self.started_s is None else self.started_s,
             self.at_s or now,

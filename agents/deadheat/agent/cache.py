@@ -1,0 +1,322 @@
+"""Operand blocks that were streamed here, kept for whoever needs them next.
+
+Rules of this file: sealed matrices never change, so an id and a rectangle say what a block holds,
+and it serves any part of itself, also the rows that have come of one that is on its way (they come
+in order). A block is pinned while a sub-task needs it or a fetch fills it;
+what is not pinned goes, least recently used first, when room is needed. All bookkeeping is on the
+event loop; other threads only read the figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay
+from tenacity.wait import wait_random_exponential
+
+from deadheat.runtime.errors import LimitReached, Unavailable
+from deadheat.runtime.programs import MatrixType, Rectangle
+from deadheat.runtime.units import format_bytes
+from deadheat.store import transfer
+
+if TYPE_CHECKING:
+    from deadheat.v1.matrix_pb2_grpc import MatrixServiceAsyncStub
+
+GetStub = Callable[[], "MatrixServiceAsyncStub"]
+
+#: How long a sub-task waits for a store that does not answer before it is given back.
+STORE_PATIENCE_S: Final = 60.0
+#: Each block has a descriptor, of which a process may often have only 1,024.
+MAX_BLOCKS: Final = 256
+#: So many matrices are told to the scheduler: those used last.
+MAX_TOLD: Final = 64
+
+
+class Memory:
+    """Anonymous memory with a descriptor. Goes with the last reference, if nobody closed it: who
+    asked for it in a thread may have been cancelled before it was there."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.descriptor = os.memfd_create("deadheat-block", os.MFD_CLOEXEC)
+        self.close = weakref.finalize(self, os.close, self.descriptor)
+        try:
+            os.posix_fallocate(self.descriptor, 0, max(1, size_bytes))
+            self.buffer = memoryview(mmap.mmap(self.descriptor, max(1, size_bytes)))[:size_bytes]
+        except OSError as error:
+            self.close()
+            raise LimitReached(f"no memory for {format_bytes(size_bytes)}: {error}") from None
+
+
+@dataclass(eq=False)
+class Block:
+    """A rectangle of a matrix, here or on its way."""
+
+    matrix_id: str
+    matrix: MatrixType
+    rectangle: Rectangle
+    pins: set[Pin] = field(default_factory=set)
+    memory: Memory | None = None
+    is_freed: bool = False
+    fetching: asyncio.Task[None] = field(init=False)
+    arrived_bytes: int = 0
+    #: Set and cleared whenever something has changed for those who wait.
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    #: What was streamed for it, as far as no sub-task has counted it yet.
+    moved_bytes: int = 0
+    transfer_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.row_bytes = self.rectangle.columns * self.matrix.element.itemsize
+        self.size_bytes = self.rectangle.rows * self.row_bytes
+
+    @property
+    def row_here(self) -> int:
+        """Rows below this one are here."""
+        if not self.row_bytes:
+            return self.rectangle.row_stop
+        return self.rectangle.row_start + self.arrived_bytes // self.row_bytes
+
+    @property
+    def has_failed(self) -> bool:
+        task = self.fetching
+        return task.done() and (task.cancelled() or task.exception() is not None)
+
+    def arrived(self, done: int, since_s: float) -> bool:
+        """Takes note of the bytes that have come; returns whether somebody wants more of them."""
+        self.moved_bytes += done - self.arrived_bytes
+        self.transfer_s += since_s
+        self.arrived_bytes = done
+        self.tell()
+        return any(pin.row_stop > self.row_here for pin in self.pins)
+
+    def tell(self) -> None:
+        self.news.set()
+        self.news.clear()
+
+    def cut_off(self) -> None:
+        """Nobody wanted the rest of it: it is what has come."""
+        if self.arrived_bytes < self.size_bytes:
+            rows = self.arrived_bytes // self.row_bytes
+            start = self.rectangle.row_start
+            self.rectangle = self.rectangle.with_rows(start, start + rows)
+
+
+@dataclass(eq=False)
+class Pin:
+    """A block that stays until it is released, for its rows below `row_stop`."""
+
+    block: Block
+    row_stop: int
+    _unpin: Callable[[Pin], None]
+    _is_released: bool = False
+
+    @property
+    def memory(self) -> Memory:
+        assert self.block.memory is not None
+        return self.block.memory
+
+    @property
+    def row_here(self) -> int:
+        """Rows below this one are here, of those that are wanted."""
+        return min(self.block.row_here, self.row_stop)
+
+    async def wait(self, row_stop: int | None = None) -> None:
+        """Until all rows below this one (all that are wanted) are here; raises what the fetch
+        ended with."""
+        block = self.block
+        while block.memory is None or block.row_here < min(
+            self.row_stop, self.row_stop if row_stop is None else row_stop
+        ):
+            if block.fetching.cancelled():
+                raise Unavailable(f"the fetch of a block of matrix {block.matrix_id} was stopped")
+            if block.fetching.done():
+                block.fetching.result()  # Raises: what came to its end has all that is wanted.
+            await block.news.wait()
+
+    def trim(self, row_stop: int) -> None:
+        """Rows from this one on are not wanted any more."""
+        self.row_stop = min(self.row_stop, row_stop)
+        self.block.tell()
+
+    def take_moved(self) -> tuple[int, float]:
+        """Bytes that were streamed for the block and the seconds that took. Each is counted once,
+        for whoever asks first."""
+        moved = self.block.moved_bytes, self.block.transfer_s
+        self.block.moved_bytes, self.block.transfer_s = 0, 0.0
+        return moved
+
+    def release(self) -> None:
+        if not self._is_released:
+            self._is_released = True
+            self._unpin(self)
+
+
+class BlockCache:
+    """Blocks under a byte limit. Results that wait for delivery count too (`reserve`)."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        #: Of that, blocks which nobody needs now.
+        self.idle_bytes = 0
+        #: Ids of matrices that are here whole.
+        self.whole: tuple[str, ...] = ()
+        #: Those used last come last.
+        self._blocks: OrderedDict[Block, None] = OrderedDict()
+        self._of: dict[str, list[Block]] = {}
+
+    @property
+    def free_bytes(self) -> int:
+        return max(0, self.limit_bytes - self.used_bytes + self.idle_bytes)
+
+    def reserve(self, size_bytes: int) -> None:
+        """Makes room; raises LimitReached if what is in use leaves too little."""
+        if size_bytes > self.limit_bytes - self.used_bytes + self.idle_bytes:
+            in_use = self.used_bytes - self.idle_bytes
+            raise LimitReached(
+                f"{format_bytes(size_bytes)} needed here, {format_bytes(in_use)} of "
+                f"{format_bytes(self.limit_bytes)} are in use (setting: memory)",
+                field="memory",
+            )
+        self._evict_while(lambda: self.used_bytes + size_bytes > self.limit_bytes)
+        self.used_bytes += size_bytes
+
+    def release(self, size_bytes: int) -> None:
+        self.used_bytes -= size_bytes
+
+    def pin(
+        self,
+        stub: GetStub,
+        matrix_id: str,
+        matrix: MatrixType,
+        rectangle: Rectangle,
+        *,
+        needed_bytes: int = 0,
+    ) -> Pin:
+        """A block that holds the rectangle, which may have yet to arrive. A larger one is of no use
+        if it leaves no room for `needed_bytes`: those of the whole sub-task, this block's too.
+        `stub` is asked for whenever a fetch has to be begun or resumed."""
+        block = self._find(matrix_id, rectangle, needed_bytes)
+        if block is None:
+            block = self._start(stub, Block(matrix_id, matrix, rectangle))
+        elif not block.pins:
+            self.idle_bytes -= block.size_bytes
+        self._blocks.move_to_end(block)
+        pin = Pin(block, rectangle.row_stop, self._unpin)
+        block.pins.add(pin)
+        return pin
+
+    def _find(self, matrix_id: str, wanted: Rectangle, needed_bytes: int) -> Block | None:
+        """The smallest block that has it."""
+        holding = [one for one in self._of.get(matrix_id, ()) if wanted.is_inside(one.rectangle)]
+        block = min(holding, key=lambda one: one.size_bytes, default=None)
+        if block is None or block.pins or block.rectangle == wanted:
+            return block
+        in_use = self.used_bytes - self.idle_bytes
+        more = block.size_bytes - wanted.area * block.matrix.element.itemsize
+        return block if in_use + more + needed_bytes <= self.limit_bytes else None
+
+    def _start(self, stub: GetStub, block: Block) -> Block:
+        self.reserve(block.size_bytes)
+        self._evict_while(lambda: len(self._blocks) >= MAX_BLOCKS)
+        self._blocks[block] = None
+        self._of.setdefault(block.matrix_id, []).append(block)
+        block.fetching = asyncio.get_running_loop().create_task(_fetch(stub, block))
+        block.fetching.add_done_callback(lambda _: self._fetched(block))
+        return block
+
+    def _fetched(self, block: Block) -> None:
+        if block.has_failed:
+            self._forget(block)
+        block.tell()
+        self._tell_whole()
+        self._free_if_over(block)
+
+    def _unpin(self, pin: Pin) -> None:
+        block = pin.block
+        block.pins.remove(pin)
+        if block.pins:
+            return
+        if not block.fetching.done():
+            block.fetching.cancel()  # Nobody waits for it any more.
+            self._forget(block)
+        elif block.has_failed:  # As its last waiter hears before we do.
+            self._forget(block)
+        elif block in self._blocks:
+            self.idle_bytes += block.size_bytes
+        self._free_if_over(block)
+
+    def _evict_while(self, is_needed: Callable[[], bool]) -> None:
+        for block in list(self._blocks):
+            if not is_needed():
+                return
+            if not block.pins:
+                self.idle_bytes -= block.size_bytes
+                self._forget(block)
+                self._free_if_over(block)
+
+    def _forget(self, block: Block) -> None:
+        """Nobody finds it any more."""
+        if block not in self._blocks:
+            return
+        del self._blocks[block]
+        others = self._of[block.matrix_id]
+        others.remove(block)
+        if not others:
+            del self._of[block.matrix_id]
+        self._tell_whole()
+
+    def _free_if_over(self, block: Block) -> None:
+        """Its room is free when nobody finds it, nobody has it, and nothing writes there."""
+        if block in self._blocks or block.pins or not block.fetching.done() or block.is_freed:
+            return
+        block.is_freed = True
+        if block.memory:
+            block.memory.close()
+        self.release(block.size_bytes)
+
+    def _tell_whole(self) -> None:
+        self.whole = tuple(self._whole())[-MAX_TOLD:]
+
+    def _whole(self) -> Iterator[str]:
+        for block in self._blocks:
+            if block.fetching.done() and block.rectangle == block.matrix.whole():
+                yield block.matrix_id
+
+
+async def _fetch(stub: GetStub, block: Block) -> None:
+    block.memory = await asyncio.to_thread(Memory, block.size_bytes)
+    block.tell()
+    last_s = time.monotonic()
+
+    def on_arrived(done: int) -> bool:
+        nonlocal last_s
+        before_s, last_s = last_s, time.monotonic()
+        return block.arrived(done, last_s - before_s)
+
+    # While the store is away (killed and started again, or the scheduler's too) work waits.
+    async for attempt in AsyncRetrying(
+        stop=stop_after_delay(STORE_PATIENCE_S),
+        wait=wait_random_exponential(multiplier=0.1, max=2.0),
+        retry=retry_if_exception_type(Unavailable),
+        reraise=True,
+    ):
+        with attempt:
+            await transfer.get(
+                stub(),
+                block.matrix_id,
+                block.rectangle,
+                block.memory.buffer,
+                done=block.arrived_bytes,
+                on_arrived=on_arrived,
+            )
+    block.cut_off()
