@@ -121,7 +121,8 @@ def test_a_job_outlives_the_scheduler_that_accepted_it(tmp_path: Path) -> None:
             assert np.array_equal(job.result(120), a @ a)
             # The agents went on with what they had: nothing was lost, nothing made twice.
             placements = job.report().placements
-            assert {p["state"] for p in placements} == {"done"}
+            # (A re-balance may take back what nobody has begun.)
+            assert all(p["state"] == "done" or p["start_s"] is None for p in placements)
             first = [p for p in placements if p["attempt"] == 1]
             assert {p["node"] for p in first} == {"one", "two"}
             assert sum(p["rows"][1] - p["rows"][0] for p in first) > 2500
