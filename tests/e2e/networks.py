@@ -143,7 +143,9 @@ OWN_MEMORY = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
 
 
 @contextmanager
-def daemon(host: Host, log: Path, module: str, *arguments: str) -> Iterator[None]:
+def daemon(
+    host: Host, log: Path, module: str, *arguments: str
+) -> Iterator[subprocess.Popen[bytes]]:
     with open(log, "ab") as output:
         process = subprocess.Popen(
             host.command(
@@ -154,7 +156,7 @@ def daemon(host: Host, log: Path, module: str, *arguments: str) -> Iterator[None
             stderr=output,
         )
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(15)
@@ -177,10 +179,24 @@ def command(
     return found.stdout
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A scheduler on the first of three hosts and agents on the others, all with certificates."""
+
+    address: str
+    #: For whoever wants to ask for something from there.
+    third: Host
+    certificates: Certificates
+    agents: Sequence[subprocess.Popen[bytes]]
+
+    def command(self, *arguments: str, module: str = "deadheat.cli") -> str:
+        """On the third host."""
+        return command(self.third, self.certificates, *arguments, module=module)
+
+
 @contextmanager
-def cluster(tmp_path: Path, *, rate: str = "") -> Iterator[tuple[str, Host, Certificates]]:
-    """A scheduler on the first of three hosts and agents on the others, all with certificates: the
-    scheduler's address, and the third host for whoever wants to ask for something from there."""
+def cluster(tmp_path: Path, *, rate: str = "") -> Iterator[Cluster]:
+    """Its hosts send at most at that rate (like 1gbit)."""
     with hosts(3, rate=rate) as machines, ExitStack() as running:
         first = machines[0]
         certificates = Certificates.issue(tmp_path / "pki", [host.address for host in machines])
@@ -190,9 +206,11 @@ def cluster(tmp_path: Path, *, rate: str = "") -> Iterator[tuple[str, Host, Cert
         for k, (host, core) in enumerate(zip(machines[1:], (CORES[0], CORES[-1]))):
             flags = ("--scheduler", address, "--name", f"agent{k}", "--cpus", str(core))
             parts.append((host, "agent", flags))
+        processes: list[subprocess.Popen[bytes]] = []
         for number, (host, name, arguments) in enumerate(parts):
             log, security = tmp_path / f"{name}{number}.log", certificates.flags(host.address)
-            running.enter_context(daemon(host, log, f"deadheat.{name}", *arguments, *security))
+            started = daemon(host, log, f"deadheat.{name}", *arguments, *security)
+            processes.append(running.enter_context(started))
         third = machines[-1]
 
         def both_up() -> bool:
@@ -203,4 +221,4 @@ def cluster(tmp_path: Path, *, rate: str = "") -> Iterator[tuple[str, Host, Cert
             return [node["state"] for node in json.loads(found)["nodes"]] == ["up", "up"]
 
         wait_until(both_up, "both agents", timeout_s=60)
-        yield address, third, certificates
+        yield Cluster(address, third, certificates, processes[1:])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -24,21 +26,19 @@ pytestmark = [pytest.mark.root, needs_namespaces]
 
 
 def test_three_hosts_with_mutual_tls_multiply_by_streaming(tmp_path: Path) -> None:
-    with cluster(tmp_path) as (address, third, certificates):
-        at = ("--scheduler", address)
+    with cluster(tmp_path) as found:
+        at = ("--scheduler", found.address)
         rng = np.random.default_rng(3)
         a, b = rng.standard_normal((1500, 1200)), rng.standard_normal((1200, 1400))
         np.save(tmp_path / "A.npy", a)
         np.save(tmp_path / "B.npy", b)
         # From the third host: nothing of the scheduler's is on it.
-        command(
-            third,
-            certificates,
+        found.command(
             *("run", "matmul", str(tmp_path / "A.npy"), str(tmp_path / "B.npy")),
             *("-o", str(tmp_path / "C.npy"), *at),
         )
         assert np.allclose(np.load(tmp_path / "C.npy"), a @ b, rtol=1e-11, atol=1e-11)
-        report = json.loads(command(third, certificates, "job", "show", "last", "--json", *at))
+        report = json.loads(found.command("job", "show", "last", "--json", *at))
         assert {device["node"] for device in report["devices"]} == {"agent0", "agent1"}
         for device in report["devices"]:
             made = [
@@ -58,13 +58,39 @@ def test_three_hosts_with_mutual_tls_multiply_by_streaming(tmp_path: Path) -> No
 
 
 def test_an_operand_that_many_jobs_share_is_streamed_once(tmp_path: Path) -> None:
-    with cluster(tmp_path) as (address, third, certificates):
+    with cluster(tmp_path) as found:
         module = "tests.e2e.stored_operand"
-        jobs = json.loads(command(third, certificates, address, "1024", "10", module=module))
+        jobs = json.loads(found.command(found.address, "1024", "10", module=module))
     first, *others = (job["bytes_moved"] for job in jobs)
     # A comes and C goes each time; B, which each of two agents needed, only for the first.
     assert first >= 3.9 * 1024 * 1024 * 8
     assert all(moved < 0.6 * first for moved in others), (first, others)
+
+
+def test_an_agent_that_is_killed_while_blocks_move_costs_no_wrong_element(tmp_path: Path) -> None:
+    with cluster(tmp_path, rate="200mbit") as found:
+        at = ("--scheduler", found.address)
+        rng = np.random.default_rng(4)
+        a, b = rng.standard_normal((2400, 1600)), rng.standard_normal((1600, 1000))
+        np.save(tmp_path / "A.npy", a)
+        np.save(tmp_path / "B.npy", b)
+        paths = [str(tmp_path / f"{name}.npy") for name in "AB"]
+        job = found.command("submit", "matmul", *paths, *at).split()[-1]
+
+        def is_given_out() -> bool:
+            with closing(sqlite3.connect(tmp_path / "state" / "deadheat.db")) as database:
+                query = "select count(*) from placements"
+                return bool(database.execute(query).fetchone()[0])
+
+        wait_until(is_given_out, "the job to be given out")
+        found.agents[0].kill()
+        found.command("job", "wait", job, *at)
+        found.command("job", "result", job, "-o", str(tmp_path / "C.npy"), *at)
+        report = json.loads(found.command("job", "show", job, "--json", *at))
+        assert np.allclose(np.load(tmp_path / "C.npy"), a @ b, rtol=1e-11, atol=1e-11)
+        done = [p for p in report["placements"] if p["state"] == "done"]
+        area = sum((p["rows"][1] - p["rows"][0]) * (p["cols"][1] - p["cols"][0]) for p in done)
+        assert area == 2400 * 1000
 
 
 def test_without_a_certificate_of_the_right_authority_nobody_gets_in(tmp_path: Path) -> None:

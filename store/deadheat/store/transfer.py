@@ -78,6 +78,8 @@ async def get(
             except asyncio.CancelledError:
                 _raise_if_closed(matrix_id)
                 raise
+            except grpc.aio.UsageError:  # It was closed before.
+                raise _closed(matrix_id) from None
             if done < len(into):
                 raise DataLost(f"matrix {matrix_id} ended after {done} of {len(into)} bytes")
     return moved
@@ -113,6 +115,8 @@ async def put(
             except asyncio.CancelledError:
                 _raise_if_closed(matrix_id)
                 raise
+            except grpc.aio.UsageError:  # It was closed before.
+                raise _closed(matrix_id) from None
     return moved
 
 
@@ -120,7 +124,12 @@ def _raise_if_closed(matrix_id: str) -> None:
     """A channel that somebody closes cancels its calls; that is not to cancel who waits for one."""
     task = asyncio.current_task()
     if task and not task.cancelling():
-        raise Unavailable(f"the channel was closed while matrix {matrix_id} was moved") from None
+        raise _closed(matrix_id) from None
+
+
+def _closed(matrix_id: str) -> Unavailable:
+    """Whoever tries again with a channel to the store as it is now may succeed."""
+    return Unavailable(f"the channel was closed while matrix {matrix_id} was moved")
 
 
 async def _parts(header: pb.PutHeader, source: Region) -> AsyncIterator[pb.MatrixServicePutRequest]:
