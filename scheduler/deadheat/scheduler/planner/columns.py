@@ -19,8 +19,9 @@ from deadheat.scheduler.planner.selecting import selected
 NEAR_ROUNDS: Final = 2
 FAR_ROUNDS: Final = 6
 TIGHT_ROUNDS: Final = 3
-#: To finish together may cost so much by the prediction: whole rows and columns decide about less.
-EVEN_LOSS: Final = 0.002
+#: To finish together, which is promised, may cost so much by the prediction: whole rows and columns
+#: decide about as much.
+EVEN_LOSS: Final = 0.01
 #: What got nothing in a round is thought of with sides so much shorter in the next.
 SHRINK: Final = 0.5
 
