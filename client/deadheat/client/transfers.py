@@ -77,7 +77,7 @@ class Transfers:
         if source.file and shared and source.array.dtype == numpy_dtype(dtype):
             matrix_id = await asyncio.to_thread(self._adopt, source, matrix)
         else:
-            matrix_id = await self._create(matrix, durable)
+            matrix_id = await self._created(matrix, durable)
             try:
                 if shared:
                     await self._copy_in(source, matrix_id)
@@ -102,6 +102,16 @@ class Transfers:
         )
         with open_regular(source.file.path) as file:
             return self._connection.shared.adopt(request, file.fileno())
+
+    async def _created(self, matrix: MatrixType, durable: bool) -> str:
+        """Room for a matrix. Who is interrupted leaves none behind whose id nobody knows."""
+        making = asyncio.create_task(self._create(matrix, durable))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            with suppress(DeadheatError):
+                await self.give_up(await making)
+            raise
 
     async def _create(self, matrix: MatrixType, durable: bool) -> str:
         request = pb.MatrixServiceCreateRequest(
