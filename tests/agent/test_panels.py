@@ -83,14 +83,14 @@ def test_no_panel_takes_for_ever() -> None:
 
 
 def test_a_request_to_keep_a_part_keeps_that_part_closely() -> None:
-    made = panels(4000, 4000)
+    made = panels(12000, 12000)
     for _ in range(3):
         panel = made.take()
         assert panel is not None
         made.finish(panel)
-    keep = 4000 * 4000 // 2
+    keep = 12000 * 12000 // 2
     released = made.release(keep)
-    assert abs(4000 * 4000 - sum(piece.area for piece in released) - keep) < 16 * 4000
+    assert abs(12000 * 12000 - sum(piece.area for piece in released) - keep) < 16 * 12000
 
 
 def test_what_has_begun_cannot_be_given_away() -> None:
