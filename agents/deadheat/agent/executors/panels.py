@@ -24,7 +24,7 @@ MIN_SIDE: Final = 256
 #: A panel is the unit that cannot be stopped or given away: its work is bounded too.
 MAX_PANEL_FLOPS: Final = 4e10
 #: Nor does a panel take longer than this on a device that is slow, or that others use.
-MAX_PANEL_S: Final = 0.6
+MAX_PANEL_S: Final = 0.4
 #: Panels that are left for each thread when sizes begin to fall. With 8 a quarter of a product
 #: of 4096 x 4096 is done in panels below 512 x 512, which costs 4 % of its time; with 3 a tenth.
 PANELS_LEFT: Final = 3
