@@ -67,6 +67,25 @@ def test_an_operand_that_many_jobs_share_is_streamed_once(tmp_path: Path) -> Non
     assert all(moved < 0.6 * first for moved in others), (first, others)
 
 
+def test_what_all_agents_need_leaves_the_store_once(tmp_path: Path) -> None:
+    size = 2048
+    matrix_bytes = size * size * 8
+    sent = {}
+    for flags in ((), ("--peers", "off")):
+        (directory := tmp_path / (flags[-1] if flags else "on")).mkdir()
+        with cluster(directory, agents=3, flags=flags) as found:
+            before = found.first.sent_bytes()
+            module = "tests.e2e.stored_operand"
+            (job,) = json.loads(found.command(found.address, str(size), "1", module=module))
+            sent[flags] = found.first.sent_bytes() - before
+        # Wherever blocks come from, they count.
+        moved = sum(device["bytes_in"] for device in job["devices"])
+        assert moved >= 3.9 * matrix_bytes
+    # A's rows to three agents, and the result to the client; B once, or three times.
+    assert sent[()] < 3.7 * matrix_bytes, sent
+    assert sent["--peers", "off"] > 4.9 * matrix_bytes, sent
+
+
 def test_an_agent_that_is_killed_while_blocks_move_costs_no_wrong_element(tmp_path: Path) -> None:
     with cluster(tmp_path, rate="200mbit") as found:
         at = ("--scheduler", found.address)

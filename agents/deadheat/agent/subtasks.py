@@ -11,10 +11,10 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
 from deadheat.agent.blocks import Blocks, Prepared
-from deadheat.agent.cache import STORE_PATIENCE_S
 from deadheat.agent.core import attempts
 from deadheat.agent.core.attempts import Attempts
 from deadheat.agent.executors.link import ExecutorLink
+from deadheat.agent.fetching import STORE_PATIENCE_S
 from deadheat.runtime import logs
 from deadheat.runtime.errors import DeadheatError, Unavailable
 from deadheat.runtime.programs import Rectangle
