@@ -67,6 +67,17 @@ def test_an_operand_that_many_jobs_share_is_streamed_once(tmp_path: Path) -> Non
     assert all(moved < 0.6 * first for moved in others), (first, others)
 
 
+def test_an_operand_that_comes_again_is_moved_once(tmp_path: Path) -> None:
+    with cluster(tmp_path) as found:
+        module = "tests.e2e.repeated_operand"
+        jobs = json.loads(found.command(found.address, "1024", "10", module=module))
+    first, *others, changed = (job["bytes_moved"] for job in jobs)
+    assert first >= 3.9 * 1024 * 1024 * 8
+    assert all(moved < 0.6 * first for moved in others), (first, others)
+    # The last B was changed in place: all of it came anew.
+    assert changed >= 3.9 * 1024 * 1024 * 8
+
+
 def test_what_all_agents_need_leaves_the_store_once(tmp_path: Path) -> None:
     size = 2048
     matrix_bytes = size * size * 8
@@ -76,7 +87,8 @@ def test_what_all_agents_need_leaves_the_store_once(tmp_path: Path) -> None:
         with cluster(directory, agents=3, flags=flags) as found:
             before = found.first.sent_bytes()
             module = "tests.e2e.stored_operand"
-            (job,) = json.loads(found.command(found.address, str(size), "1", module=module))
+            arguments = (found.address, str(size), "1", "equal")
+            (job,) = json.loads(found.command(*arguments, module=module))
             sent[flags] = found.first.sent_bytes() - before
         # Wherever blocks come from, they count.
         moved = sum(device["bytes_in"] for device in job["devices"])
