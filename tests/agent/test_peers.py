@@ -6,18 +6,21 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import grpc
 import numpy as np
 import pytest
 from tests.agent.stores import FakeStore, part
+from tests.e2e.networks import Certificates
 
 from deadheat.agent import fetching, service
 from deadheat.agent.cache import BlockCache, Pin
 from deadheat.agent.peers import Peers
 from deadheat.agent.service import PeerServer
 from deadheat.runtime import rpc
+from deadheat.runtime.credentials import TlsFiles
 from deadheat.runtime.errors import Unavailable
 from deadheat.runtime.programs import MatrixType, Rectangle
 from deadheat.v1 import matrix_pb2 as pb
@@ -279,6 +282,31 @@ def test_agents_serve_reading_only() -> None:
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await call
                 assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+    with_agents(test, 1)
+
+
+def test_only_who_has_a_certificate_of_our_authority_is_served(tmp_path: Path) -> None:
+    files = {}
+    for name in ("ours", "others"):
+        Certificates.issue(tmp_path / name, ["127.0.0.1"])
+        at = tmp_path / name
+        files[name] = TlsFiles(at / "127.0.0.1.pem", at / "127.0.0.1.key", at / "ca.pem")
+    stranger = TlsFiles(files["others"].certificate, files["others"].key, files["ours"].authority)
+
+    async def test(agent: Agent) -> None:
+        await agent.pin().wait()
+        server = PeerServer(agent.cache, SCHEDULER, files["ours"])
+        address = await server.open()
+        for tls, is_served in ((files["ours"], True), (stranger, False), (None, False)):
+            reader = Agent()
+            reader.peers = Peers(tls)
+            pin = reader.pin(address)
+            await pin.wait()
+            assert is_right(pin)
+            assert (reader.store.asked.total() == 0) == is_served
+            await reader.close()
+        await server.close()
 
     with_agents(test, 1)
 

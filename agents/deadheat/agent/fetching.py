@@ -14,7 +14,7 @@ from tenacity.wait import wait_random_exponential
 
 from deadheat.agent.peers import Peer
 from deadheat.runtime import logs
-from deadheat.runtime.errors import DeadheatError, Unavailable
+from deadheat.runtime.errors import Unavailable
 from deadheat.runtime.programs import Rectangle
 from deadheat.store import transfer
 
@@ -60,7 +60,7 @@ async def fetched(
                 on_arrived=note,
                 stall_limit_s=PEER_PATIENCE_S,
             )
-        except DeadheatError as error:
+        except Exception as error:  # noqa: BLE001 - no fault of a peer is one of the sub-task.
             log.debug(
                 f"not from the agent at {peer.address}: {error}",
                 extra=logs.keys("fetch", matrix=matrix_id),

@@ -13,7 +13,7 @@ import grpc
 
 from deadheat.runtime import rpc
 from deadheat.runtime.credentials import TlsFiles
-from deadheat.runtime.errors import DataLost, DeadheatError, InvalidInput, TimedOut, Unavailable
+from deadheat.runtime.errors import LimitReached, NotFound, TimedOut, Unavailable
 from deadheat.v1.matrix_pb2_grpc import MatrixServiceStub
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Peer:
 
     address: str
     stub: Callable[[], MatrixServiceAsyncStub]
-    has_failed: Callable[[DeadheatError], bool]
+    has_failed: Callable[[Exception], bool]
 
 
 class Peers:
@@ -61,8 +61,8 @@ class Peers:
             address, lambda: self._stub(address), lambda error: self._has_failed(address, error)
         )
 
-    def _has_failed(self, address: str, error: DeadheatError) -> bool:
-        if isinstance(error, (Unavailable, TimedOut, DataLost, InvalidInput)):
+    def _has_failed(self, address: str, error: Exception) -> bool:
+        if not isinstance(error, (NotFound, LimitReached)):  # It may have something else, or later.
             self._avoided_until[address] = self._clock() + AVOIDED_FOR_S
         return isinstance(error, (Unavailable, TimedOut))
 

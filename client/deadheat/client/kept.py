@@ -142,6 +142,9 @@ class Kept:
     def forget(self, matrix_id: str) -> None:
         self._entries.pop(matrix_id, None)
 
+    def in_use(self) -> list[str]:
+        return [id_ for id_, entry in self._entries.items() if entry.uses]
+
     def surplus(self, *, everything: bool = False) -> Iterator[str]:
         """Forgets what is beyond the limits (or all) and not in use; yields the ids."""
         for id_, entry in list(self._entries.items()):

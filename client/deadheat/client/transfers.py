@@ -68,11 +68,14 @@ class Transfers:
             asyncio.create_task(self.upload(source, dtype, inline=inline, durable=durable))
             for source in sources
         ]
+        keeping = asyncio.create_task(self._keep_alive())
         try:
             return tuple(await asyncio.gather(*uploads))
         except BaseException:
             await self._undo(uploads)
             raise
+        finally:
+            keeping.cancel()
 
     async def _undo(self, uploads: list[asyncio.Task[Operand]]) -> None:
         for upload in uploads:
@@ -167,6 +170,14 @@ class Transfers:
         except NotFound:
             return False
         return answer.matrix.state == pb.MATRIX_STATE_SEALED
+
+    async def _keep_alive(self) -> None:
+        """What a job will name is used, however long its other operands take to be sent."""
+        while True:
+            await asyncio.sleep(KEPT_TTL_S / 4)
+            for matrix_id in self._kept.in_use():
+                with suppress(DeadheatError):
+                    await self._is_there(matrix_id)
 
     async def _give_up_surplus(self, *, everything: bool = False) -> None:
         for matrix_id in self._kept.surplus(everything=everything):
