@@ -38,6 +38,9 @@ class FakeStore:
         self.asked: Counter[tuple[str, Rectangle]] = Counter()
         self.sent_bytes = 0
         self.is_broken = False
+        #: What it breaks down with.
+        self.fault: Exception = InvalidInput("the store is broken")
+        self.put_fault: Exception | None = None
         self._chunk_bytes = chunk_bytes
         self._allowed = allowed
         self._changed = asyncio.Condition()
@@ -60,6 +63,8 @@ class FakeStore:
         parts: AsyncIterator[pb.MatrixServicePutRequest],
         timeout: float,  # noqa: ASYNC109 - gRPC's argument.
     ) -> None:
+        if self.put_fault:
+            raise self.put_fault
         header = (await anext(parts)).header
         r = header.rectangle
         data = b"".join([message.chunk.data async for message in parts])
@@ -77,7 +82,7 @@ class FakeStore:
             async with self._changed:
                 await self._changed.wait_for(lambda: self.is_broken or self._allowed != 0)
                 if self.is_broken:
-                    raise InvalidInput("the store is broken")
+                    raise self.fault
                 if self._allowed is not None:
                     self._allowed -= 1
             piece = data[offset : offset + self._chunk_bytes]

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import numpy as np
+import pytest
 from tests.agent.stores import FakeStore, part
 
 from deadheat.agent.blocks import Blocks
@@ -191,6 +192,36 @@ def test_a_fetch_that_breaks_fails_what_runs_and_keeps_delivered_rows() -> None:
         await agent.until_free()
 
     with_agent(test, allowed=B_CHUNKS + A_CHUNKS // 2)
+
+
+def test_whatever_breaks_a_fetch_ends_the_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(agent: Agent) -> None:
+        agent.store.fault = RuntimeError("nobody foresaw this")
+        agent.store.is_broken = True
+        agent.assign()
+        failed = await agent.hear("failed")
+        assert failed.failure.code == "internal"
+        assert "nobody foresaw this" in failed.failure.message
+        await agent.until_free()
+        agent.store.is_broken = False
+        agent.assign("t")  # All is well for whoever comes next.
+        assert (await agent.hear("finished")).progress.subtask_id == "t"
+
+    with_agent(test, allowed=None)
+    assert "Traceback" in caplog.text
+
+
+def test_whatever_breaks_a_delivery_ends_the_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(agent: Agent) -> None:
+        agent.store.put_fault = RuntimeError("nobody foresaw this")
+        agent.assign()
+        failed = await agent.hear("failed")
+        assert failed.failure.code == "internal"
+        assert "nobody foresaw this" in failed.failure.message
+        await agent.until_free()
+
+    with_agent(test, allowed=None)
+    assert "Traceback" in caplog.text
 
 
 def test_a_dead_executor_fails_what_waits_for_rows() -> None:

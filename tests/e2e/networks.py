@@ -39,6 +39,12 @@ class Host:
     def command(self, *arguments: str) -> list[str]:
         return ["ip", "netns", "exec", self.namespace, *arguments]
 
+    def sent_bytes(self) -> int:
+        """What has left it since it was made, whatever for."""
+        shown = ["ip", "-n", self.namespace, "-json", "-statistics", "link", "show", "eth0"]
+        found = subprocess.run(shown, check=True, capture_output=True, text=True)
+        return int(json.loads(found.stdout)[0]["stats64"]["tx"]["bytes"])
+
 
 @contextmanager
 def hosts(count: int, *, rate: str = "") -> Iterator[list[Host]]:
@@ -181,31 +187,35 @@ def command(
 
 @dataclass(frozen=True)
 class Cluster:
-    """A scheduler on the first of three hosts and agents on the others, all with certificates."""
+    """A scheduler on the first of some hosts and agents on the others, all with certificates."""
 
     address: str
-    #: For whoever wants to ask for something from there.
+    first: Host
+    #: The last one, for whoever wants to ask for something from there.
     third: Host
     certificates: Certificates
     agents: Sequence[subprocess.Popen[bytes]]
 
     def command(self, *arguments: str, module: str = "deadheat.cli") -> str:
-        """On the third host."""
+        """On the last host."""
         return command(self.third, self.certificates, *arguments, module=module)
 
 
 @contextmanager
-def cluster(tmp_path: Path, *, rate: str = "") -> Iterator[Cluster]:
-    """Its hosts send at most at that rate (like 1gbit)."""
-    with hosts(3, rate=rate) as machines, ExitStack() as running:
+def cluster(
+    tmp_path: Path, *, agents: int = 2, rate: str = "", flags: Sequence[str] = ()
+) -> Iterator[Cluster]:
+    """Its hosts send at most at that rate (like 1gbit); `flags` are for all agents."""
+    with hosts(agents + 1, rate=rate) as machines, ExitStack() as running:
         first = machines[0]
         certificates = Certificates.issue(tmp_path / "pki", [host.address for host in machines])
         address = f"{first.address}:7433"
         scheduler = ("--state-dir", str(tmp_path / "state"), "--listen", address)
         parts: list[tuple[Host, str, tuple[str, ...]]] = [(first, "scheduler", scheduler)]
-        for k, (host, core) in enumerate(zip(machines[1:], (CORES[0], CORES[-1]))):
-            flags = ("--scheduler", address, "--name", f"agent{k}", "--cpus", str(core))
-            parts.append((host, "agent", flags))
+        for k, host in enumerate(machines[1:]):
+            core = CORES[k % len(CORES)]
+            own = ("--scheduler", address, "--name", f"agent{k}", "--cpus", str(core), *flags)
+            parts.append((host, "agent", own))
         processes: list[subprocess.Popen[bytes]] = []
         for number, (host, name, arguments) in enumerate(parts):
             log, security = tmp_path / f"{name}{number}.log", certificates.flags(host.address)
@@ -213,12 +223,12 @@ def cluster(tmp_path: Path, *, rate: str = "") -> Iterator[Cluster]:
             processes.append(running.enter_context(started))
         third = machines[-1]
 
-        def both_up() -> bool:
+        def all_up() -> bool:
             try:
                 found = command(third, certificates, "nodes", "--json", "--scheduler", address)
             except AssertionError:
                 return False
-            return [node["state"] for node in json.loads(found)["nodes"]] == ["up", "up"]
+            return [node["state"] for node in json.loads(found)["nodes"]] == ["up"] * agents
 
-        wait_until(both_up, "both agents", timeout_s=60)
-        yield Cluster(address, third, certificates, processes[1:])
+        wait_until(all_up, "all agents", timeout_s=90)
+        yield Cluster(address, first, third, certificates, processes[1:])

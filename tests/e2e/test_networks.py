@@ -67,6 +67,37 @@ def test_an_operand_that_many_jobs_share_is_streamed_once(tmp_path: Path) -> Non
     assert all(moved < 0.6 * first for moved in others), (first, others)
 
 
+def test_an_operand_that_comes_again_is_moved_once(tmp_path: Path) -> None:
+    with cluster(tmp_path) as found:
+        module = "tests.e2e.repeated_operand"
+        jobs = json.loads(found.command(found.address, "1024", "10", module=module))
+    first, *others, changed = (job["bytes_moved"] for job in jobs)
+    assert first >= 3.9 * 1024 * 1024 * 8
+    assert all(moved < 0.6 * first for moved in others), (first, others)
+    # The last B was changed in place: all of it came anew.
+    assert changed >= 3.9 * 1024 * 1024 * 8
+
+
+def test_what_all_agents_need_leaves_the_store_once(tmp_path: Path) -> None:
+    size = 2048
+    matrix_bytes = size * size * 8
+    sent = {}
+    for flags in ((), ("--peers", "off")):
+        (directory := tmp_path / (flags[-1] if flags else "on")).mkdir()
+        with cluster(directory, agents=3, flags=flags) as found:
+            before = found.first.sent_bytes()
+            module = "tests.e2e.stored_operand"
+            arguments = (found.address, str(size), "1", "equal")
+            (job,) = json.loads(found.command(*arguments, module=module))
+            sent[flags] = found.first.sent_bytes() - before
+        # Wherever blocks come from, they count.
+        moved = sum(device["bytes_in"] for device in job["devices"])
+        assert moved >= 3.9 * matrix_bytes
+    # A's rows to three agents, and the result to the client; B once, or three times.
+    assert sent[()] < 3.7 * matrix_bytes, sent
+    assert sent["--peers", "off"] > 4.9 * matrix_bytes, sent
+
+
 def test_an_agent_that_is_killed_while_blocks_move_costs_no_wrong_element(tmp_path: Path) -> None:
     with cluster(tmp_path, rate="200mbit") as found:
         at = ("--scheduler", found.address)

@@ -90,6 +90,13 @@ def test_agents_take_only_cores_that_they_may_use() -> None:
         AgentSettings.load(Sources("agent", {"name": "a/b"}, environment={}))
 
 
+def test_agents_serve_each_other_beyond_loopback_only_with_certificates() -> None:
+    with pytest.raises(InvalidInput, match="can be reached from other machines"):
+        AgentSettings.load(Sources("agent", {"peers": "10.0.0.1:7434"}, environment={}))
+    for peers in ("off", "127.0.0.1:0"):
+        assert AgentSettings.load(Sources("agent", {"peers": peers}, environment={})).peers == peers
+
+
 def test_cores_come_as_text_or_list() -> None:
     assert parse_cpus([3, 1]) == (1, 3)
     assert parse_cpus("0-2,8") == (0, 1, 2, 8)

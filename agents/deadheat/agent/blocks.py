@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from deadheat.agent.cache import BlockCache, Memory, Pin
+from deadheat.agent.peers import Peers
 from deadheat.runtime import wire
 from deadheat.runtime.errors import Unavailable
 from deadheat.runtime.programs import MatrixType, Rectangle, read_by_rows
@@ -93,6 +94,8 @@ class Blocks:
         self._cache = cache
         self.shared: DescriptorClient | None = None
         self.stub: MatrixServiceAsyncStub | None = None
+        #: Other agents; without them everything comes from the store.
+        self.peers: Peers | None = None
 
     @property
     def memory_free_bytes(self) -> int:
@@ -146,7 +149,12 @@ class Blocks:
                 row_stop = max(wanted.row_start, assign.rectangle.row_stop)
                 wanted = wanted.with_rows(wanted.row_start, min(wanted.row_stop, row_stop))
             pin = self._cache.pin(
-                self._stub, block.matrix_id, matrix, wanted, needed_bytes=needed_bytes
+                self._stub,
+                block.matrix_id,
+                matrix,
+                wanted,
+                needed_bytes=needed_bytes,
+                peers=self.peers.of(block.peers) if self.peers else (),
             )
             pins[index] = pin
             prepared.pins.append(pin)

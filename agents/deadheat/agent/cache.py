@@ -3,7 +3,8 @@
 Rules of this file: sealed matrices never change, so an id and a rectangle say what a block holds,
 and it serves any part of itself, also the rows that have come of one that is on its way (they come
 in order). A block is pinned while a sub-task needs it or a fetch fills it;
-what is not pinned goes, least recently used first, when room is needed. All bookkeeping is on the
+what is not pinned goes, least recently used first, when room is needed; what is lent to another
+agent meanwhile goes last, and the loan ends. All bookkeeping is on the
 event loop; other threads only read the figures.
 """
 
@@ -15,25 +16,18 @@ import os
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay
-from tenacity.wait import wait_random_exponential
-
-from deadheat.runtime.errors import LimitReached, Unavailable
+from deadheat.agent.fetching import GetStub, fetched
+from deadheat.agent.peers import Peer
+from deadheat.runtime.errors import LimitReached, NotFound, Unavailable
 from deadheat.runtime.programs import MatrixType, Rectangle
 from deadheat.runtime.units import format_bytes
-from deadheat.store import transfer
+from deadheat.store.regions import Region
 
-if TYPE_CHECKING:
-    from deadheat.v1.matrix_pb2_grpc import MatrixServiceAsyncStub
-
-GetStub = Callable[[], "MatrixServiceAsyncStub"]
-
-#: How long a sub-task waits for a store that does not answer before it is given back.
-STORE_PATIENCE_S: Final = 60.0
 #: Each block has a descriptor, of which a process may often have only 1,024.
 MAX_BLOCKS: Final = 256
 #: So many matrices are told to the scheduler: those used last.
@@ -66,6 +60,8 @@ class Block:
     pins: set[Pin] = field(default_factory=set)
     memory: Memory | None = None
     is_freed: bool = False
+    #: How many other agents are reading it.
+    loans: int = 0
     fetching: asyncio.Task[None] = field(init=False)
     arrived_bytes: int = 0
     #: Set and cleared whenever something has changed for those who wait.
@@ -160,6 +156,47 @@ class Pin:
             self._unpin(self)
 
 
+@dataclass(eq=False)
+class Loan:
+    """A part of a block that another agent reads while its rows come. It keeps nobody here from
+    having the room."""
+
+    block: Block
+    wanted: Rectangle
+    is_there: Callable[[Block], bool]
+
+    @property
+    def row_bytes(self) -> int:
+        return self.wanted.columns * self.block.matrix.element.itemsize
+
+    @property
+    def size_bytes(self) -> int:
+        return self.wanted.rows * self.row_bytes
+
+    async def wait(self, row_stop: int) -> None:
+        """Until all rows below this one are here; raises Unavailable if they will not be."""
+        block = self.block
+        while block.memory is None or block.row_here < row_stop:
+            if block.fetching.done() or not self.is_there(block):
+                break
+            await block.news.wait()
+        if block.memory is None or block.row_here < row_stop or not self.is_there(block):
+            raise Unavailable(f"the block of matrix {block.matrix_id} has gone")
+
+    def region(self) -> Region:
+        """Its bytes, which stay readable as long as somebody has the region."""
+        home, wanted = self.block.rectangle, self.wanted
+        assert self.block.memory is not None
+        held = MatrixType(home.rows, home.columns, self.block.matrix.dtype)
+        inside = Rectangle(
+            wanted.row_start - home.row_start,
+            wanted.row_stop - home.row_start,
+            wanted.column_start - home.column_start,
+            wanted.column_stop - home.column_start,
+        )
+        return Region(self.block.memory.buffer, held, inside)
+
+
 class BlockCache:
     """Blocks under a byte limit. Results that wait for delivery count too (`reserve`)."""
 
@@ -173,6 +210,8 @@ class BlockCache:
         #: Those used last come last.
         self._blocks: OrderedDict[Block, None] = OrderedDict()
         self._of: dict[str, list[Block]] = {}
+        #: Set and cleared whenever a fetch has begun.
+        self._begun = asyncio.Event()
 
     @property
     def free_bytes(self) -> int:
@@ -201,19 +240,48 @@ class BlockCache:
         rectangle: Rectangle,
         *,
         needed_bytes: int = 0,
+        peers: Sequence[Peer] = (),
     ) -> Pin:
         """A block that holds the rectangle, which may have yet to arrive. A larger one is of no use
         if it leaves no room for `needed_bytes`: those of the whole sub-task, this block's too.
-        `stub` is asked for whenever a fetch has to be begun or resumed."""
+        `stub` is asked for whenever a fetch from the store has to be begun or resumed; `peers` are
+        asked before it."""
         block = self._find(matrix_id, rectangle, needed_bytes)
         if block is None:
-            block = self._start(stub, Block(matrix_id, matrix, rectangle))
+            block = self._start(stub, peers, Block(matrix_id, matrix, rectangle))
         elif not block.pins:
             self.idle_bytes -= block.size_bytes
         self._blocks.move_to_end(block)
         pin = Pin(block, rectangle.row_stop, self._unpin)
         block.pins.add(pin)
         return pin
+
+    @contextmanager
+    def lent(self, block: Block, wanted: Rectangle) -> Iterator[Loan]:
+        """Lets another agent read a part of a block."""
+        block.loans += 1
+        try:
+            yield Loan(block, wanted, self._blocks.__contains__)
+        finally:
+            block.loans -= 1
+
+    async def find_for_peer(self, matrix_id: str, wanted: Rectangle, wait_s: float) -> Block:
+        """The smallest block that has it or soon will, perhaps not before it was waited for a
+        moment: who asks may be faster than the order to fetch it, which was sent to us first.
+        Raises NotFound."""
+        try:
+            async with asyncio.timeout(wait_s):
+                while True:
+                    holding = [
+                        one
+                        for one in self._of.get(matrix_id, ())
+                        if wanted.is_inside(one.rectangle) and not one.has_failed
+                    ]
+                    if holding:
+                        return min(holding, key=lambda one: one.size_bytes)
+                    await self._begun.wait()
+        except TimeoutError:
+            raise NotFound(f"this agent has no such block of matrix {matrix_id!r}") from None
 
     def _find(self, matrix_id: str, wanted: Rectangle, needed_bytes: int) -> Block | None:
         """The smallest block that has it."""
@@ -225,13 +293,15 @@ class BlockCache:
         more = block.size_bytes - wanted.area * block.matrix.element.itemsize
         return block if in_use + more + needed_bytes <= self.limit_bytes else None
 
-    def _start(self, stub: GetStub, block: Block) -> Block:
+    def _start(self, stub: GetStub, peers: Sequence[Peer], block: Block) -> Block:
         self.reserve(block.size_bytes)
         self._evict_while(lambda: len(self._blocks) >= MAX_BLOCKS)
         self._blocks[block] = None
         self._of.setdefault(block.matrix_id, []).append(block)
-        block.fetching = asyncio.get_running_loop().create_task(_fetch(stub, block))
+        block.fetching = asyncio.get_running_loop().create_task(_fetch(stub, peers, block))
         block.fetching.add_done_callback(lambda _: self._fetched(block))
+        self._begun.set()
+        self._begun.clear()
         return block
 
     def _fetched(self, block: Block) -> None:
@@ -256,7 +326,7 @@ class BlockCache:
         self._free_if_over(block)
 
     def _evict_while(self, is_needed: Callable[[], bool]) -> None:
-        for block in list(self._blocks):
+        for block in sorted(self._blocks, key=lambda one: one.loans > 0):
             if not is_needed():
                 return
             if not block.pins:
@@ -273,6 +343,7 @@ class BlockCache:
         others.remove(block)
         if not others:
             del self._of[block.matrix_id]
+        block.tell()  # Whom it is lent to.
         self._tell_whole()
 
     def _free_if_over(self, block: Block) -> None:
@@ -293,7 +364,7 @@ class BlockCache:
                 yield block.matrix_id
 
 
-async def _fetch(stub: GetStub, block: Block) -> None:
+async def _fetch(stub: GetStub, peers: Sequence[Peer], block: Block) -> None:
     block.memory = await asyncio.to_thread(Memory, block.size_bytes)
     block.tell()
     last_s = time.monotonic()
@@ -303,20 +374,7 @@ async def _fetch(stub: GetStub, block: Block) -> None:
         before_s, last_s = last_s, time.monotonic()
         return block.arrived(done, last_s - before_s)
 
-    # While the store is away (killed and started again, or the scheduler's too) work waits.
-    async for attempt in AsyncRetrying(
-        stop=stop_after_delay(STORE_PATIENCE_S),
-        wait=wait_random_exponential(multiplier=0.1, max=2.0),
-        retry=retry_if_exception_type(Unavailable),
-        reraise=True,
-    ):
-        with attempt:
-            await transfer.get(
-                stub(),
-                block.matrix_id,
-                block.rectangle,
-                block.memory.buffer,
-                done=block.arrived_bytes,
-                on_arrived=on_arrived,
-            )
+    await fetched(
+        stub, peers, block.matrix_id, block.rectangle, block.memory.buffer, on_arrived=on_arrived
+    )
     block.cut_off()

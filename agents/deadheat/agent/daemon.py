@@ -19,10 +19,12 @@ from deadheat.agent import calibration
 from deadheat.agent.blocks import Blocks
 from deadheat.agent.cache import BlockCache
 from deadheat.agent.executors.link import ExecutorLink
+from deadheat.agent.peers import Peers
 from deadheat.agent.probes import procfs
 from deadheat.agent.probes.cpu import CpuProbe
 from deadheat.agent.probes.nvml import NvmlProbe
 from deadheat.agent.probes.sampler import Sampler
+from deadheat.agent.service import PeerServer
 from deadheat.agent.session import Session
 from deadheat.agent.subtasks import Subtasks
 from deadheat.runtime import hosts, logs, notify
@@ -71,7 +73,10 @@ class Daemon:
         if memory is None:
             memory = int(psutil.virtual_memory().available * DEFAULT_MEMORY_SHARE)
         self.memory_bytes = memory
-        self.blocks = Blocks(BlockCache(memory))
+        cache = BlockCache(memory)
+        self.blocks = Blocks(cache)
+        self.peers = self.blocks.peers = Peers(settings.tls)
+        self.serving = PeerServer(cache, settings.scheduler, settings.tls, settings.peers)
         self.subtasks = Subtasks(self.blocks, self._tell)
         self.executor = ExecutorLink(
             len(settings.cpus),
@@ -106,7 +111,9 @@ class Daemon:
         gpus = await asyncio.to_thread(self.nvml.first, NVML_FIRST_ANSWER_S)
         names = {gpu.uuid: f"{self.settings.name}/gpu{k}" for k, gpu in enumerate(gpus.devices)}
         registration = self._registration(points, names)
-        self.session = Session(self.settings, registration, self.blocks, self.executor.keep_open)
+        self.session = Session(
+            self.settings, registration, self.blocks, self.executor.keep_open, self.serving
+        )
         self.session.attach(self.subtasks)
         self.sampler = self._start_sampler(names)
         running = loop.create_task(self.session.run())
@@ -123,6 +130,7 @@ class Daemon:
             self.nvml.stop()
             await asyncio.to_thread(self.sampler.stop)
             await self.session.close()
+            await self.peers.close()
             await self.executor.stop()
 
     async def _calibration(self, ready: local_pb2.ExecutorReady) -> list[pb.SpeedPoint]:
@@ -252,7 +260,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m deadheat.agent", description=__doc__)
     for flag in ("scheduler", "name", "cpus", "memory", "politeness", "cache-dir", "log-level"):
         parser.add_argument(f"--{flag}")
-    for flag in ("tls-cert", "tls-key", "tls-ca"):
+    for flag in ("peers", "tls-cert", "tls-key", "tls-ca"):
         parser.add_argument(f"--{flag}")
     parser.add_argument("--shares-cpus", action="store_true", default=None)
     parser.add_argument("--config", type=Path)

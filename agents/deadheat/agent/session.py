@@ -15,6 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
 from deadheat.agent.blocks import Blocks
+from deadheat.agent.service import PeerServer
 from deadheat.agent.subtasks import Subtasks
 from deadheat.runtime import logs, rpc
 from deadheat.runtime.errors import TimedOut, Unavailable
@@ -58,11 +59,13 @@ class Session:
         registration: pb.Register,
         blocks: Blocks,
         on_shared: Callable[[int], None],
+        serving: PeerServer | None = None,
     ) -> None:
         self._settings = settings
         self._registration = registration
         self._blocks = blocks
         self._on_shared = on_shared
+        self._serving = serving
         self._subtasks: Subtasks | None = None
         self._queue: deque[Request] = deque()
         self._filled = asyncio.Event()
@@ -150,6 +153,8 @@ class Session:
             call: Call = agent.Session()
             message = Request(sent_s=time.monotonic(), register=self._registration)
             message.register.shares_memory = self._blocks.shared is not None
+            if self._serving and not message.register.shares_memory:
+                message.register.peer_address = await self._serving.open()
             assert self._subtasks is not None
             message.register.held.extend(self._subtasks.held)
             try:
@@ -249,6 +254,8 @@ class Session:
         self.tell(Request(goodbye=pb.Goodbye(reason=reason)))
 
     async def close(self) -> None:
+        if self._serving:
+            await self._serving.close()
         if self._data_channel:
             await self._data_channel.close()
 

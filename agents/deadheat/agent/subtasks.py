@@ -11,10 +11,10 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
 from deadheat.agent.blocks import Blocks, Prepared
-from deadheat.agent.cache import STORE_PATIENCE_S
 from deadheat.agent.core import attempts
 from deadheat.agent.core.attempts import Attempts
 from deadheat.agent.executors.link import ExecutorLink
+from deadheat.agent.fetching import STORE_PATIENCE_S
 from deadheat.runtime import logs
 from deadheat.runtime.errors import DeadheatError, Unavailable
 from deadheat.runtime.programs import Rectangle
@@ -183,8 +183,8 @@ class Subtasks:
                 row = prepared.row_here or 0
                 arrived = local_pb2.RowsArrived(subtask_id=subtask, row_stop=row)
                 self._send(local_pb2.ExecutorRequest(rows_arrived=arrived))
-        except DeadheatError as error:
-            self._do(self._attempts.given_up(subtask, error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the attempt is at its end.
+            self._give_up(subtask, error)
 
     async def _prepare(self, assign: pb.Assign) -> Prepared:
         try:
@@ -231,14 +231,24 @@ class Subtasks:
                 extra=logs.keys("deliver", subtask=subtask),
             )
             return  # Tried again when the session is opened anew, or further rows are computed.
-        except DeadheatError as error:
-            self._do(self._attempts.given_up(subtask, error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the attempt is at its end.
+            self._give_up(subtask, error)
             return
         if finished := self._attempts.finished_of(subtask):
             prepared.report(finished)
             finished.finished_s = time.monotonic()
         self._delivering.pop(subtask, None)
         self._do(self._attempts.rows_delivered(subtask))
+
+    def _give_up(self, subtask: str, error: Exception) -> None:
+        """Its blocks cannot be moved. An attempt that nobody ends would hang until this node is
+        lost, so also what nobody foresaw ends it."""
+        if not isinstance(error, DeadheatError):
+            log.error(
+                "moving blocks failed", exc_info=error, extra=logs.keys("blocks", subtask=subtask)
+            )
+            error = DeadheatError(f"moving blocks: {type(error).__name__}: {error}")
+        self._do(self._attempts.given_up(subtask, error))
 
     def _drop(self, subtask: str) -> None:
         """Blocks go at once if no executor has them; else when it says that it is done."""

@@ -247,7 +247,7 @@ class Client(Products):
         self._is_closed = True
         with self._starting:
             if self._opened:
-                self._transfers.close()
+                self._loop.call(self._transfers.close())
                 self._loop.call(self._connection.close())
         self._loop.stop()
         if self._own_cluster:

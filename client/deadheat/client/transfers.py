@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
@@ -14,9 +14,18 @@ import numpy as np
 
 from deadheat.client.arrays import Array, Source
 from deadheat.client.connection import Connection
+from deadheat.client.kept import (
+    KEPT_TTL_S,
+    LEAST_BYTES,
+    Content,
+    HashedRegion,
+    Kept,
+    digest,
+    sampled,
+)
 from deadheat.runtime import hosts, rpc, wire
 from deadheat.runtime.dtypes import numpy_dtype
-from deadheat.runtime.errors import DeadheatError, LimitReached
+from deadheat.runtime.errors import DeadheatError, LimitReached, NotFound
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.programs import MatrixType, Operand
 from deadheat.runtime.units import MIB, format_bytes
@@ -29,6 +38,8 @@ from deadheat.v1 import matrix_pb2 as pb
 #: Copies of at least this size are cut among threads: NumPy copies without the interpreter lock.
 PARALLEL_COPY_BYTES: Final = 8 * MIB
 COPY_THREADS: Final = 4
+#: How long a client that closes waits for a store to take note of it.
+CLOSE_LIMIT_S: Final = 2.0
 
 
 class Transfers:
@@ -39,9 +50,13 @@ class Transfers:
         threads = min(COPY_THREADS, len(os.sched_getaffinity(0)))
         self._copiers = ThreadPoolExecutor(threads, thread_name_prefix="deadheat-copy")
         self._threads = threads
+        self._kept = Kept()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._copiers.shutdown(wait=False, cancel_futures=True)
+        with suppress(TimeoutError):  # A store that does not answer forgets it by itself.
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                await self._give_up_surplus(everything=True)
 
     # Operands
 
@@ -53,11 +68,14 @@ class Transfers:
             asyncio.create_task(self.upload(source, dtype, inline=inline, durable=durable))
             for source in sources
         ]
+        keeping = asyncio.create_task(self._keep_alive())
         try:
             return tuple(await asyncio.gather(*uploads))
         except BaseException:
             await self._undo(uploads)
             raise
+        finally:
+            keeping.cancel()
 
     async def _undo(self, uploads: list[asyncio.Task[Operand]]) -> None:
         for upload in uploads:
@@ -76,18 +94,95 @@ class Transfers:
         shared = self._connection.shared
         if source.file and shared and source.array.dtype == numpy_dtype(dtype):
             matrix_id = await asyncio.to_thread(self._adopt, source, matrix)
+        elif shared:
+            matrix_id = await self._made(matrix, lambda id_: self._copy_in(source, id_), durable)
         else:
-            matrix_id = await self._created(matrix, durable)
-            try:
-                if shared:
-                    await self._copy_in(source, matrix_id)
-                else:
-                    await self._stream_in(source, matrix, matrix_id)
-                await self._seal(matrix_id)
-            except BaseException:
-                await self.give_up_all([Operand(source.name, matrix, matrix_id=matrix_id)])
-                raise
+            matrix_id = await self._streamed(source, matrix, durable)
         return Operand(source.name, matrix, matrix_id=matrix_id)
+
+    async def _made(
+        self,
+        matrix: MatrixType,
+        fill: Callable[[str], Awaitable[None]],
+        durable: bool,
+        ttl_s: float | None = None,
+    ) -> str:
+        """A new sealed matrix; what fails, or is interrupted, leaves nothing behind."""
+        matrix_id = await self._created(matrix, durable, ttl_s)
+        try:
+            await fill(matrix_id)
+            await self._seal(matrix_id)
+        except BaseException:
+            await self.give_up_all([Operand("", matrix, matrix_id=matrix_id)])
+            raise
+        return matrix_id
+
+    async def _streamed(self, source: Source, matrix: MatrixType, durable: bool) -> str:
+        """A matrix in a store on another host: the one that we sent there before, if it is still
+        there and holds the very same bytes, or else a new one."""
+        array = np.ascontiguousarray(source.array, numpy_dtype(matrix.dtype))
+        buffer = array.view(np.uint8).reshape(-1).data
+        if durable or matrix.size_bytes < LEAST_BYTES:
+            region = Region(buffer, matrix, matrix.whole())
+            return await self._made(
+                matrix, lambda id_: self._stream_in(region, matrix, id_), durable
+            )
+        if known := await self._sent_before(matrix, buffer):
+            return known
+        hashed = HashedRegion(buffer, matrix)
+        content: Content | None = None
+
+        async def fill(matrix_id: str) -> None:
+            nonlocal content
+            await self._stream_in(hashed, matrix, matrix_id)
+            content = await asyncio.to_thread(hashed.content)
+
+        try:
+            matrix_id = await self._made(matrix, fill, durable, KEPT_TTL_S)
+        finally:
+            hashed.close()
+        if content:
+            self._kept.add(matrix_id, content)
+            await self._give_up_surplus()
+        return matrix_id
+
+    async def _sent_before(self, matrix: MatrixType, buffer: memoryview) -> str:
+        samples = sampled(buffer)
+        if not self._kept.may_be_same(matrix, samples):
+            return ""
+        content = Content(matrix, samples, await asyncio.to_thread(digest, buffer))
+        while matrix_id := self._kept.take(content):
+            try:
+                if await self._is_there(matrix_id):
+                    return matrix_id
+            except BaseException:
+                self._kept.release(matrix_id)
+                raise
+            self._kept.forget(matrix_id)
+        return ""
+
+    async def _is_there(self, matrix_id: str) -> bool:
+        """Whether the store still has it; if so, its time there begins anew."""
+        request = pb.MatrixServiceStatRequest(matrix_id=matrix_id)
+        try:
+            with rpc.translated("looking for an operand in the store"):
+                answer = await self._connection.matrices.Stat(request, timeout=rpc.CALL_TIMEOUT_S)
+        except NotFound:
+            return False
+        return answer.matrix.state == pb.MATRIX_STATE_SEALED
+
+    async def _keep_alive(self) -> None:
+        """What a job will name is used, however long its other operands take to be sent."""
+        while True:
+            await asyncio.sleep(KEPT_TTL_S / 4)
+            for matrix_id in self._kept.in_use():
+                with suppress(DeadheatError):
+                    await self._is_there(matrix_id)
+
+    async def _give_up_surplus(self, *, everything: bool = False) -> None:
+        for matrix_id in self._kept.surplus(everything=everything):
+            with suppress(DeadheatError):
+                await self.give_up(matrix_id)
 
     def _adopt(self, source: Source, matrix: MatrixType) -> str:
         """The file is read where it is; only its descriptor goes to the store."""
@@ -103,9 +198,9 @@ class Transfers:
         with open_regular(source.file.path) as file:
             return self._connection.shared.adopt(request, file.fileno())
 
-    async def _created(self, matrix: MatrixType, durable: bool) -> str:
+    async def _created(self, matrix: MatrixType, durable: bool, ttl_s: float | None) -> str:
         """Room for a matrix. Who is interrupted leaves none behind whose id nobody knows."""
-        making = asyncio.create_task(self._create(matrix, durable))
+        making = asyncio.create_task(self._create(matrix, durable, ttl_s))
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:
@@ -113,14 +208,22 @@ class Transfers:
                 await self.give_up(await making)
             raise
 
-    async def _create(self, matrix: MatrixType, durable: bool) -> str:
+    async def _create(self, matrix: MatrixType, durable: bool, ttl_s: float | None) -> str:
         request = pb.MatrixServiceCreateRequest(
             request_id=new_id("r"),
             type=wire.matrix_type_to_wire(matrix),
             owner=hosts.user_name(),
             durable=durable,
+            expires_after_s=ttl_s,
         )
-        with rpc.translated(f"making room for {matrix} in the store"):
+        try:
+            return await self._asked_for_room(request)
+        except LimitReached:
+            await self._give_up_surplus(everything=True)
+            return await self._asked_for_room(request)
+
+    async def _asked_for_room(self, request: pb.MatrixServiceCreateRequest) -> str:
+        with rpc.translated("making room for an operand in the store"):
             answer = await self._connection.matrices.Create(request, timeout=rpc.CALL_TIMEOUT_S)
         return answer.matrix_id
 
@@ -146,19 +249,16 @@ class Transfers:
         ]
         await asyncio.gather(*copies)
 
-    async def _stream_in(self, source: Source, matrix: MatrixType, matrix_id: str) -> None:
-        array = np.ascontiguousarray(source.array, numpy_dtype(matrix.dtype))
-        buffer = array.view(np.uint8).reshape(-1).data
+    async def _stream_in(self, region: Region, matrix: MatrixType, matrix_id: str) -> None:
         whole = matrix.whole()
-        if not whole.area:
-            return
-        region = Region(buffer, matrix, whole)
-        await transfer.put(self._connection.matrices, matrix_id, new_id("u"), whole, region)
+        if whole.area:
+            await transfer.put(self._connection.matrices, matrix_id, new_id("u"), whole, region)
 
     async def give_up_all(self, operands: Iterable[Operand]) -> None:
-        """Gives operands up as far as the store is there; what it keeps, expires."""
+        """Gives operands up as far as the store is there; what it keeps, expires. What we keep
+        for jobs to come is only not in use any more."""
         for operand in operands:
-            if operand.matrix_id:
+            if operand.matrix_id and not self._kept.release(operand.matrix_id):
                 with suppress(DeadheatError):
                     await self.give_up(operand.matrix_id)
 

@@ -149,6 +149,7 @@ class Register(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     SHARES_MEMORY_FIELD_NUMBER: _builtins.int
+    PEER_ADDRESS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     instance: _builtins.str
     """New for each process: a node that comes back with another one has lost its work."""
@@ -159,6 +160,8 @@ class Register(_message.Message):
     """Other agents may use the same cores (a one-core machine)."""
     shares_memory: _builtins.bool
     """It maps the store's matrices; others stream them."""
+    peer_address: _builtins.str
+    """HOST:PORT at which it serves other agents the blocks that it has fetched; empty: nowhere."""
     @_builtins.property
     def cpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -179,10 +182,11 @@ class Register(_message.Message):
         devices: _abc.Iterable[Global___DeviceInfo] | None = ...,
         held: _abc.Iterable[Global___HeldSubtask] | None = ...,
         shares_memory: _builtins.bool = ...,
+        peer_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "devices", b"devices", "held", b"held", "host", b"host", "instance", b"instance", "node", b"node", "shares_cpus", b"shares_cpus", "shares_memory", b"shares_memory", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "devices", b"devices", "held", b"held", "host", b"host", "instance", b"instance", "node", b"node", "peer_address", b"peer_address", "shares_cpus", b"shares_cpus", "shares_memory", b"shares_memory", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -579,6 +583,7 @@ class OperandBlock(_message.Message):
     RECTANGLE_FIELD_NUMBER: _builtins.int
     MATRIX_ID_FIELD_NUMBER: _builtins.int
     INLINE_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     matrix_id: _builtins.str
     inline: _builtins.bytes
@@ -588,6 +593,12 @@ class OperandBlock(_message.Message):
     def rectangle(self) -> _types_pb2.Rectangle:
         """The rows and columns that it needs."""
 
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Addresses of other agents that may have it, or soon will; those to be asked first come first.
+        Whoever gets it from none of them finds it in the store.
+        """
+
     def __init__(
         self,
         *,
@@ -596,10 +607,11 @@ class OperandBlock(_message.Message):
         rectangle: _types_pb2.Rectangle | None = ...,
         matrix_id: _builtins.str = ...,
         inline: _builtins.bytes = ...,
+        peers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["inline", b"inline", "matrix_id", b"matrix_id", "rectangle", b"rectangle", "source", b"source", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inline", b"inline", "matrix_id", b"matrix_id", "name", b"name", "rectangle", b"rectangle", "source", b"source", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inline", b"inline", "matrix_id", b"matrix_id", "name", b"name", "peers", b"peers", "rectangle", b"rectangle", "source", b"source", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["matrix_id", "inline"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015

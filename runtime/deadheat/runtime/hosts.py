@@ -17,6 +17,23 @@ def host_identity() -> str:
     return f"{boot}/{Path('/proc/self/ns/net').stat().st_ino}"
 
 
+def address_towards(server: str) -> str:
+    """The address of this host on the way to HOST:PORT, in brackets if it is IPv6; empty if there
+    is no way. Nothing is sent."""
+    host, port = server.rpartition(":")[::2]
+    try:
+        for family, kind, _, _, target in socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_DGRAM
+        ):
+            with socket.socket(family, kind) as probe:
+                probe.connect(target)
+                own = str(probe.getsockname()[0])
+            return f"[{own}]" if ":" in own else own
+    except (OSError, ValueError):
+        return ""
+    return ""
+
+
 def user_name() -> str:
     """The login name, or the number where the system knows no name for it."""
     import pwd

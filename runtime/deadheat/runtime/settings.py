@@ -204,6 +204,8 @@ class AgentSettings:
     memory_bytes: int | None
     politeness: str
     shares_cpus: bool
+    #: Where other agents get blocks: HOST:PORT, "off", or empty for this host's own address.
+    peers: str
     cache_dir: Path
     log_level: str
 
@@ -220,10 +222,13 @@ class AgentSettings:
             memory_bytes=sources.get("memory", parse_size, None),
             politeness=sources.get("politeness", _parse_politeness, "normal"),
             shares_cpus=sources.get("shares_cpus", parse_flag, False),
+            peers=sources.get("peers", _parse_peers, ""),
             cache_dir=sources.get("cache_dir", _parse_path, cache_dir(sources.environment)),
             log_level=sources.get("log_level", _parse_level, "info"),
         )
         sources.finish()
+        if settings.peers not in ("", "off"):
+            check_exposure(rpc.split_address(settings.peers)[0], settings.tls, insecure=False)
         outside = sorted(set(settings.cpus) - set(allowed))
         if outside or not settings.cpus:
             raise InvalidInput(
@@ -267,6 +272,10 @@ def _parse_directory(raw: object) -> Path:
     if not path.is_dir():
         raise InvalidInput(f"{path} is not a directory")
     return path
+
+
+def _parse_peers(raw: object) -> str:
+    return "off" if raw == "off" else _parse_address(raw)
 
 
 def _parse_politeness(raw: object) -> str:

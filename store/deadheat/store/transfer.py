@@ -53,36 +53,64 @@ async def get(
     The first `done` bytes are there. `on_arrived` is told how many are whenever there are more, and
     returns whether to go on.
     """
-    moved = 0
+    first = done
+
+    def note(position: int) -> bool:
+        nonlocal done
+        done = position
+        return on_arrived(position)
+
     async for attempt in _attempts():
         with attempt:
-            try:
-                request = pb.MatrixServiceGetRequest(
-                    matrix_id=matrix_id, rectangle=wire.rectangle_to_wire(rectangle), offset=done
-                )
-                call = stub.Get(request, timeout=_deadline_s(len(into)))
-                async for response in call:
-                    chunk = response.chunk
-                    end = chunk.offset + len(chunk.data)
-                    if chunk.offset != done or end > len(into):
-                        raise DataLost(f"chunk at {chunk.offset} came where {done} was next")
-                    if google_crc32c.value(chunk.data) != chunk.crc32c:
-                        raise DataLost(f"the chunk at offset {done} does not match its checksum")
-                    into[done:end] = chunk.data
-                    done, moved = end, moved + len(chunk.data)
-                    if not on_arrived(done):
-                        call.cancel()
-                        return moved
-            except grpc.RpcError as error:
-                raise rpc.from_rpc_error(error, doing=f"reading matrix {matrix_id}") from None
-            except asyncio.CancelledError:
-                _raise_if_closed(matrix_id)
-                raise
-            except grpc.aio.UsageError:  # It was closed before.
-                raise _closed(matrix_id) from None
-            if done < len(into):
-                raise DataLost(f"matrix {matrix_id} ended after {done} of {len(into)} bytes")
-    return moved
+            await get_once(stub, matrix_id, rectangle, into, done=done, on_arrived=note)
+    return done - first
+
+
+async def get_once(
+    stub: MatrixServiceAsyncStub,
+    matrix_id: str,
+    rectangle: Rectangle,
+    into: memoryview,
+    *,
+    done: int,
+    on_arrived: Callable[[int], bool],
+    stall_limit_s: float = STALL_LIMIT_S,
+) -> None:
+    """Like `get`, but whatever goes wrong is raised at once. What `on_arrived` was told of has come
+    and is right all the same."""
+    request = pb.MatrixServiceGetRequest(
+        matrix_id=matrix_id, rectangle=wire.rectangle_to_wire(rectangle), offset=done
+    )
+    clock = asyncio.get_running_loop().time
+    try:
+        async with asyncio.timeout(stall_limit_s) as stalled:
+            call = stub.Get(request, timeout=_deadline_s(len(into)))
+            async for response in call:
+                stalled.reschedule(clock() + stall_limit_s)
+                chunk = response.chunk
+                end = chunk.offset + len(chunk.data)
+                if chunk.offset != done or end > len(into):
+                    raise DataLost(f"chunk at {chunk.offset} came where {done} was next")
+                if google_crc32c.value(chunk.data) != chunk.crc32c:
+                    raise DataLost(f"the chunk at offset {done} does not match its checksum")
+                into[done:end] = chunk.data
+                done = end
+                if not on_arrived(done):
+                    call.cancel()
+                    return
+    except TimeoutError:
+        raise Unavailable(
+            f"reading matrix {matrix_id}: nothing came for {stall_limit_s:g} s"
+        ) from None
+    except grpc.RpcError as error:
+        raise rpc.from_rpc_error(error, doing=f"reading matrix {matrix_id}") from None
+    except asyncio.CancelledError:
+        _raise_if_closed(matrix_id)
+        raise
+    except grpc.aio.UsageError:  # It was closed before.
+        raise _closed(matrix_id) from None
+    if done < len(into):
+        raise DataLost(f"matrix {matrix_id} ended after {done} of {len(into)} bytes")
 
 
 async def put(

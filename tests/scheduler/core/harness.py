@@ -101,6 +101,7 @@ class Pool:
         host: str = HOST,
         cpus: frozenset[int] | None = None,
         held: tuple[events.HeldSubtask, ...] = (),
+        peer_address: str = "",
     ) -> None:
         facts = DeviceFacts(f"{name}/cpu", "cpu", "test", 1, 1 << 34, model(gflops).points)
         taken = {cpu for node in self.nodes.values() for cpu in node.cpus}
@@ -115,6 +116,7 @@ class Pool:
                 version="test",
                 devices=[facts],
                 held=held,
+                peer_address=peer_address,
             )
         )
 

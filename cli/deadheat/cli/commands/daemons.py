@@ -38,6 +38,9 @@ def scheduler(config: Path | None, **flags: Any) -> int:
 @click.option("--memory", metavar="SIZE", help="For blocks streamed here. Default: half of it.")
 @click.option("--politeness", type=click.Choice(["normal", "idle"]), help="idle: others go first.")
 @click.option("--shares-cpus", is_flag=True, default=None, help="Other agents use these cores too.")
+@click.option(
+    "--peers", metavar="HOST:PORT", help="Where other agents get blocks. Default: a port; or off."
+)
 @click.option("--tls-cert", metavar="PEM", help="This agent's certificate.")
 @click.option("--tls-key", metavar="PEM", help="Its key.")
 @click.option("--tls-ca", metavar="PEM", help="The CA that signed the scheduler's.")

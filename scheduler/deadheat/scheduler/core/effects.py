@@ -215,6 +215,8 @@ class OperandSource:
     rectangle: Rectangle
     matrix_id: str = ""
     inline: bytes | None = field(default=None, repr=False)
+    #: Addresses of agents that may have it (see sharing.py).
+    peers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,8 @@ class NodeRegistered:
     #: Of its way to the store, where it knows them; 0 where it does not.
     bandwidth_bytes_per_s: float = 0.0
     latency_s: float = 0.0
+    #: Where it serves blocks to other agents; empty: nowhere.
+    peer_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

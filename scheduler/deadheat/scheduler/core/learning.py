@@ -46,12 +46,14 @@ def registered(world: World, node: Node, facts: events.DeviceFacts) -> Device:
     others mean that its hardware or its library is not what it was."""
     known = world.devices.get(facts.id)
     if known is None or known.node != node.name:
+        if known:
+            world.note_held(known, frozenset())
         known = Device(facts, node.name, SpeedHistory(), facts.memory_bytes)
     else:
         before = world.nodes.get(node.name)
         if before is None or before.instance != node.instance:
             known.history = known.history.after_start()
-            known.held = frozenset()
+            world.note_held(known, frozenset())
     known.facts = facts
     take_claims(world, known, facts.points)
     return known
@@ -134,7 +136,7 @@ def take_sample(world: World, device: Device, sampled: events.DeviceSampled) -> 
     device.samples.append(sample)
     device.seen.add(sample)
     device.memory_free_bytes = max(0, sampled.memory_free_bytes)
-    device.held = frozenset(sampled.held[:MAX_HELD])
+    world.note_held(device, frozenset(sampled.held[:MAX_HELD]))
     _roll_up(world, device, sample)
     _record_if_due(world, device)
 

@@ -52,6 +52,7 @@ def on_registered(world: World, event: events.NodeRegistered) -> None:
         is_connected=True,
         lost_at_s=world.now + LOST_AFTER_S,
         drain_reason=known.drain_reason if known else "",
+        peer_address=event.peer_address,
     )
     if known and known.instance != event.instance:
         _abandon_all(world, known)
@@ -62,7 +63,7 @@ def on_registered(world: World, event: events.NodeRegistered) -> None:
     if known:
         world.by_host[known.host].discard(known.name)
         for id_ in known.devices.keys() - node.devices.keys():
-            del world.devices[id_]
+            world.note_held(world.devices.pop(id_), frozenset())
     world.nodes[event.node] = node
     world.by_host.setdefault(node.host, set()).add(node.name)
     world.devices |= node.devices

@@ -96,6 +96,8 @@ class Node:
     #: When it is given up if it is not heard of; sooner after a broken connection.
     lost_at_s: float
     drain_reason: str = ""
+    #: Where it serves blocks to other agents; empty: nowhere.
+    peer_address: str = ""
     devices: dict[str, Device] = field(default_factory=dict)
 
     @property
@@ -298,6 +300,8 @@ class Job:
     predicted_makespan_s: float | None = None
     bytes_lower_bound: int = 0
     subtasks: dict[str, Subtask] = field(default_factory=dict)
+    #: Nodes to which blocks of a matrix were given lately (see sharing.py).
+    receivers: dict[str, deque[tuple[str, Rectangle]]] = field(default_factory=dict)
 
     @property
     def progress(self) -> float:

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import Final
 
 from deadheat.runtime.programs import (
-    MatrixType,
     Rectangle,
     merged,
     needed_blocks,
     uncovered,
 )
+from deadheat.scheduler.core import sharing
 from deadheat.scheduler.core.effects import (
     Change,
     OperandSource,
@@ -93,7 +93,7 @@ def assignment(world: World, job: Job, subtask: Subtask) -> SendAssign:
         attempt=subtask.attempt,
         device=subtask.device,
         operation=step.operation,
-        operands=[_source(job, name, types[name], block) for name, block in blocks],
+        operands=[_source(world, job, subtask, name, block) for name, block in blocks],
         result_type=step.type,
         rectangle=subtask.rectangle,
         result_id=step.result_id,
@@ -103,12 +103,17 @@ def assignment(world: World, job: Job, subtask: Subtask) -> SendAssign:
     )
 
 
-def _source(job: Job, name: str, matrix: MatrixType, block: Rectangle) -> OperandSource:
+def _source(world: World, job: Job, subtask: Subtask, name: str, block: Rectangle) -> OperandSource:
     if operand := job.program.sources.get(name):
-        return OperandSource(name, matrix, block, operand.matrix_id, operand.inline)
-    step = next(step for step in job.steps if step.operation.result == name)
-    inline = bytes(step.inline) if step.inline is not None else None
-    return OperandSource(name, matrix, block, step.result_id, inline)
+        matrix_id, inline = operand.matrix_id, operand.inline
+    else:
+        step = next(step for step in job.steps if step.operation.result == name)
+        matrix_id = step.result_id
+        inline = bytes(step.inline) if step.inline is not None else None
+    peers: tuple[str, ...] = ()
+    if inline is None:
+        peers = sharing.peers(world, job, world.nodes[subtask.node], matrix_id, block)
+    return OperandSource(name, job.program.types[name], block, matrix_id, inline, peers)
 
 
 def row(job: Job, subtask: Subtask, number: int = 0) -> PlacementRow:

@@ -28,6 +28,8 @@ class World:
         self.now = 0.0
         self.nodes: dict[str, Node] = {}
         self.devices: dict[str, Device] = {}
+        #: Devices that have a matrix whole, by its id.
+        self.holders: dict[str, dict[str, None]] = {}
         #: Names of nodes by host, since agents on one host may be in each other's way.
         self.by_host: dict[str, set[str]] = {}
         self.jobs: dict[str, Job] = {}
@@ -61,6 +63,17 @@ class World:
     def take_effects(self) -> list[Effect]:
         effects, self._effects = self._effects, []
         return effects
+
+    def note_held(self, device: Device, held: frozenset[str]) -> None:
+        """A device has these matrices whole, and no others."""
+        for matrix_id in held - device.held:
+            self.holders.setdefault(matrix_id, {})[device.facts.id] = None
+        for matrix_id in device.held - held:
+            holders = self.holders.get(matrix_id, {})
+            holders.pop(device.facts.id, None)
+            if not holders:
+                self.holders.pop(matrix_id, None)
+        device.held = held
 
     def wake_at(self, when_s: float, kind: str, key: str) -> None:
         heapq.heappush(self._deadlines, (when_s, kind, key))

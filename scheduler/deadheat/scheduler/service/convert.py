@@ -7,7 +7,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from deadheat.runtime import dtypes, wire
+from deadheat.runtime import dtypes, rpc, wire
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.programs import GemmShape, Op, Rectangle
 from deadheat.scheduler.core import effects, events
@@ -195,7 +195,14 @@ def registration(message: agent_pb2.Register) -> events.NodeRegistered:
             for device in message.devices
         ],
         held=[events.HeldSubtask(held.subtask_id, held.finished) for held in message.held],
+        peer_address=_peer_address(message.peer_address),
     )
+
+
+def _peer_address(address: str) -> str:
+    if address:
+        rpc.split_address(address)
+    return address
 
 
 def speed_points(messages: Sequence[agent_pb2.SpeedPoint]) -> tuple[SpeedPoint, ...]:
@@ -322,6 +329,7 @@ def _operand_block(source: effects.OperandSource) -> agent_pb2.OperandBlock:
         name=source.name,
         type=wire.matrix_type_to_wire(source.type),
         rectangle=wire.rectangle_to_wire(source.rectangle),
+        peers=source.peers,
     )
     if source.inline is not None:
         message.inline = source.inline

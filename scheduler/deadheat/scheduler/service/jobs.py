@@ -185,8 +185,9 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
             while True:
                 news.clear()
                 if not self._shell.is_ending(job_id):  # Else it is told when it is durable.
+                    is_last = job.state.is_final  # While it is sent the job may end.
                     yield self._update(job)
-                    if job.state.is_final:
+                    if is_last:
                         return
                 await news.wait()
                 if not job.state.is_final:
