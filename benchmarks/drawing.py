@@ -21,6 +21,8 @@ STYLE: Any = {
     "axes.spines.right": False,
     "figure.constrained_layout.use": True,
 }
+#: Times better or worse than a target, at the edges.
+WIDEST = 8.0
 OURS, OTHERS, MISSED, DARK = "#2a6f97", "#b5b5b5", "#c1121f", "#333333"
 
 
@@ -77,7 +79,8 @@ def _bars(axes: Axes, bars: Sequence[tuple[str, Record]]) -> None:
 
 
 def targets(made: Sequence[Record]) -> Figure | None:
-    """How far each figure is on the right side of its target, in times."""
+    """How far each figure is on the right side of its target, in times; what is farther away than
+    the picture is wide stands at its edge."""
     found = [
         (f"{figure['case']}: {figure['name']}", figure)
         for record in made
@@ -90,11 +93,15 @@ def targets(made: Sequence[Record]) -> Figure | None:
     axes = figure.subplots()
     for line, (_, figure_) in enumerate(found):
         times = figure_["value"] / figure_["target"]
-        times = times if figure_["at_least"] else 1.0 / times
+        times = min(WIDEST, max(1.0 / WIDEST, times if figure_["at_least"] else 1.0 / times))
         axes.plot([1.0, times], [line, line], color=OTHERS, linewidth=2, zorder=1)
         axes.plot(times, line, "o", color=OURS if figure_["holds"] else MISSED, markersize=5)
     axes.axvline(1.0, color=DARK, linewidth=1, linestyle=":")
-    axes.set_xscale("log")
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(0.9 / WIDEST, 1.1 * WIDEST)
+    ticks = [1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8]
+    axes.set_xticks(ticks, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
+    axes.set_ylim(-0.8, len(found) - 0.2)
     axes.set_yticks(range(len(found)), [label for label, _ in found], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("times better than its target; left of 1 (red): missed")

@@ -51,7 +51,7 @@ def run(
             makespans.append(makespan_s)
             resplits.append(float(report.resplits))
             sums.append(speed / 1e9)
-    case = f"one agent at {share:.0%}, n = {size}"
+    case = f"one agent at {100 * share:.0f} %, n = {size}"
     yield summary(case, "efficiency, measured", used, target=target, at_least=True)
     yield summary(case, "finish spread", spreads, target=spread_target)
     yield summary(case, "makespan", makespans, "s")

@@ -58,7 +58,7 @@ def run(
             makespans.append(makespan_s)
             came.append(comes_s / makespan_s)
             resplits.append(float(report.resplits))
-    case = f"hog from {COMES_AT:.0%} on, n = {size}"
+    case = f"hog from {100 * COMES_AT:.0f} % on, n = {size}"
     yield summary(case, "efficiency, measured", used, target=target, at_least=True)
     yield summary(case, "finish spread", spreads, target=spread_target)
     yield summary(case, "makespan", makespans, "s")

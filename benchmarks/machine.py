@@ -37,8 +37,10 @@ def _cpu_model() -> str:
 
 
 def _blas() -> str:
-    for pool in threadpool_info():
-        if pool["user_api"] == "blas":
-            parts = (pool["internal_api"], pool["version"], pool.get("architecture"))
-            return " ".join(str(part) for part in parts if part)
+    pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    # SciPy brings one of its own, once it is imported.
+    own = [pool for pool in pools if "numpy" in pool["filepath"]] or pools
+    for pool in own:
+        parts = (pool["internal_api"], pool["version"], pool.get("architecture"))
+        return " ".join(str(part) for part in parts if part)
     return "unknown"

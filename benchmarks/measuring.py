@@ -59,7 +59,7 @@ class Figure:
         if self.target is not None:
             sign = ">=" if self.at_least else "<="
             target = f"  target {sign} {self.target:g}: {'holds' if self.holds else 'MISSED'}"
-        return f"{self.case:<24} {self.name:<44} {self.value:10.4g} {self.unit:<6}{spread}{target}"
+        return f"{self.case:<30} {self.name:<44} {self.value:10.4g} {self.unit:<6}{spread}{target}"
 
 
 def summary(
