@@ -2,15 +2,19 @@
 
 Version 2 (cpu.max) where it has the cpu controller, else version 1 (cpu.cfs_quota_us). It needs the
 right to make groups, mostly root's: a case that cannot have one is left out and says why. Groups
-are made at the root of the hierarchy, where version 2 allows a group beside processes.
+are made at the root of the hierarchy, where version 2 allows a group beside processes. Where the
+controller is mounted nowhere, version 1's is mounted for as long as it is needed.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from benchmarks.measuring import LeftOut
 
 #: The kernel's own default.
 PERIOD_US = 100_000
+ENDING_TRIES = 40
 MOUNTS = Path("/proc/self/mounts")
 _numbers = itertools.count()
 
@@ -70,13 +75,45 @@ class Held:
                 (self._parent / "cgroup.procs").write_text(pid)
             except ProcessLookupError:
                 continue
-        self._folder.rmdir()
+        # Those who are just ending still count for a moment.
+        for _ in range(ENDING_TRIES):
+            try:
+                self._folder.rmdir()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
 
 
 @contextmanager
 def held(share: float, hierarchy: Hierarchy | None = None) -> Iterator[Held]:
     """A group held to `share` of a core while the block runs; raises LeftOut."""
-    hierarchy = hierarchy or Hierarchy.find()
+    with ExitStack() as stack:
+        if hierarchy is None:
+            try:
+                hierarchy = Hierarchy.find()
+            except LeftOut as reason:
+                hierarchy = stack.enter_context(_mounted(reason))
+        yield stack.enter_context(_group(share, hierarchy))
+
+
+@contextmanager
+def _mounted(reason: LeftOut) -> Iterator[Hierarchy]:
+    with tempfile.TemporaryDirectory(prefix="deadheat-cgroup-") as folder:
+        mount = ["mount", "-t", "cgroup", "-o", "cpu", "cgroup", folder]
+        try:
+            subprocess.run(mount, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            # What was missing in the first place says more than that it could not be mounted.
+            raise reason from None
+        try:
+            yield Hierarchy(Path(folder), 1)
+        finally:
+            subprocess.run(["umount", folder], check=True)
+
+
+@contextmanager
+def _group(share: float, hierarchy: Hierarchy) -> Iterator[Held]:
     folder = hierarchy.folder / f"deadheat-bench-{os.getpid()}-{next(_numbers)}"
     quota_us = round(share * PERIOD_US)
     try:
@@ -90,6 +127,8 @@ def held(share: float, hierarchy: Hierarchy | None = None) -> Iterator[Held]:
             (folder / "cpu.cfs_period_us").write_text(str(PERIOD_US))
             (folder / "cpu.cfs_quota_us").write_text(str(quota_us))
     except OSError as error:
+        with suppress(OSError):
+            folder.rmdir()
         raise LeftOut(f"a control group with a quota cannot be had here: {error}") from None
     group = Held(folder, hierarchy.folder)
     try:
