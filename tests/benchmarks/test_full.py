@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from benchmarks import __main__ as quick
 from benchmarks import full, page
 from benchmarks.cases import FULL, QUICK, chosen
 from benchmarks.keeping import Shelf, counted, measured
@@ -83,6 +85,23 @@ def test_all_cases_fit_their_time_and_have_names_of_their_own() -> None:
     assert sum(one.estimate_s for one in QUICK) <= 600
     assert sum(one.estimate_s for one in FULL) <= 80 * 60
     assert len({one.name for one in FULL}) == len(FULL)
+
+
+def test_the_quick_run_names_what_it_has_no_time_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = Counted(monkeypatch)
+    monkeypatch.setattr(quick, "RESULTS", tmp_path)
+    monkeypatch.setattr(quick, "QUICK", (case("short"), case("long", estimate_s=601.0)))
+    assert quick.main([]) == 1
+    assert len(module.runs) == 1
+    assert "no time left: long, about 601 s" in capsys.readouterr().out
+    (path,) = tmp_path.glob("*.json")
+    kept = json.loads(path.read_text())
+    assert kept["cases"][0]["figures"][0]["target"] == 2.0
+    assert {"cpu", "cores", "blas", "numpy", "kernel", "date"} <= set(kept["machine"])
+    # What is asked for by name is measured, however long it takes.
+    assert quick.main(["long"]) == 0
 
 
 def test_a_name_stands_for_all_that_begin_with_it() -> None:
