@@ -27,10 +27,11 @@ check: $(VENV)/dev
 proto: $(VENV)/dev
 	$(PY) tools/make_stubs.py
 
-bench: $(VENV)/dev
+# Others to be compared with are installed only for these two. At most ten minutes.
+bench: $(VENV)/bench
 	$(PY) -m benchmarks $(ARGS)
 
-# Against others, which are installed only for this. Goes on where it was interrupted.
+# At most eighty minutes; goes on where it was interrupted, and writes docs/performance.md.
 bench-full: $(VENV)/bench
 	$(PY) -m benchmarks.full $(ARGS)
 

@@ -1,190 +1,111 @@
-"""`make bench-full`: deadheat against each peer on the same cores, resumable case by case.
+"""`make bench-full`: every case, resumable case by case, and the page that shows them.
 
-Each case is one peer, one size and one load. Both sides are started on the same cores, take turns,
-and every product is checked; what is reported is the peer's time / ours, the median of the ratios
-of neighbouring turns, with their range. A case that has its JSON file already is not run again.
+A case that has its JSON file already is not measured again, unless its parameters have changed,
+it failed or was left out. After a run, or with --page alone, docs/performance.md and its pictures
+are made of what is kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from benchmarks import peers
-from benchmarks.measuring import REPEATS, hog
-from deadheat.client import Client, LocalCluster
+from benchmarks.cases import FULL, Case, chosen
+from benchmarks.keeping import Record, Shelf, counted, is_measured, measured
 
 RESULTS = Path(__file__).parent / "results" / "full"
-PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
-BEGIN, END = "<!-- bench-full: begin -->", "<!-- bench-full: end -->"
-SIZES = (2048, 4096, 8192)
-LOADS = ("idle", "hog")
-#: By then agents have noticed a hog.
-NOTICED_S = 3.0
+REHEARSALS = Path(__file__).parent / "results" / "rehearsed"
 
 
-@dataclass(frozen=True)
-class Case:
-    peer: str
-    size: int
-    load: str
-    cores: tuple[int, ...]
-    repeats: int = REPEATS
-
-    @property
-    def path(self) -> Path:
-        return RESULTS / f"{self.load}-{self.size}-{self.peer}.json"
-
-    def known(self) -> dict[str, Any] | None:
-        """What was measured before under the same conditions."""
-        if not self.path.exists():
-            return None
-        found: dict[str, Any] = json.loads(self.path.read_text())
-        return found if found["case"] == json.loads(json.dumps(asdict(self))) else None
-
-
-def operands(size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    rng = np.random.default_rng(size)
-    return rng.standard_normal((size, size)), rng.standard_normal((size, size))
-
-
-def check(product: Any, a: Any, b: Any) -> None:
-    """Freivalds' check: a wrong element shows in the product with a vector."""
-    x = np.random.default_rng(3).standard_normal(b.shape[1])
-    expected = a @ (b @ x)
-    scale = np.abs(a) @ (np.abs(b) @ np.abs(x))
-    assert product.shape == (a.shape[0], b.shape[1])
-    assert (np.abs(product @ x - expected) <= 1e-12 * scale).all(), "a wrong product"
+def run(
+    cases: list[Case], shelf: Shelf, *, is_again: bool = False, budget_s: float | None = None
+) -> tuple[list[Record], list[Case]]:
+    """What is known of the cases, measured as far as it has to be; and those left for want of
+    time: none is begun that should not end within the budget."""
+    records: list[Record] = []
+    left: list[Case] = []
+    started_s = time.perf_counter()
+    for number, case in enumerate(cases, 1):
+        known = None if is_again else shelf.known(case)
+        if known and is_measured(known):
+            print(f"[{number}/{len(cases)}] {case.name}: measured {known['machine']['date']}")
+            records.append(known)
+            continue
+        elapsed_s = time.perf_counter() - started_s
+        if budget_s is not None and elapsed_s + case.estimate_s > budget_s:
+            left.append(case)
+            continue
+        print(
+            f"[{number}/{len(cases)}] {case.name}: about {case.estimate_s:.0f} s, "
+            f"{elapsed_s / 60:.1f} min so far",
+            flush=True,
+        )
+        record = measured(case)
+        print(f"{'':<24} took {record['took_s']:.0f} s, estimated {case.estimate_s:.0f} s")
+        shelf.keep(case, record)
+        records.append(record)
+    return records, left
 
 
-@contextmanager
-def started(name: str, cores: Sequence[int]) -> Iterator[peers.BasePeer]:
-    peer = peers.load(name)
-    peer.start(cores)
-    try:
-        yield peer
-    finally:
-        peer.stop()
-
-
-def measure(case: Case) -> dict[str, Any]:
-    """Runs a case; raises NotInstalled."""
-    a, b = operands(case.size)
-    load = hog(None) if case.load == "hog" else nullcontext()
-    with (
-        started(case.peer, case.cores) as peer,
-        LocalCluster() as cluster,
-        Client(cluster.address) as client,
-        load,
-    ):
-        if case.load == "hog":
-            time.sleep(NOTICED_S)
-        return {"case": asdict(case), **turns(case, peer, client, a, b)}
-
-
-def turns(case: Case, peer: peers.BasePeer, client: Client, a: Any, b: Any) -> dict[str, Any]:
-    def ours() -> float:
-        started_s = time.perf_counter()
-        product = client.matmul(a, b, where="cluster")
-        seconds = time.perf_counter() - started_s
-        check(product, a, b)
-        return seconds
-
-    def theirs() -> float:
-        seconds, product = peer.timed(a, b)
-        if product is not None:
-            check(product, a, b)
-        return seconds
-
-    tried: dict[int, float] = {}
-    for choice in peer.choices:
-        peer.choice = choice
-        theirs()  # The first call also starts what starts late.
-        tried[choice] = theirs()
-    peer.choice = min(tried, key=lambda choice: tried[choice])
-    ours()
-    pairs = [(ours(), theirs()) for _ in range(case.repeats)]
-    ratios = [their_s / our_s for our_s, their_s in pairs]
-    return {
-        "name": peer.name,
-        "choice": peer.choice,
-        "ours_s": [our_s for our_s, _ in pairs],
-        "theirs_s": [their_s for _, their_s in pairs],
-        "ratio": statistics.median(ratios),
-        "low": min(ratios),
-        "high": max(ratios),
-    }
-
-
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """Peers as rows, loads and sizes as columns."""
-    columns = sorted({(r["case"]["load"] != "idle", r["case"]["size"]) for r in results})
-    rows: dict[str, dict[tuple[bool, int], str]] = {name: {} for name in peers.NAMES}
-    titles: dict[str, str] = {}
-    for r in results:
-        case = r["case"]
-        titles[case["peer"]] = r["name"]
-        cell = f"{r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
-        rows[case["peer"]][case["load"] != "idle", case["size"]] = cell
-    heads = [f"{'one hog' if is_busy else 'idle'}, n = {size}" for is_busy, size in columns]
-    lines = [f"| their time / ours | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for name, cells in rows.items():
-        if cells:
-            found = " | ".join(cells.get(column, "") for column in columns)
-            lines.append(f"| {titles[name]} | {found} |")
-    return "\n".join(lines)
-
-
-def write_page(results: Sequence[dict[str, Any]]) -> None:
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    cores = len(results[0]["case"]["cores"])
-    stamp = f"float64, {cores} cores, {time.strftime('%Y-%m-%d')}, median (range)."
-    PAGE.write_text(f"{before}{BEGIN}\n{stamp}\n\n{table(results)}\n{END}{after}")
-
-
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peers", nargs="+", default=peers.NAMES, choices=peers.NAMES)
-    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
-    parser.add_argument("--loads", nargs="+", default=LOADS, choices=LOADS)
-    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME",
+                        help=", ".join(case.name for case in FULL))  # fmt: skip
     parser.add_argument("--again", action="store_true", help="also what has been measured")
-    parser.add_argument("--page", action="store_true", help="write the table into the page")
-    chosen = parser.parse_args()
-    cores = tuple(sorted(os.sched_getaffinity(0)))
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    results = []
-    for load in chosen.loads:
-        for size in chosen.sizes:
-            for name in chosen.peers:
-                case = Case(name, size, load, cores, chosen.repeats)
-                found = None if chosen.again else case.known()
-                if found is None:
-                    try:
-                        found = measure(case)
-                    except peers.NotInstalled as error:
-                        print(f"{name}: left out, not installed: {error}", flush=True)
-                        continue
-                    case.path.write_text(json.dumps(found, indent=1))
-                ratio = f"{found['ratio']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
-                print(f"{load:<5} n = {size:<5} {found['name']:<20} / ours: {ratio}", flush=True)
-                results.append(found)
-    if results:
-        print(f"\n{table(results)}")
-        if chosen.page:
-            write_page(results)
+    parser.add_argument("--budget", type=float, metavar="MINUTES",
+                        help="begin no case that should not end within it")  # fmt: skip
+    parser.add_argument("--page", action="store_true", help="only the page; measure nothing")
+    parser.add_argument("--list", action="store_true", help="the cases and how long they take")
+    parser.add_argument("--rehearse", action="store_true",
+                        help="small and once, to see that all run; the page stays")  # fmt: skip
+    given = parser.parse_args(arguments)
+    try:
+        cases = chosen(FULL, given.only)
+    except ValueError as error:
+        parser.error(str(error))
+    if given.list:
+        for case in cases:
+            print(f"{case.name:<24} {case.estimate_s:5.0f} s")
+        print(f"{'together':<24} {sum(case.estimate_s for case in cases) / 60:5.1f} min")
+        return 0
+    if given.page:
+        return _write_page()
+    shelf = Shelf(REHEARSALS if given.rehearse else RESULTS)
+    if given.rehearse:
+        cases = [case.rehearsed() for case in cases]
+    budget_s = None if given.budget is None else 60.0 * given.budget
+    records, left = run(cases, shelf, is_again=given.again, budget_s=budget_s)
+    if not given.rehearse:
+        _write_page()
+    return _told(records, left)
+
+
+def _told(records: list[Record], left: list[Case]) -> int:
+    print()
+    for record in records:
+        for key in ("left_out", "failed"):
+            if key in record:
+                print(f"{key.replace('_', ' ')}: {record['name']}: {record[key]}")
+    for case in left:
+        print(f"no time left: {case.name}, about {case.estimate_s:.0f} s")
+    missed, targets = counted(records)
+    print(f"{missed} of {targets} targets missed; {len(left)} of {len(records) + len(left)} left")
+    return 1 if missed or left or any("failed" in record for record in records) else 0
+
+
+def _write_page() -> int:
+    """Imports what draws only here: measuring does without."""
+    from benchmarks import page
+
+    shelf = Shelf(RESULTS)
+    found = [(case, shelf.known(case)) for case in FULL]
+    page.write(
+        [record for _, record in found if record],
+        unmeasured=[case.name for case, record in found if record is None],
+    )
+    print(f"written: {page.PAGE}")
     return 0
 
 

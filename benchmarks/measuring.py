@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,10 @@ PROCESSES = min(2, len(os.sched_getaffinity(0)))
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
+
+
+class LeftOut(Exception):
+    """This machine lacks what a case needs; the text says what."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Figure:
     at_least: bool = False
     low: float | None = None
     high: float | None = None
+    #: What it is the median of.
+    values: tuple[float, ...] = ()
 
     @property
     def holds(self) -> bool | None:
@@ -44,8 +50,8 @@ class Figure:
             return None
         return self.value >= self.target if self.at_least else self.value <= self.target
 
-    def as_dict(self) -> dict[str, object]:
-        return {**asdict(self), "holds": self.holds}
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "values": list(self.values), "holds": self.holds}
 
     def __str__(self) -> str:
         spread = "" if self.low is None else f" ({self.low:.4g} to {self.high:.4g})"
@@ -53,7 +59,7 @@ class Figure:
         if self.target is not None:
             sign = ">=" if self.at_least else "<="
             target = f"  target {sign} {self.target:g}: {'holds' if self.holds else 'MISSED'}"
-        return f"{self.case:<24} {self.name:<44} {self.value:10.4g} {self.unit:<6}{spread}{target}"
+        return f"{self.case:<30} {self.name:<44} {self.value:10.4g} {self.unit:<6}{spread}{target}"
 
 
 def summary(
@@ -67,7 +73,8 @@ def summary(
 ) -> Figure:
     """The median of repeated measurements, with their range."""
     median = statistics.median(values)
-    return Figure(case, name, median, unit, target, at_least, min(values), max(values))
+    low, high = min(values), max(values)
+    return Figure(case, name, median, unit, target, at_least, low, high, tuple(values))
 
 
 def percentile(

@@ -16,6 +16,8 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any, ClassVar
 
+from benchmarks.measuring import LeftOut
+
 Array = Any
 
 NAMES = (
@@ -33,7 +35,7 @@ ONE_THREAD = {
 }
 
 
-class NotInstalled(Exception):
+class NotInstalled(LeftOut):
     """What a peer needs is not here."""
 
 
@@ -60,6 +62,10 @@ class BasePeer(ABC):
         product = self.matmul(a, b)
         return time.perf_counter() - started_s, product
 
+    def workers(self) -> list[int]:
+        """The processes that multiply, for those of whom one is held back."""
+        raise LeftOut(f"{self.name} does not say which its workers are")
+
     @abstractmethod
     def stop(self) -> None:
         """Ends its workers."""
@@ -70,8 +76,19 @@ def load(name: str) -> BasePeer:
     try:
         peer: BasePeer = import_module(f"benchmarks.peers.{name}").Peer()
     except ImportError as error:
-        raise NotInstalled(str(error)) from None
+        raise NotInstalled(f"not installed: {error}") from None
     return peer
+
+
+@contextmanager
+def started(name: str, cores: Sequence[int]) -> Iterator[BasePeer]:
+    """A peer with its workers on these cores."""
+    peer = load(name)
+    peer.start(cores)
+    try:
+        yield peer
+    finally:
+        peer.stop()
 
 
 @contextmanager

@@ -1,0 +1,137 @@
+"""Every case with its sizes and targets: the quick ones of `make bench`, all of `make bench-full`.
+
+A case is a module of this folder with a function `run`, and what it is given. A target stands only
+where its own size is measured. Estimates are for two cores of 60 GFLOP/s each in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Any
+
+from benchmarks.measuring import Figure
+
+#: A rehearsal runs everything, small and once, to see that it does.
+REHEARSED_SIZE = 1024
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    module: str
+    estimate_s: float
+    given: dict[str, Any] = field(default_factory=dict)
+
+    def run(self) -> Iterator[Figure]:
+        figures: Iterator[Figure] = import_module(f"benchmarks.{self.module}").run(**self.given)
+        return figures
+
+    def rehearsed(self) -> Case:
+        """The same, small and once."""
+        small: dict[str, Any] = {}
+        if "size" in self.given:
+            small["size"] = REHEARSED_SIZE
+        if self.module in REPEATED:
+            small["repeats"] = 1
+        if "gib" in self.given:
+            small["gib"] = 0.25
+        return replace(self, given={**self.given, **small})
+
+
+#: Those whose repeats can be chosen.
+REPEATED = ("versus", "held_back", "late_hog", "three_hosts")
+
+
+def versus(peer: str, load: str, size: int, estimate_s: float, **given: Any) -> Case:
+    short = peer.partition("_")[0]
+    kind = "-f32" if given.get("dtype") == "float32" else ""
+    name = f"{short}-{load}-{size}{kind}"
+    return Case(name, "versus", estimate_s, {"peer": peer, "size": size, "load": load, **given})
+
+
+OURS = (
+    Case("command", "command", 2),
+    Case("small", "small", 8),
+    Case("latency", "latency", 15),
+    Case("dead_heat", "dead_heat", 85),
+)
+PLANNER = (
+    Case("planner_exact", "planner_exact", 3),
+    Case("planner_scenarios", "planner_scenarios", 75),
+    Case("planner_time", "planner_time", 4),
+    Case("planner_crowds", "planner_crowds", 12),
+)
+SCALE = Case("planner_scale", "planner_scale", 115)
+
+NUMPY, DASK, RAY = "numpy_here", "dask_distributed", "ray_strips"
+OTHERS = ("joblib_strips", "mpi_equal", "starpu_dmda")
+NUMPY_IDLE_4096 = versus(NUMPY, "idle", 4096, 35, target=0.90)
+NUMPY_HOG_4096 = versus(NUMPY, "hog", 4096, 45)
+NUMPY_PINNED_4096 = versus(NUMPY, "pinned", 4096, 45)
+DASK_IDLE_4096 = versus(DASK, "idle", 4096, 60, target=2.2)
+RAY_IDLE_4096 = versus(RAY, "idle", 4096, 50)
+SAME_B = Case("same-b", "same_operand", 25, {"size": 2048, "target": 0.60})
+
+#: At most ten minutes together.
+QUICK = (
+    *OURS,
+    *PLANNER,
+    NUMPY_IDLE_4096,
+    NUMPY_HOG_4096,
+    NUMPY_PINNED_4096,
+    DASK_IDLE_4096,
+    RAY_IDLE_4096,
+    Case("held-4096", "held_back", 50, {"size": 4096}),
+    SAME_B,
+)
+
+#: At most eighty minutes together; those first whose targets say most.
+FULL = (
+    versus(NUMPY, "idle", 8192, 190, target=0.95),
+    versus(NUMPY, "hog", 8192, 300, target=1.0, bound_target=0.88),
+    versus(NUMPY, "pinned", 8192, 300, target=1.10),
+    NUMPY_IDLE_4096,
+    versus(NUMPY, "idle", 8192, 110, dtype="float32", target=0.92),
+    DASK_IDLE_4096,
+    versus(DASK, "hog", 4096, 80, target=2.2),
+    versus(DASK, "idle", 8192, 270, target=1.6),
+    versus(DASK, "hog", 8192, 390, target=1.6),
+    versus(RAY, "idle", 8192, 200, target=1.0),
+    versus(RAY, "hog", 8192, 320, target=1.25),
+    versus(RAY, "held", 8192, 350, target=1.3),
+    Case("held-8192", "held_back", 190, {"size": 8192, "target": 0.93, "spread_target": 0.03}),
+    Case("late-hog-8192", "late_hog", 240, {"size": 8192, "target": 0.90, "spread_target": 0.05}),
+    Case(
+        "three-hosts-6144",
+        "three_hosts",
+        200,
+        {"size": 6144, "target": 1.15, "makespan_target": 1.20},
+    ),
+    SAME_B,
+    Case("memory-4gib", "memory", 45, {"gib": 4.0, "target_mib": 64.0}),
+    *OURS,
+    *PLANNER,
+    SCALE,
+    NUMPY_HOG_4096,
+    NUMPY_PINNED_4096,
+    RAY_IDLE_4096,
+    *(versus(peer, load, 4096, 70) for peer in OTHERS for load in ("idle", "hog")),
+)
+
+
+def chosen(cases: tuple[Case, ...], names: list[str]) -> list[Case]:
+    """Those of a name, or whose name begins with it; ValueError if there is none."""
+    if not names:
+        return list(cases)
+    found: list[Case] = []
+    for name in names:
+        meant = [c for c in cases if c.name == name] or [
+            c for c in cases if c.name.startswith((f"{name}_", f"{name}-"))
+        ]
+        if not meant:
+            known = ", ".join(case.name for case in cases)
+            raise ValueError(f"unknown case {name!r}; there are {known}")
+        found += [case for case in meant if case not in found]
+    return found
