@@ -98,7 +98,8 @@ def rewrite(world: World, job: Job, plan: Plan, program: Program) -> None:
         else _intermediate_id(job, index)
         for index, operation in enumerate(program.operations)
     ]
-    job.program, job.groups = program, plan.groups
+    # Chains are rewritten from the first to the last, so that those before keep their numbers.
+    job.program, job.groups = program, {**job.groups, **plan.groups}
     job.steps = [
         new_step(program, ids, index, operation)
         for index, operation in enumerate(program.operations)

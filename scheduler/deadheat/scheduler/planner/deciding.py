@@ -36,11 +36,16 @@ MAX_GROUPED: Final = 1024
 
 
 def decided(given: PlanningInput) -> Plan | None:
-    """The plan that rewrites the first operation that has to be, or had better be, rewritten."""
+    """The plan that rewrites the first operation that has to be, or had better be, rewritten.
+
+    Chains are rewritten before anything is assigned, also those whose turn is later: operations
+    that devices already work on keep their numbers.
+    """
+    for index, operation in enumerate(given.program.operations):
+        if isinstance(operation.kind, Chain):
+            return _ordered_chain(given, index)
     for work in given.work:
         operation = given.program.operations[work.operation]
-        if isinstance(operation.kind, Chain):
-            return _ordered_chain(given, work.operation)
         is_product = given.may_rewrite and isinstance(operation.kind, Gemm)
         if is_product and (found := _split(given, work.operation)):
             return found
