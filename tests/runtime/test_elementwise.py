@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from deadheat.v1 import types_pb2
 
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(11)
-KINDS = [
+KINDS: list[Kind] = [
     *(Unary(function) for function in UnaryFunction),
     *(Binary(function) for function in BinaryFunction),
     Cast("float32"),
@@ -60,7 +61,7 @@ def random(rows: int, columns: int, dtype: str = "float64") -> Array:
 
 def program(kind: Kind, *given: Array) -> Program:
     operands = tuple(
-        Operand(f"x{n}", MatrixType(*x.shape, x.dtype.name), inline=x.tobytes())
+        Operand(f"x{n}", MatrixType(x.shape[0], x.shape[1], x.dtype.name), inline=x.tobytes())
         for n, x in enumerate(given)
     )
     names = tuple(operand.name for operand in operands)
@@ -71,8 +72,8 @@ def thirds(operation: Operation, whole: Rectangle) -> Iterable[Rectangle]:
     """Nine rectangles, some of them empty."""
     rows = [whole.rows * k // 3 for k in range(4)]
     columns = [whole.columns * k // 3 for k in range(4)]
-    for top, bottom in zip(rows, rows[1:]):
-        for left, right in zip(columns, columns[1:]):
+    for top, bottom in pairwise(rows):
+        for left, right in pairwise(columns):
             yield Rectangle(top, bottom, left, right)
 
 
