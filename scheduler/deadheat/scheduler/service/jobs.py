@@ -299,15 +299,15 @@ def _result_ids(program: Program) -> list[str]:
 def _results(job: Job) -> Sequence[types_pb2.Result]:
     if job.state is not JobState.DONE:
         return []
+    made_by = {step.operation.result: step for step in job.steps}
     return [
         _result(
-            step.operation.result,
-            step.type,
-            step.result_id,
-            bytes(step.inline) if step.inline is not None else None,
+            name,
+            made_by[name].type,
+            made_by[name].result_id,
+            bytes(inline) if (inline := made_by[name].inline) is not None else None,
         )
-        for step in job.steps
-        if step.operation.result in job.program.results
+        for name in job.program.results
     ]
 
 
