@@ -211,7 +211,7 @@ def test_programs_are_bounded() -> None:
 
 def test_lazy_matrices_are_not_iterated() -> None:
     with pytest.raises(TypeError):
-        list(put(2, 2))
+        list(put(2, 2))  # type: ignore[call-overload]
 
 
 # Programs

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.client.expressions import values
 
-from deadheat.client import Client, InvalidInput, JobFailed, Lazy, LocalCluster
+from deadheat.client import Client, InvalidInput, Lazy, LocalCluster, NotFound
 from deadheat.runtime import rpc
 from deadheat.v1 import matrix_pb2
 
@@ -40,11 +40,17 @@ def stored(client: Client) -> set[str]:
     return client._call(ask())
 
 
-def wait_until_stored(client: Client, wanted: set[str]) -> None:
+def wait_until_gone(client: Client, allowed: set[str]) -> None:
+    """Until nothing is stored that was not before; what others left may go meanwhile."""
     limit = time.monotonic() + 20
-    while stored(client) != wanted:
-        assert time.monotonic() < limit, f"{stored(client)} is stored, not {wanted}"
+    while not (left := stored(client)) <= allowed:
+        assert time.monotonic() < limit, f"{left - allowed} is still stored"
         time.sleep(0.02)
+
+
+def id_of(lazy: Lazy) -> str:
+    assert lazy.node.held is not None
+    return lazy.node.held.matrix_id
 
 
 def network(client: Client) -> tuple[Lazy, Lazy, Array, Array]:
@@ -75,18 +81,19 @@ def test_several_outputs_are_one_job(client: Client, cut: Any) -> None:
     found, found_sums = client.compute(scores, sums, cut=cut)
     assert np.allclose(found, expected, rtol=1e-10)
     assert np.allclose(found_sums, expected_sums, rtol=1e-10)
-    wait_until_stored(client, before)
+    del found, found_sums  # They are views of the store's memory.
+    wait_until_gone(client, before)
 
 
 def test_a_program_is_a_future_with_a_report(client: Client) -> None:
-    scores, sums, expected, expected_sums = network(client)
+    scores, sums, expected, _ = network(client)
     job = client.submit(scores, sums)
     found, found_sums = job.result(timeout=60)
     assert np.allclose(found, expected, rtol=1e-10)
     report = job.report()
     assert (report.kind, report.state) == ("program", "done")
-    assert {p.operation for p in report.placements} >= {"gemm1", "softmax4"}
-    assert sum(device.share or 0.0 for device in report.devices) == pytest.approx(1.0)
+    assert {p["operation"] for p in report.placements} >= {"gemm1", "softmax4"}
+    assert sum(device["share"] or 0.0 for device in report.devices) == pytest.approx(1.0)
     assert "operation" in job.explain()
     again = client.results(job.id)
     assert np.array_equal(again[0], found)
@@ -101,18 +108,18 @@ def test_what_persists_is_an_operand_until_nobody_uses_it(client: Client) -> Non
     x = RNG.standard_normal((400, 300))
     before = stored(client)
     lazy = client.put(x)
-    assert len(stored(client)) == len(before) + 1
+    assert id_of(lazy) in stored(client)
     gram = client.persist(lazy.T @ lazy)
     small = client.persist(lazy[:2, :2])
-    wait_until_stored(client, before | {gram.node.held.matrix_id, lazy.node.held.matrix_id})
+    wait_until_gone(client, before | {id_of(gram), id_of(lazy)})
     assert np.allclose(gram.compute(), x.T @ x)
     assert np.allclose((gram + 1).compute(), x.T @ x + 1)
     assert np.array_equal(np.asarray(small), x[:2, :2])
     both = client.compute(lazy, gram * 2)
     assert np.array_equal(both[0], x)
-    del gram, lazy, small
+    del both, gram, lazy, small
     gc.collect()
-    wait_until_stored(client, before)
+    wait_until_gone(client, before)
 
 
 def test_a_client_that_is_closed_gives_up_what_it_held(
@@ -121,8 +128,8 @@ def test_a_client_that_is_closed_gives_up_what_it_held(
     before = stored(client)
     with Client(cluster.address) as other:
         kept = other.put(np.zeros((300, 300)))
-        assert len(stored(client)) == len(before) + 1
-    wait_until_stored(client, before)
+        assert id_of(kept) in stored(client)
+    wait_until_gone(client, before)
     assert kept.shape == (300, 300)
 
 
@@ -173,12 +180,12 @@ def test_what_cannot_be_computed_is_refused(client: Client) -> None:
     lazy = client.put(np.zeros((3, 3)))
     with pytest.raises(InvalidInput, match="nothing to compute"):
         client.submit(lazy)
-    with pytest.raises((InvalidInput, JobFailed), match="durability"):
-        big = client.put(np.zeros((300, 300)))
+    big = client.put(np.zeros((300, 300)))
+    with pytest.raises(InvalidInput, match="durability"):
         (big + 1).compute(durability="power")
     on_disk = client.put(np.ones((300, 300)), durability="power")
     assert (on_disk + 1).compute(durability="power").sum() == 2 * 300 * 300
     gone = client.put(np.zeros((300, 300)))
-    client._call(client._transfers.give_up(gone.node.held.matrix_id))
-    with pytest.raises(Exception, match="no matrix"):
+    client._call(client._transfers.give_up(id_of(gone)))
+    with pytest.raises(NotFound, match="is not in the store"):
         (gone + 1).compute()
