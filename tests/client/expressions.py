@@ -112,14 +112,16 @@ def _unary(x: Value) -> Iterator[Step]:
     yield "negative", lambda: (-x.lazy, -a, s), (x,)
     yield "scalar", lambda: (2.5 * x.lazy + 1, 2.5 * a + 1, 2.5 * s + 1), (x,)
     yield "sum", lambda: (x.lazy.sum(), a.sum(), s.sum()), (x,)
-    yield "mean", lambda: (x.lazy.mean(), a.mean(), s.mean()), (x,)
+    if a.size:
+        yield "mean", lambda: (x.lazy.mean(), a.mean(), s.mean()), (x,)
     yield "transpose", lambda: (x.lazy.T, a.T, s.T), (x,)
     for axis in range(a.ndim):
         yield from _sums(x, axis)
     if a.ndim:
         yield "rows", lambda: (x.lazy[1:4], a[1:4], s[1:4]), (x,)
+    if a.ndim and len(a):
         yield "row", lambda: (x.lazy[-1], a[-1], s[-1]), (x,)
-    if a.ndim == 2:
+    if a.ndim == 2 and a.shape[1]:
         yield "column", lambda: (x.lazy[:, 0], a[:, 0], s[:, 0]), (x,)
     if a.dtype.kind in "if":
         yield "relu", lambda: (x.lazy.relu(), np.maximum(a, 0), s), (x,)
@@ -129,7 +131,7 @@ def _unary(x: Value) -> Iterator[Step]:
         gelu = (a * special.ndtr(a)).astype(a.dtype)
         yield "gelu", lambda: (x.lazy.gelu(), gelu, 2 * s + 1), (x,)
         yield "cast", lambda: (x.lazy.astype("float64"), a.astype("float64"), s), (x,)
-        if a.ndim:
+        if a.ndim and a.size:
             high = 2 * s.max(axis=-1, keepdims=True) + 1 + 0 * s
             yield "softmax", lambda: (x.lazy.softmax(), special.softmax(a, axis=-1), high), (x,)
 
