@@ -94,6 +94,8 @@ def test_a_program_is_a_future_with_a_report(client: Client) -> None:
     assert (report.kind, report.state) == ("program", "done")
     assert {p["operation"] for p in report.placements} >= {"gemm1", "softmax4"}
     assert sum(device["share"] or 0.0 for device in report.devices) == pytest.approx(1.0)
+    first_s = max(p["predicted_finish_s"] for p in report.placements if p["operation"] == "gemm1")
+    assert report.predicted_makespan_s > first_s  # It counts what comes after.
     assert "operation" in job.explain()
     again = client.results(job.id)
     assert np.array_equal(again[0], found)

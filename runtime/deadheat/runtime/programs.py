@@ -147,6 +147,12 @@ class Program:
     def sources(self) -> Mapping[str, Operand]:
         return {operand.name: operand for operand in self.operands}
 
+    @cached_property
+    def first_chain(self) -> int | None:
+        """The number of the first operation that the planner has to rewrite as others."""
+        chains = (n for n, one in enumerate(self.operations) if isinstance(one.kind, Chain))
+        return next(chains, None)
+
     def shape_of(self, operation: Operation) -> GemmShape:
         """The shape by which a device's speed for this operation is looked up."""
         return work_shape(operation, self.types)

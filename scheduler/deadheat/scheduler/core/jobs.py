@@ -38,6 +38,7 @@ def on_submitted(world: World, event: events.JobSubmitted) -> None:
         policy=event.policy,
         serial=world.serial,
         submitted_s=world.now,
+        estimated_s=event.estimated_s,
         steps=[
             planning.new_step(event.program, event.result_ids, index, operation)
             for index, operation in enumerate(event.program.operations)

@@ -41,9 +41,8 @@ def decided(given: PlanningInput) -> Plan | None:
     Chains are rewritten before anything is assigned, also those whose turn is later: operations
     that devices already work on keep their numbers.
     """
-    for index, operation in enumerate(given.program.operations):
-        if isinstance(operation.kind, Chain):
-            return _ordered_chain(given, index)
+    if given.program.first_chain is not None:
+        return _ordered_chain(given, given.program.first_chain)
     for work in given.work:
         operation = given.program.operations[work.operation]
         is_product = given.may_rewrite and isinstance(operation.kind, Gemm)
