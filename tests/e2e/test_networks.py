@@ -98,6 +98,14 @@ def test_what_all_agents_need_leaves_the_store_once(tmp_path: Path) -> None:
     assert sent["--peers", "off"] > 4.9 * matrix_bytes, sent
 
 
+def test_a_program_is_computed_by_streaming(tmp_path: Path) -> None:
+    with cluster(tmp_path) as found:
+        module = "tests.e2e.streamed_program"
+        report = json.loads(found.command(found.address, module=module))
+    assert report["kind"] == "program"
+    assert {device["node"] for device in report["devices"]} == {"agent0", "agent1"}
+
+
 def test_an_agent_that_is_killed_while_blocks_move_costs_no_wrong_element(tmp_path: Path) -> None:
     with cluster(tmp_path, rate="200mbit") as found:
         at = ("--scheduler", found.address)

@@ -7,6 +7,7 @@ from deadheat.client.client import Client, Offline
 from deadheat.client.cluster import LocalCluster
 from deadheat.client.estimates import Estimate
 from deadheat.client.jobs import Job
+from deadheat.client.lazy import Lazy
 from deadheat.client.reports import Report
 from deadheat.runtime.errors import (
     ClusterError,
@@ -34,6 +35,7 @@ __all__ = [
     "Job",
     "JobCancelled",
     "JobFailed",
+    "Lazy",
     "LimitReached",
     "LocalCluster",
     "NotFound",

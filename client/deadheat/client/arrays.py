@@ -169,6 +169,16 @@ def chain(matrices: Iterable[ArrayLike]) -> ChainOfMatrices:
     return ChainOfMatrices(sources, dtype, shape)
 
 
+def operand(value: ArrayLike) -> tuple[Source, tuple[int, ...]]:
+    """Any matrix, as it is stored, and NumPy's shape of it: of one dimension it is one row, of
+    none it is 1 x 1. Raises InvalidInput naming what is wrong."""
+    array, file = _as_array(value, "the matrix")
+    shape = array.shape
+    if not shape:
+        array = array.reshape(1)
+    return _matrix((array, file), "the matrix", column=False), shape
+
+
 def listed(matrices: Iterable[ArrayLike]) -> Sequence[ArrayLike]:
     """The matrices of a chain, which may come from a generator; raises InvalidInput for a path."""
     if isinstance(matrices, (str, Path)):

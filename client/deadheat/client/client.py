@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -13,16 +13,19 @@ import grpc
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from deadheat.client.arrays import Array
+from deadheat.client.arrays import Array, Source
 from deadheat.client.cluster import LocalCluster
 from deadheat.client.connection import Connection, LoopThread
+from deadheat.client.expressions import Held
 from deadheat.client.jobs import Job, failure_of
 from deadheat.client.places import News, Places
 from deadheat.client.products import Products
+from deadheat.client.programs import Programs, here
 from deadheat.client.reports import job_state_name
+from deadheat.client.submissions import Collect
 from deadheat.client.transfers import Transfers
 from deadheat.runtime import hosts, rpc
-from deadheat.runtime.errors import DeadheatError, JobFailed, NotFound, Unavailable
+from deadheat.runtime.errors import DeadheatError, InvalidInput, JobFailed, NotFound, Unavailable
 from deadheat.runtime.settings import ClientSettings, Sources
 from deadheat.v1 import cluster_pb2, job_pb2, types_pb2
 
@@ -35,18 +38,23 @@ WATCH_RETRY_S: Final = 0.5
 MAX_DOWNLOADS: Final = 6
 
 
-class Offline(Products):
+class Offline(Products, Programs):
     """Products in this process, for which there need be no cluster at all."""
 
     def __init__(self) -> None:
         self._places = Places(None)
+        self._held = set()
+
+    def _keep(self, source: Source, *, durable: bool) -> Held:
+        del durable
+        return here(source)
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         work.close()
         raise Unavailable("there is no cluster: this client only computes by itself")
 
 
-class Client(Products):
+class Client(Products, Programs):
     """A connection to a cluster.
 
     `Client("host:port")`, else DEADHEAT_SCHEDULER, else this user's scheduler at the default
@@ -63,6 +71,7 @@ class Client(Products):
         self._places = Places(None)
         self._opened: tuple[Connection, Transfers] | None = None
         self._watching: set[asyncio.Task[None]] = set()
+        self._held = set()
         self._is_closed = False
         try:
             self._open(settings)
@@ -148,33 +157,27 @@ class Client(Products):
     def _watch(
         self,
         job: Job,
-        shape: tuple[int, ...] | None,
-        keep: bool,
+        collect: Collect,
         said: job_pb2.JobServiceWatchResponse | None = None,
     ) -> None:
-        task = asyncio.get_running_loop().create_task(self._follow(job, shape, keep, said))
+        task = asyncio.get_running_loop().create_task(self._follow(job, collect, said))
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)
 
     async def _follow(
         self,
         job: Job,
-        shape: tuple[int, ...] | None,
-        keep: bool,
+        collect: Collect,
         said: job_pb2.JobServiceWatchResponse | None,
     ) -> None:
-        """Watches a job to its end, across breaks of the connection, and fetches its result."""
+        """Watches a job to its end, across breaks of the connection, and fetches its results."""
         try:
             if said:
                 job.note(said)
             last = said if said and _is_last(said) else await self._last_update(job)
             if last.state != job_pb2.JOB_STATE_DONE:
                 raise failure_of(last.failure)
-            result = last.results[0]
-            value = await self._download(result)
-            if not keep and result.matrix_id:
-                await self._transfers.give_up(result.matrix_id)
-            job.settle(value if shape is None else value.reshape(shape)[()])
+            job.settle(await collect(last.results))
         except asyncio.CancelledError:
             job.settle_failure(Unavailable("the client was closed before the job ended"))
             raise
@@ -219,11 +222,23 @@ class Client(Products):
 
     async def _adopt(self, found: job_pb2.Job) -> Job:
         job = Job(self, found.id)
-        self._watch(job, None, keep=True)
+
+        async def collect(results: Sequence[types_pb2.Result]) -> Any:
+            made = await self._fetched(results, keep=True)
+            return made[0] if len(made) == 1 else tuple(made)
+
+        self._watch(job, collect)
         return job
 
     def result(self, job_id: str) -> Array:
         """The result of a job that is done, as a matrix; raises what it failed of."""
+        found = self.results(job_id)
+        if len(found) != 1:
+            raise InvalidInput(f"job {job_id} has {len(found)} results; ask for its `results`")
+        return found[0]
+
+    def results(self, job_id: str) -> tuple[Array, ...]:
+        """All results of a job that is done, as matrices; raises what it failed of."""
         found = self._get(job_id)
         if found.HasField("failure"):
             raise failure_of(found.failure)
@@ -233,20 +248,22 @@ class Client(Products):
         if not found.results:
             raise NotFound(f"job {found.id} has no result any more")
 
-        async def fetch() -> Array:
-            return await self._download(found.results[0])
+        async def fetch() -> tuple[Array, ...]:
+            return tuple([await self._download(result) for result in found.results])
 
         return self._call(fetch())
 
     # The end
 
     def close(self) -> None:
-        """Ends the connection; jobs go on, arrays that you have stay valid."""
+        """Ends the connection; jobs go on, arrays that you have stay valid. What `put` and
+        `persist` hold is given up."""
         if self._is_closed:
             return
         self._is_closed = True
         with self._starting:
             if self._opened:
+                self._loop.call(self._let_go())
                 self._loop.call(self._transfers.close())
                 self._loop.call(self._connection.close())
         self._loop.stop()

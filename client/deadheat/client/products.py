@@ -94,7 +94,7 @@ class Products(Submissions):
             made = local.at_once(a, b)
             if made is not None:
                 return made
-        policy = _policy(cut, durability, timeout)
+        policy = policy_of(cut, durability, timeout)
         place = _place(where, cut, timeout, durability)
         given = (a, b, bias)
         return self._made(given, lambda v: _product(v, alpha, activation), place, policy, progress)
@@ -117,7 +117,7 @@ class Products(Submissions):
         not be "local": a product in this process is no job."""
         _check_is_job(where)
         asked = _product((a, b, bias), alpha, activation)
-        return self._submit_checked(asked, _policy(cut, durability, timeout), keep=True)
+        return self._submit_checked(asked, policy_of(cut, durability, timeout), keep=True)
 
     # Chains
 
@@ -156,7 +156,7 @@ class Products(Submissions):
             JobFailed: The cluster could not compute it; `cause` is the reason's code.
 
         """
-        policy = _policy(cut, durability, timeout)
+        policy = policy_of(cut, durability, timeout)
         place = _place(where, cut, timeout, durability)
         given = arrays.listed(matrices)
         return self._made(given, _chain, place, policy, progress)
@@ -175,7 +175,7 @@ class Products(Submissions):
         not be "local": a product in this process is no job."""
         _check_is_job(where)
         asked = _chain(arrays.listed(matrices))
-        return self._submit_checked(asked, _policy(cut, durability, timeout), keep=True)
+        return self._submit_checked(asked, policy_of(cut, durability, timeout), keep=True)
 
     # Here or there
 
@@ -206,7 +206,7 @@ class Products(Submissions):
             return self._made_here(asked)
         started_s = time.perf_counter()
         job = self._submit_checked(asked, policy, keep=False)
-        result = _awaited(job, progress)
+        result = awaited(job, progress)
         self._places.took_there(asked.work, time.perf_counter() - started_s)
         return result
 
@@ -217,7 +217,7 @@ class Products(Submissions):
         return result
 
 
-def _awaited(job: Job, progress: bool | None) -> Array:
+def awaited(job: Job, progress: bool | None) -> Array:
     """The result of a job that nobody else waits for: Ctrl-C cancels it."""
     try:
         with shown(job, progress):
@@ -286,7 +286,7 @@ def _check_is_job(where: str) -> None:
         )
 
 
-def _policy(cut: str, durability: str, timeout_s: float | None) -> job_pb2.JobPolicy:
+def policy_of(cut: str, durability: str, timeout_s: float | None) -> job_pb2.JobPolicy:
     return job_pb2.JobPolicy(
         cut=choice(cut, "cut", CUTS),
         durability=choice(durability, "durability", DURABILITIES),

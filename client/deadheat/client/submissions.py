@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
@@ -19,13 +19,16 @@ from deadheat.runtime import hosts, rpc, wire
 from deadheat.runtime.errors import DeadheatError
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.programs import Operand, Program
-from deadheat.v1 import job_pb2
+from deadheat.v1 import job_pb2, types_pb2
 
 #: How long a submission waits for a small job's end, so that there need be no second call.
 WAIT_S: Final = 0.5
 
 #: A job's program, once its operands are known by their ids in the store.
 MakeProgram = Callable[[Sequence[Operand]], Program]
+
+#: What becomes of a job's results when it is done.
+Collect = Callable[[Sequence[types_pb2.Result]], Awaitable[Any]]
 
 Request = job_pb2.JobServiceSubmitRequest
 Response = job_pb2.JobServiceSubmitResponse
@@ -90,8 +93,23 @@ class Submissions(Inquiries):
             await self._transfers.give_up_all(moved)
         job = Job(self, accepted.job_id)
         said = accepted.update if accepted.HasField("update") else None
-        self._watch(job, asked.checked.result_shape, keep, said)
+        shape = asked.checked.result_shape
+
+        async def collect(results: Sequence[types_pb2.Result]) -> Any:
+            (value,) = await self._fetched(results, keep=keep)
+            return value.reshape(shape)[()]
+
+        self._watch(job, collect, said)
         return job
+
+    async def _fetched(self, results: Sequence[types_pb2.Result], *, keep: bool) -> Sequence[Array]:
+        """The results, here; the cluster may forget them unless it is to `keep` them."""
+        found = []
+        for result in results:
+            found.append(await self._download(result))
+            if not keep and result.matrix_id:
+                await self._transfers.give_up(result.matrix_id)
+        return found
 
     async def _accepted(
         self, request: job_pb2.JobServiceSubmitRequest
@@ -118,11 +136,14 @@ class Submissions(Inquiries):
     def _watch(
         self,
         job: Job,
-        shape: tuple[int, ...] | None,
-        keep: bool,
+        collect: Collect,
         said: job_pb2.JobServiceWatchResponse | None = None,
     ) -> None:
         """Follows a job, of which `said` is known already, to its end; `Client` does."""
+        raise NotImplementedError
+
+    async def _download(self, result: types_pb2.Result) -> Array:
+        """Fetches a result; `Client` does."""
         raise NotImplementedError
 
 

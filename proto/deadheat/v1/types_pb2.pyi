@@ -88,6 +88,56 @@ ACTIVATION_TANH: Activation.ValueType  # 4
 ACTIVATION_SIGMOID: Activation.ValueType  # 5
 Global___Activation: _TypeAlias = Activation  # noqa: Y015
 
+class _UnaryFunction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UnaryFunctionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnaryFunction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UNARY_FUNCTION_UNSPECIFIED: _UnaryFunction.ValueType  # 0
+    UNARY_FUNCTION_NEGATIVE: _UnaryFunction.ValueType  # 1
+    UNARY_FUNCTION_EXP: _UnaryFunction.ValueType  # 2
+    UNARY_FUNCTION_TANH: _UnaryFunction.ValueType  # 3
+    UNARY_FUNCTION_RELU: _UnaryFunction.ValueType  # 4
+    UNARY_FUNCTION_GELU: _UnaryFunction.ValueType  # 5
+    """The exact form, with the error function."""
+    UNARY_FUNCTION_GELU_TANH: _UnaryFunction.ValueType  # 6
+    UNARY_FUNCTION_SIGMOID: _UnaryFunction.ValueType  # 7
+
+class UnaryFunction(_UnaryFunction, metaclass=_UnaryFunctionEnumTypeWrapper): ...
+
+UNARY_FUNCTION_UNSPECIFIED: UnaryFunction.ValueType  # 0
+UNARY_FUNCTION_NEGATIVE: UnaryFunction.ValueType  # 1
+UNARY_FUNCTION_EXP: UnaryFunction.ValueType  # 2
+UNARY_FUNCTION_TANH: UnaryFunction.ValueType  # 3
+UNARY_FUNCTION_RELU: UnaryFunction.ValueType  # 4
+UNARY_FUNCTION_GELU: UnaryFunction.ValueType  # 5
+"""The exact form, with the error function."""
+UNARY_FUNCTION_GELU_TANH: UnaryFunction.ValueType  # 6
+UNARY_FUNCTION_SIGMOID: UnaryFunction.ValueType  # 7
+Global___UnaryFunction: _TypeAlias = UnaryFunction  # noqa: Y015
+
+class _BinaryFunction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BinaryFunctionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BinaryFunction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BINARY_FUNCTION_UNSPECIFIED: _BinaryFunction.ValueType  # 0
+    BINARY_FUNCTION_ADD: _BinaryFunction.ValueType  # 1
+    BINARY_FUNCTION_SUBTRACT: _BinaryFunction.ValueType  # 2
+    BINARY_FUNCTION_MULTIPLY: _BinaryFunction.ValueType  # 3
+    BINARY_FUNCTION_DIVIDE: _BinaryFunction.ValueType  # 4
+
+class BinaryFunction(_BinaryFunction, metaclass=_BinaryFunctionEnumTypeWrapper): ...
+
+BINARY_FUNCTION_UNSPECIFIED: BinaryFunction.ValueType  # 0
+BINARY_FUNCTION_ADD: BinaryFunction.ValueType  # 1
+BINARY_FUNCTION_SUBTRACT: BinaryFunction.ValueType  # 2
+BINARY_FUNCTION_MULTIPLY: BinaryFunction.ValueType  # 3
+BINARY_FUNCTION_DIVIDE: BinaryFunction.ValueType  # 4
+Global___BinaryFunction: _TypeAlias = BinaryFunction  # noqa: Y015
+
 @_typing.final
 class MatrixType(_message.Message):
     """A row-major matrix without gaps. Bytes are little-endian."""
@@ -331,6 +381,153 @@ class Chain(_message.Message):
 Global___Chain: _TypeAlias = Chain  # noqa: Y015
 
 @_typing.final
+class Unary(_message.Message):
+    """Element by element."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    function: Global___UnaryFunction.ValueType
+    def __init__(
+        self,
+        *,
+        function: Global___UnaryFunction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function", b"function"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unary: _TypeAlias = Unary  # noqa: Y015
+
+@_typing.final
+class Binary(_message.Message):
+    """Element by element; an operand with one row, one column or both is repeated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    function: Global___BinaryFunction.ValueType
+    def __init__(
+        self,
+        *,
+        function: Global___BinaryFunction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function", b"function"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Binary: _TypeAlias = Binary  # noqa: Y015
+
+@_typing.final
+class Cast(_message.Message):
+    """The same elements in another type."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_TYPE_FIELD_NUMBER: _builtins.int
+    data_type: Global___DataType.ValueType
+    def __init__(
+        self,
+        *,
+        data_type: Global___DataType.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_type", b"data_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Cast: _TypeAlias = Cast  # noqa: Y015
+
+@_typing.final
+class Softmax(_message.Message):
+    """exp(x) / sum(exp(x)) along each row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Softmax: _TypeAlias = Softmax  # noqa: Y015
+
+@_typing.final
+class SumAlong(_message.Message):
+    """Sums of columns (axis 0) or of rows (axis 1). With a block, along axis 0: of each so many rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AXIS_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
+    DATA_TYPE_FIELD_NUMBER: _builtins.int
+    axis: _builtins.int
+    block: _builtins.int
+    data_type: Global___DataType.ValueType
+    """The result's type: NumPy's (unspecified), or that in which elements are added."""
+    def __init__(
+        self,
+        *,
+        axis: _builtins.int = ...,
+        block: _builtins.int | None = ...,
+        data_type: Global___DataType.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_block", b"_block", "block", b"block"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_block", b"_block", "axis", b"axis", "block", b"block", "data_type", b"data_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__block: _TypeAlias = _typing.Literal["block"]  # noqa: Y015
+    _WhichOneofArgType__block: _TypeAlias = _typing.Literal["_block", b"_block"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__block) -> _WhichOneofReturnType__block | None: ...
+
+Global___SumAlong: _TypeAlias = SumAlong  # noqa: Y015
+
+@_typing.final
+class Transpose(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Transpose: _TypeAlias = Transpose  # noqa: Y015
+
+@_typing.final
+class Slice(_message.Message):
+    """Some consecutive rows and columns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECTANGLE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rectangle(self) -> Global___Rectangle: ...
+    def __init__(
+        self,
+        *,
+        rectangle: Global___Rectangle | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rectangle", b"rectangle"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rectangle", b"rectangle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Slice: _TypeAlias = Slice  # noqa: Y015
+
+@_typing.final
 class Operation(_message.Message):
     """One step of a program in SSA form: each name is assigned once, before it is used."""
 
@@ -341,6 +538,13 @@ class Operation(_message.Message):
     GEMM_FIELD_NUMBER: _builtins.int
     SUM_FIELD_NUMBER: _builtins.int
     CHAIN_FIELD_NUMBER: _builtins.int
+    UNARY_FIELD_NUMBER: _builtins.int
+    BINARY_FIELD_NUMBER: _builtins.int
+    CAST_FIELD_NUMBER: _builtins.int
+    SOFTMAX_FIELD_NUMBER: _builtins.int
+    SUM_ALONG_FIELD_NUMBER: _builtins.int
+    TRANSPOSE_FIELD_NUMBER: _builtins.int
+    SLICE_FIELD_NUMBER: _builtins.int
     result: _builtins.str
     @_builtins.property
     def operands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -350,6 +554,20 @@ class Operation(_message.Message):
     def sum(self) -> Global___Sum: ...
     @_builtins.property
     def chain(self) -> Global___Chain: ...
+    @_builtins.property
+    def unary(self) -> Global___Unary: ...
+    @_builtins.property
+    def binary(self) -> Global___Binary: ...
+    @_builtins.property
+    def cast(self) -> Global___Cast: ...
+    @_builtins.property
+    def softmax(self) -> Global___Softmax: ...
+    @_builtins.property
+    def sum_along(self) -> Global___SumAlong: ...
+    @_builtins.property
+    def transpose(self) -> Global___Transpose: ...
+    @_builtins.property
+    def slice(self) -> Global___Slice: ...
     def __init__(
         self,
         *,
@@ -358,12 +576,19 @@ class Operation(_message.Message):
         gemm: Global___Gemm | None = ...,
         sum: Global___Sum | None = ...,
         chain: Global___Chain | None = ...,
+        unary: Global___Unary | None = ...,
+        binary: Global___Binary | None = ...,
+        cast: Global___Cast | None = ...,
+        softmax: Global___Softmax | None = ...,
+        sum_along: Global___SumAlong | None = ...,
+        transpose: Global___Transpose | None = ...,
+        slice: Global___Slice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "gemm", b"gemm", "kind", b"kind", "sum", b"sum"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "chain", b"chain", "gemm", b"gemm", "kind", b"kind", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "result", b"result", "sum", b"sum"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "chain", b"chain", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "result", b"result", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "chain"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "chain", "unary", "binary", "cast", "softmax", "sum_along", "transpose", "slice"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -80,6 +80,54 @@ def from_wire(value: int, *, field: str) -> ElementType:
         raise InvalidInput(f"{field}.data_type {value} is unknown", field=field) from None
 
 
+def promoted(a: str, b: str) -> str:
+    """NumPy's result type of two arrays, `numpy.result_type`; raises InvalidInput for a pair that
+    has none (bfloat16 with float16 and with wider integers)."""
+    if b in (a, "bool"):
+        return a
+    if a == "bool":
+        return b
+    first, second = element_type(a), element_type(b)
+    if first.is_exact and second.is_exact:
+        return _promoted_integers(first, second)
+    found = _FLOATS[max(_float_rank(first), _float_rank(second))]
+    if "complex" in a or "complex" in b:
+        return "complex128" if found == "float64" else "complex64"
+    if "bfloat16" in (a, b):
+        other = second if a == "bfloat16" else first
+        if other.itemsize == 1:
+            return "bfloat16"
+        if other.name not in ("float32", "float64"):
+            raise InvalidInput(f"{a} and {b} have no common type; cast one of them", field="dtype")
+    return found
+
+
+def float_for(name: str) -> str:
+    """What NumPy's functions of real numbers (exp, tanh) make of a type."""
+    element = element_type(name)
+    return _FLOATS[_float_rank(element)] if element.is_exact else name
+
+
+#: Floats by rank: that of an integer is the least whose numbers hold all of its.
+_FLOATS: Final = ("float16", "float32", "float64")
+
+
+def _float_rank(element: ElementType) -> int:
+    if element.is_exact:
+        return {1: 0, 2: 1}.get(element.itemsize, 2)
+    real_bytes = element.itemsize // (2 if element.name.startswith("complex") else 1)
+    return {2: 0, 4: 1}.get(real_bytes, 2)
+
+
+def _promoted_integers(first: ElementType, second: ElementType) -> str:
+    if first.name.startswith("u") == second.name.startswith("u"):
+        return max(first, second, key=lambda element: element.itemsize).name
+    signed, unsigned = (second, first) if first.name.startswith("u") else (first, second)
+    if signed.itemsize > unsigned.itemsize:
+        return signed.name
+    return "float64" if unsigned.itemsize == 8 else f"int{16 * unsigned.itemsize}"
+
+
 def numpy_dtype(name: str) -> np.dtype[np.generic]:
     """The NumPy dtype for an element type; bfloat16 comes from ml_dtypes."""
     import numpy as np

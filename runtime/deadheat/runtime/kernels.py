@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from deadheat.runtime.dtypes import element_type, numpy_dtype
-from deadheat.runtime.programs import Activation, Gemm, Sum
+from deadheat.runtime.programs import (
+    Activation,
+    Binary,
+    BinaryFunction,
+    Cast,
+    Chain,
+    Gemm,
+    MatrixType,
+    Operation,
+    Rectangle,
+    Slice,
+    Softmax,
+    Sum,
+    SumAlong,
+    Transpose,
+    Unary,
+    UnaryFunction,
+)
 
 Array = Any
 
@@ -15,6 +32,62 @@ Array = Any
 #: and the next (measured on large matrices of float64: 4 terms in 9.4 ms rather than 10.7; blocks
 #: of 64 KiB lose that again, to the calls).
 SUM_BLOCK_BYTES: Final = 1 << 20
+
+
+_ACTIVATIONS: Final = {
+    UnaryFunction.TANH: Activation.TANH,
+    UnaryFunction.RELU: Activation.RELU,
+    UnaryFunction.GELU: Activation.GELU,
+    UnaryFunction.GELU_TANH: Activation.GELU_TANH,
+    UnaryFunction.SIGMOID: Activation.SIGMOID,
+}
+_UFUNCS: Final = {
+    BinaryFunction.ADD: "add",
+    BinaryFunction.SUBTRACT: "subtract",
+    BinaryFunction.MULTIPLY: "multiply",
+    BinaryFunction.DIVIDE: "true_divide",
+}
+
+
+def compute_panel(
+    xp: ModuleType,
+    operation: Operation,
+    types: Mapping[str, MatrixType],
+    rectangle: Rectangle,
+    parts: Sequence[Array],
+    out: Array,
+) -> None:
+    """`rectangle` of an operation's result, into `out`. `parts` are what `needed_blocks` says, in
+    its order, as they are stored; `types` are those of the whole operands."""
+    kind = operation.kind
+    match kind:
+        case Gemm():
+            a = parts[0].T if kind.transpose_a else parts[0]
+            b = parts[1].T if kind.transpose_b else parts[1]
+            dtype = types[operation.operands[0]].dtype
+            gemm_panel(xp, kind, dtype, a, b, parts[2] if len(parts) == 3 else None, out)
+        case Sum():
+            terms, bias = (parts[:-1], parts[-1]) if kind.bias else (parts, None)
+            sum_panel(xp, kind, types[operation.operands[0]].dtype, terms, bias, out)
+        case Chain():
+            raise TypeError("a chain is rewritten into products before it is assigned")
+        case Unary(function):
+            for block in _row_blocks(out):
+                _unary(xp, function, parts[0][block], out[block])
+        case Binary(function):
+            _binary(xp, function, parts[0], parts[1], out)
+        case Cast() | Slice():
+            out[...] = parts[0].astype(out.dtype, copy=False)
+        case Transpose():
+            out[...] = parts[0].T
+        case Softmax():
+            columns = slice(rectangle.column_start, rectangle.column_stop)
+            for block in _row_blocks(parts[0]):
+                _softmax(xp, parts[0][block], columns, out[block])
+        case SumAlong():
+            _sum_along(xp, kind, types[operation.operands[0]].dtype, parts[0], out)
+        case _:
+            assert_never(kind)
 
 
 def gemm_panel(
@@ -49,9 +122,7 @@ def sum_panel(
     """
     compute = numpy_dtype(element_type(dtype).compute)
     bias = None if bias is None else bias.astype(compute, copy=False)
-    rows = max(1, SUM_BLOCK_BYTES // max(1, out.shape[1] * compute.itemsize))
-    for start in range(0, out.shape[0], rows):
-        block = slice(start, start + rows)
+    for block in _row_blocks(out, compute.itemsize):
         made = out[block]
         wide = made if made.dtype == compute else xp.empty(made.shape, compute)
         parts = [term[block].astype(compute, copy=False) for term in terms]
@@ -64,13 +135,76 @@ def sum_panel(
             made[...] = wide.astype(made.dtype)
 
 
+def _row_blocks(array: Array, itemsize: int | None = None) -> Iterator[slice]:
+    """Rows of a matrix, as many at a time as a core's cache keeps from one pass to the next."""
+    row_bytes = array.shape[1] * (itemsize or array.dtype.itemsize)
+    rows = max(1, SUM_BLOCK_BYTES // max(1, row_bytes))
+    for start in range(0, array.shape[0], rows):
+        yield slice(start, start + rows)
+
+
+def _unary(xp: ModuleType, function: UnaryFunction, x: Array, out: Array) -> None:
+    """`out[...] = function(x)`, rounded once from the accumulation type."""
+    if out.dtype.kind in "biu":
+        if function is UnaryFunction.NEGATIVE:
+            xp.negative(x, out=out)
+        else:
+            xp.maximum(x, xp.zeros((), x.dtype), out=out)
+        return
+    compute = numpy_dtype(element_type(out.dtype.name).compute)
+    wide = x.astype(compute)  # A copy, to work in.
+    if function is UnaryFunction.NEGATIVE:
+        xp.negative(wide, out=wide)
+    elif function is UnaryFunction.EXP:
+        xp.exp(wide, out=wide)
+    else:
+        _activate(xp, _ACTIVATIONS[function], wide)
+    out[...] = wide.astype(out.dtype, copy=False)
+
+
+def _binary(xp: ModuleType, function: BinaryFunction, a: Array, b: Array, out: Array) -> None:
+    """`out[...] = function(a, b)` in the result's type; either may be broadcast."""
+    ufunc = getattr(xp, _UFUNCS[function])
+    for block in _row_blocks(out):
+        x = (a if a.shape[0] == 1 else a[block]).astype(out.dtype, copy=False)
+        y = (b if b.shape[0] == 1 else b[block]).astype(out.dtype, copy=False)
+        ufunc(x, y, out=out[block])
+
+
+def _softmax(xp: ModuleType, x: Array, columns: slice, out: Array) -> None:
+    """`x` are whole rows, of which `out` gets some columns."""
+    compute = numpy_dtype(element_type(out.dtype.name).compute)
+    wide = x.astype(compute)
+    wide -= wide.max(axis=1, keepdims=True)
+    xp.exp(wide, out=wide)
+    wide /= wide.sum(axis=1, keepdims=True)
+    out[...] = wide[:, columns].astype(out.dtype, copy=False)
+
+
+def _sum_along(xp: ModuleType, kind: SumAlong, dtype: str, x: Array, out: Array) -> None:
+    element = element_type(dtype)
+    compute = out.dtype if element.is_exact else numpy_dtype(element.compute)
+    if kind.axis == 1:
+        out[...] = xp.sum(x, axis=1, keepdims=True, dtype=compute).astype(out.dtype, copy=False)
+        return
+    height = kind.block or max(1, x.shape[0])
+    for row in range(out.shape[0]):
+        block = x[row * height : (row + 1) * height]
+        out[row] = xp.sum(block, axis=0, dtype=compute).astype(out.dtype, copy=False)
+
+
 def _finish(xp: ModuleType, kind: Gemm | Sum, out: Array, bias: Array | None) -> None:
     """The epilogue, in place while the panel is still in the cache."""
     if kind.alpha != 1.0:
         out *= out.dtype.type(kind.alpha)
     if bias is not None:
         out += bias
-    match kind.activation:
+    _activate(xp, kind.activation, out)
+
+
+def _activate(xp: ModuleType, activation: Activation, out: Array) -> None:
+    """In place."""
+    match activation:
         case Activation.NONE:
             pass
         case Activation.RELU:

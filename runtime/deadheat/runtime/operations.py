@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 
 from deadheat.runtime.dtypes import element_type
+from deadheat.runtime.rectangles import Rectangle
 
 
 class Activation(Enum):
@@ -62,7 +63,86 @@ class Chain:
     transposed: tuple[int, ...] = ()
 
 
-Kind = Gemm | Sum | Chain
+class UnaryFunction(Enum):
+    """Functions of one element; `GELU` is the exact form, with erf."""
+
+    NEGATIVE = "negative"
+    EXP = "exp"
+    TANH = "tanh"
+    RELU = "relu"
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
+    SIGMOID = "sigmoid"
+
+
+class BinaryFunction(Enum):
+    """Functions of two elements."""
+
+    ADD = "add"
+    SUBTRACT = "subtract"
+    MULTIPLY = "multiply"
+    DIVIDE = "divide"
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """`function(A)`, element by element. The result's dtype is NumPy's: that of A, but for exp and
+    tanh of integers and bool, which are floats. relu needs real numbers, gelu and sigmoid floats.
+    """
+
+    function: UnaryFunction
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """`function(A, B)`, element by element, with NumPy's broadcasting (a side with one row, one
+    column or both is repeated) and dtypes."""
+
+    function: BinaryFunction
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """The same elements in another dtype, as `astype` has them; complex stays complex."""
+
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """`exp(x) / sum(exp(x))` along each row, without overflow; real floats only."""
+
+
+@dataclass(frozen=True, slots=True)
+class SumAlong:
+    """Sums of columns (`axis` 0: m x n becomes 1 x n) or of rows (`axis` 1: m x 1).
+
+    With `block`, along axis 0, there is one row of sums for each `block` rows, the last block being
+    what is left: the first half of a sum that many can make. Elements are added in their
+    accumulation type, and rounded once to `dtype`. None stands for NumPy's: int64 or uint64 for
+    integers and bool, else the operand's own; the accumulation type will do too, and float64 for
+    integers, which then are added as such.
+    """
+
+    axis: int
+    block: int | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose:
+    """`A.T`, made in memory. Products read transposed operands where they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Some consecutive rows and columns."""
+
+    rectangle: Rectangle
+
+
+Elementwise = Unary | Binary | Cast
+Kind = Gemm | Sum | Chain | Elementwise | Softmax | SumAlong | Transpose | Slice
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,18 +14,28 @@ from typing import Final
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.operations import (
     Activation,
+    Binary,
+    BinaryFunction,
+    Cast,
     Chain,
     Gemm,
     GemmShape,
     Kind,
     Op,
     Operation,
+    Slice,
+    Softmax,
     Sum,
+    SumAlong,
+    Transpose,
+    Unary,
+    UnaryFunction,
 )
 from deadheat.runtime.rectangles import MAX_BYTES, MatrixType, Rectangle, merged, uncovered
 from deadheat.runtime.rules import (
     MAX_CHAIN,
     MAX_TERMS,
+    is_row_local,
     is_symmetric,
     needed_blocks,
     read_by_rows,
@@ -42,6 +52,9 @@ __all__ = [
     "MAX_OPERATIONS",
     "MAX_TERMS",
     "Activation",
+    "Binary",
+    "BinaryFunction",
+    "Cast",
     "Chain",
     "Gemm",
     "GemmShape",
@@ -52,9 +65,16 @@ __all__ = [
     "Operation",
     "Program",
     "Rectangle",
+    "Slice",
+    "Softmax",
     "Sum",
+    "SumAlong",
+    "Transpose",
+    "Unary",
+    "UnaryFunction",
     "chain_program",
     "gemm_program",
+    "is_row_local",
     "is_symmetric",
     "merged",
     "needed_blocks",
@@ -93,8 +113,9 @@ class Program:
     def __post_init__(self) -> None:
         # Computing the types is the check; the properties keep what it found.
         _ = self.types
+        made = {operation.result for operation in self.operations}
         for name in self.results:
-            if name not in {operation.result for operation in self.operations}:
+            if name not in made:
                 raise InvalidInput(f"results names {name!r}, which no operation makes")
         if not self.results:
             raise InvalidInput("results is empty; name at least one operation's result")
@@ -117,11 +138,20 @@ class Program:
                         f"{operation.result!r} uses {name!r}, which is not defined before it"
                     )
             _define(types, operation.result, result_type(operation, types))
+        made_bytes = sum(types[operation.result].size_bytes for operation in self.operations)
+        if made_bytes > MAX_BYTES:
+            raise InvalidInput(f"all results are {made_bytes} bytes; the limit is {MAX_BYTES}")
         return types
 
     @cached_property
     def sources(self) -> Mapping[str, Operand]:
         return {operand.name: operand for operand in self.operands}
+
+    @cached_property
+    def first_chain(self) -> int | None:
+        """The number of the first operation that the planner has to rewrite as others."""
+        chains = (n for n, one in enumerate(self.operations) if isinstance(one.kind, Chain))
+        return next(chains, None)
 
     def shape_of(self, operation: Operation) -> GemmShape:
         """The shape by which a device's speed for this operation is looked up."""

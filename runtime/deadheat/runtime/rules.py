@@ -9,9 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, assert_never
 
+from deadheat.runtime import elementwise
 from deadheat.runtime.dtypes import ElementType, element_type
 from deadheat.runtime.errors import InvalidInput
-from deadheat.runtime.operations import Activation, Chain, Gemm, GemmShape, Op, Operation, Sum
+from deadheat.runtime.operations import (
+    Activation,
+    Binary,
+    Cast,
+    Chain,
+    Gemm,
+    GemmShape,
+    Op,
+    Operation,
+    Slice,
+    Softmax,
+    Sum,
+    SumAlong,
+    Transpose,
+    Unary,
+)
 from deadheat.runtime.rectangles import MatrixType, Rectangle
 
 #: The orders of a chain are searched in time that grows with the cube of its length.
@@ -36,7 +52,7 @@ def result_type(operation: Operation, types: Types) -> MatrixType:
         case Chain() as kind:
             return _chain_type(operation, kind, given)
         case kind:
-            assert_never(kind)
+            return elementwise.result_type(operation, kind, given)
 
 
 def _gemm_type(operation: Operation, kind: Gemm, given: Sequence[MatrixType]) -> MatrixType:
@@ -188,7 +204,7 @@ def needed_blocks(
             for name in names:
                 yield name, types[name].whole()
         case kind:
-            assert_never(kind)
+            yield from elementwise.needed_blocks(operation, kind, types, rectangle)
 
 
 def read_by_rows(operation: Operation) -> tuple[bool, ...]:
@@ -200,8 +216,27 @@ def read_by_rows(operation: Operation) -> tuple[bool, ...]:
             return (not is_transposed, *[False] * (count - 1))
         case Sum(bias=has_bias):
             return (*[True] * (count - 1), not has_bias)
-        case Chain():
+        case Unary() | Cast() | Softmax() | SumAlong(axis=1):
+            return (True,)
+        case Chain() | Binary() | SumAlong() | Transpose() | Slice():
+            # Of a binary operation either side may be the one that is repeated.
             return (False,) * count
+        case kind:
+            assert_never(kind)
+
+
+def is_row_local(operation: Operation) -> bool:
+    """Whether a row of the result needs, of each operand, the same row or what all rows need: such
+    operations may follow one another on the same rows without a barrier."""
+    match operation.kind:
+        case Gemm(transpose_a=is_transposed):
+            return not is_transposed
+        case Sum() | Unary() | Binary() | Cast() | Softmax():
+            return True
+        case SumAlong(axis=axis):
+            return axis == 1
+        case Chain() | Transpose() | Slice():
+            return False
         case kind:
             assert_never(kind)
 
@@ -239,7 +274,8 @@ def work_shape(operation: Operation, types: Types) -> GemmShape:
             inner = -(-_chain_steps(operation, types) // area) if area else 0
             return GemmShape(result.rows, inner, result.columns, first.dtype)
         case kind:
-            assert_never(kind)
+            passes = elementwise.passes(kind, first)
+            return GemmShape(result.rows, passes, result.columns, first.dtype, Op.SUM)
 
 
 def work_flops(operation: Operation, types: Types) -> float:

@@ -7,8 +7,18 @@ from itertools import pairwise
 import pytest
 from tests.scheduler.core.harness import Pool, check_cover, state_of
 
-from deadheat.runtime.programs import MatrixType, Operand, chain_program
-from deadheat.scheduler.core import effects
+from deadheat.runtime.programs import (
+    Chain,
+    MatrixType,
+    Operand,
+    Operation,
+    Program,
+    Unary,
+    UnaryFunction,
+    chain_program,
+)
+from deadheat.scheduler.core import effects, estimating
+from deadheat.scheduler.core.events import JobPolicy
 from deadheat.scheduler.core.state import Job
 
 
@@ -83,3 +93,42 @@ def test_an_ordinary_product_stays_what_it_is(pool: Pool) -> None:
     job = pool.submit(4096, 4096, 4096)
     assert len(job.steps) == 1
     assert not [c for c in pool.committed if isinstance(c, effects.ProgramChange)]
+
+
+def two_chains(*names: str) -> Program:
+    """A chain, a function of its result, and a chain with that."""
+    operands = matrices(400, 40, 400, 400)
+    operations = (
+        Operation("first", ("M0", "M1", "M2"), Chain()),
+        Operation("bent", ("first",), Unary(UnaryFunction.TANH)),
+        Operation("second", ("bent", "M2", "M2", "M2"), Chain()),
+    )
+    return Program(operands, operations, names)
+
+
+def test_all_chains_of_a_program_are_put_in_order_before_anything_is_assigned(pool: Pool) -> None:
+    job = pool.submit(program=two_chains("first", "second"))
+    assert not [step for step in job.steps if isinstance(step.operation.kind, Chain)]
+    ids = [step.result_id for step in job.steps]
+    assert len(set(ids)) == len(ids) == 6
+    changes = [c for c in pool.committed if isinstance(c, effects.ProgramChange)]
+    assert len(changes) == 2
+    assert {subtask.plan for subtask in job.subtasks.values()} == {3}
+    run(pool, job)
+    assert state_of(job) == "done"
+    (released,) = pool.take_sent(effects.ReleaseJob)
+    wanted = {step.result_id for step in job.steps if step.operation.result in job.program.results}
+    assert set(released.give_up) == set(ids) - wanted
+
+
+def test_an_estimate_counts_every_chain_of_a_program(pool: Pool) -> None:
+    def makespan_s(program: Program) -> float:
+        given = estimating.problem(pool.core.world, program, JobPolicy())
+        made = estimating.solve(given, pool.now)
+        assert made.program is not None
+        assert not [o for o in made.program.operations if isinstance(o.kind, Chain)]
+        return made.makespan_s
+
+    program = two_chains("second")
+    first = Program(program.operands, program.operations[:1], ("first",))
+    assert makespan_s(program) > makespan_s(first)

@@ -12,22 +12,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
 import numpy as np
 
 from deadheat.agent.executors.panels import Panel, Panels
 from deadheat.runtime import wire
-from deadheat.runtime.kernels import gemm_panel, sum_panel
-from deadheat.runtime.programs import (
-    Chain,
-    Gemm,
-    MatrixType,
-    Operation,
-    Rectangle,
-    Sum,
-    needed_blocks,
-)
+from deadheat.runtime.kernels import compute_panel
+from deadheat.runtime.programs import MatrixType, Operation, Rectangle, needed_blocks
 from deadheat.v1 import agent_pb2, local_pb2, types_pb2
 
 Array = Any
@@ -248,22 +240,10 @@ def _progress(task: Task) -> agent_pb2.SubtaskProgress:
 
 
 def _compute(task: Task, panel: Panel) -> None:
-    kind, dtype = task.operation.kind, task.panels.shape.dtype
     out = _part(task.result, panel.rectangle)
     needed = needed_blocks(task.operation, task.types, panel.rectangle)
     parts = [_part(block, wanted) for block, (_, wanted) in zip(task.operands, needed, strict=True)]
-    match kind:
-        case Gemm():
-            a = parts[0].T if kind.transpose_a else parts[0]
-            b = parts[1].T if kind.transpose_b else parts[1]
-            gemm_panel(np, kind, dtype, a, b, parts[2] if len(parts) == 3 else None, out)
-        case Sum():
-            bias = parts.pop() if kind.bias else None
-            sum_panel(np, kind, dtype, parts, bias, out)
-        case Chain():
-            raise TypeError("a chain is rewritten into products before it is assigned")
-        case _:
-            assert_never(kind)
+    compute_panel(np, task.operation, task.types, panel.rectangle, parts, out)
 
 
 def _part(block: Block, wanted: Rectangle) -> Array:

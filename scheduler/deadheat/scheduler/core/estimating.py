@@ -98,12 +98,16 @@ def problem(world: World, program: Program, policy: JobPolicy) -> Problem:
 
 def solve(given: Problem, now: float) -> Plan:
     """Plans level by level, as a job is: an operation starts when all that it reads is complete."""
-    first = _planned(given, given.program, now, may_rewrite=True)
-    if first.program is None:
-        return first
-    # Its order was decided first; what it is made of is planned like any other program.
-    whole = _planned(given, first.program, now, may_rewrite=False)
-    return replace(whole, program=first.program, order=first.order)
+    made = _planned(given, given.program, now, may_rewrite=True)
+    rewritten = []
+    while made.program is not None:
+        # Its order was decided first; what it is made of is planned like any other program.
+        rewritten.append(made)
+        made = _planned(given, made.program, now, may_rewrite=False)
+    if not rewritten:
+        return made
+    order = rewritten[0].order if len(given.program.operations) == 1 else None
+    return replace(made, program=rewritten[-1].program, order=order)
 
 
 def _planned(given: Problem, program: Program, now: float, *, may_rewrite: bool) -> Plan:

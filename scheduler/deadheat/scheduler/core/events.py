@@ -167,6 +167,9 @@ class JobSubmitted:
     policy: JobPolicy
     #: Ids for results that are too large to travel inline, by operation; empty for inline ones.
     result_ids: Sequence[str]
+    #: What an estimate of all operations came to before it was admitted; plans are made of those
+    #: that can begin, and say nothing of the others.
+    estimated_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from deadheat.runtime.errors import JobCancelled, TimedOut
@@ -37,6 +38,7 @@ def on_submitted(world: World, event: events.JobSubmitted) -> None:
         policy=event.policy,
         serial=world.serial,
         submitted_s=world.now,
+        estimated_s=event.estimated_s,
         steps=[
             planning.new_step(event.program, event.result_ids, index, operation)
             for index, operation in enumerate(event.program.operations)
@@ -96,8 +98,9 @@ def advance(world: World, job: Job) -> None:
     """Takes a job as far as it goes now: completes steps, plans what is assigned to nobody."""
     if job.state.is_final or job.is_planning or job.pending_plan or job.releasing:
         return
+    made_by = {step.operation.result: step for step in job.steps}
     for step in job.steps:
-        if step.is_complete and not step.is_done and _is_ready(job, step):
+        if step.is_complete and not step.is_done and _is_ready(made_by, step):
             _complete_step(world, job, step)
     if all(step.is_done for step in job.steps):
         endings.finish(world, job)
@@ -105,7 +108,7 @@ def advance(world: World, job: Job) -> None:
     work = [
         Work(step.index, gap.rectangle, job.groups.get(step.index, frozenset()))
         for step in job.steps
-        if not step.is_done and _is_ready(job, step)
+        if step.gaps and not step.is_done and _is_ready(made_by, step)
         for gap in step.gaps
     ]
     if work and world.planning:
@@ -114,9 +117,8 @@ def advance(world: World, job: Job) -> None:
         planning.request(world, job, work)
 
 
-def _is_ready(job: Job, step: Step) -> bool:
+def _is_ready(made_by: Mapping[str, Step], step: Step) -> bool:
     """Whether everything that the step reads is there."""
-    made_by = {other.operation.result: other for other in job.steps}
     return all(name not in made_by or made_by[name].is_done for name in step.operation.operands)
 
 

@@ -98,7 +98,8 @@ def rewrite(world: World, job: Job, plan: Plan, program: Program) -> None:
         else _intermediate_id(job, index)
         for index, operation in enumerate(program.operations)
     ]
-    job.program, job.groups = program, plan.groups
+    # Chains are rewritten from the first to the last, so that those before keep their numbers.
+    job.program, job.groups = program, {**job.groups, **plan.groups}
     job.steps = [
         new_step(program, ids, index, operation)
         for index, operation in enumerate(program.operations)
@@ -171,7 +172,8 @@ def _note_plan(world: World, job: Job, plan: Plan, planned_at_s: float) -> Mappi
     at_s = planned_at_s - job.started_s
     if job.predicted_makespan_s is None:
         # What later plans predict is in them; the promise was made first.
-        job.predicted_makespan_s = at_s + plan.makespan_s
+        whole_s = plan.makespan_s if job.estimated_s is None else job.estimated_s
+        job.predicted_makespan_s = at_s + max(whole_s, plan.makespan_s)
     document = {"at_s": at_s, "cause": job.cause, **plan.as_dict()}
     title = f"plan {job.plans}, {at_s:.2f} s after the start: {job.cause}"
     job.plan_texts.append(f"{title}\n{plan}")

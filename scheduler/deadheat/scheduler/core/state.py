@@ -298,6 +298,8 @@ class Job:
     releasing: dict[str, float] = field(default_factory=dict)
     pool_flops: float = 0.0
     predicted_makespan_s: float | None = None
+    #: Of all operations together, as it was estimated before the first plan.
+    estimated_s: float | None = None
     bytes_lower_bound: int = 0
     subtasks: dict[str, Subtask] = field(default_factory=dict)
     #: Nodes to which blocks of a matrix were given lately (see sharing.py).

@@ -36,11 +36,15 @@ MAX_GROUPED: Final = 1024
 
 
 def decided(given: PlanningInput) -> Plan | None:
-    """The plan that rewrites the first operation that has to be, or had better be, rewritten."""
+    """The plan that rewrites the first operation that has to be, or had better be, rewritten.
+
+    Chains are rewritten before anything is assigned, also those whose turn is later: operations
+    that devices already work on keep their numbers.
+    """
+    if given.program.first_chain is not None:
+        return _ordered_chain(given, given.program.first_chain)
     for work in given.work:
         operation = given.program.operations[work.operation]
-        if isinstance(operation.kind, Chain):
-            return _ordered_chain(given, work.operation)
         is_product = given.may_rewrite and isinstance(operation.kind, Gemm)
         if is_product and (found := _split(given, work.operation)):
             return found

@@ -25,13 +25,20 @@ from typing import Final, assert_never
 import numpy as np
 
 from deadheat.runtime.programs import (
+    Binary,
+    Cast,
     Chain,
     Gemm,
     GemmShape,
     Operation,
     Program,
     Rectangle,
+    Slice,
+    Softmax,
     Sum,
+    SumAlong,
+    Transpose,
+    Unary,
     read_by_rows,
 )
 from deadheat.scheduler.planner.pool import Floats, Integers, Pool
@@ -214,8 +221,34 @@ def _operands(program: Program, operation: Operation) -> tuple[_Part, _Part, _Pa
             return [], terms[-1:] if bias else [], terms[:-1] if bias else terms
         case Chain():
             raise AssertionError("a chain is rewritten as products before it is priced")
+        case Binary():
+            return _sides(program, operation)
+        case Softmax() | SumAlong(axis=1):
+            return [(names[0], types[names[0]].columns * sizes[0])], [], []
+        case SumAlong(block=block):
+            rows = types[names[0]].rows
+            return [], [], [(names[0], min(rows, block or rows) * sizes[0])]
+        case Unary() | Cast() | Transpose() | Slice():
+            return [], [], [(names[0], sizes[0])]
         case other:
             assert_never(other)
+
+
+def _sides(program: Program, operation: Operation) -> tuple[_Part, _Part, _Part]:
+    """Of an element-wise operation either side may be one row, one column, or one element."""
+    by_row: _Part = []
+    by_column: _Part = []
+    by_cell: _Part = []
+    for name in operation.operands:
+        matrix = program.types[name]
+        size = float(matrix.element.itemsize)
+        if matrix.rows > 1 and matrix.columns > 1:
+            by_cell.append((name, size))
+        elif matrix.rows > 1:
+            by_row.append((name, size))
+        elif matrix.columns > 1:
+            by_column.append((name, size))
+    return by_row, by_column, by_cell
 
 
 def _missing(program: Program, parts: Iterable[tuple[str, float]], pool: Pool) -> Floats:

@@ -25,6 +25,10 @@ from deadheat.v1 import job_pb2 as pb
 #: a good part of a second, so whoever is last in this queue is still answered in time.
 MAX_WAITING_ESTIMATES: Final = 16
 
+#: Operations of a program that is planned as a whole before it is admitted: about a millisecond
+#: each, in which no other job is planned.
+MAX_PLANNED_AT_ONCE: Final = 256
+
 
 class Admission:
     """One per daemon, on its event loop."""
@@ -44,13 +48,16 @@ class Admission:
         found = await self._estimate(program, policy)
         return replace(found, refusal=self._room_refusal() or found.refusal)
 
-    async def check(self, program: Program, policy: JobPolicy) -> None:
-        """Raises what a job is refused with: no room, no memory, too little time."""
-        refusal = self._room_refusal()
+    async def check(self, program: Program, policy: JobPolicy) -> Estimate | None:
+        """Raises what a job is refused with: no room, no memory, too little time. Returns what it
+        was estimated to cost, if it was."""
+        refusal, estimate = self._room_refusal(), None
         if not refusal and _is_worth_a_plan(program, policy):
-            refusal = (await self._estimate(program, policy)).refusal
+            estimate = await self._estimate(program, policy)
+            refusal = estimate.refusal
         if refusal:
             raise from_code(refusal.code, refusal.message)
+        return estimate
 
     def _room_refusal(self) -> Failure | None:
         writer = self._shell.writer
@@ -71,9 +78,10 @@ class Admission:
 
 def _is_worth_a_plan(program: Program, policy: JobPolicy) -> bool:
     """A job without a time limit whose operands travel inline fits anywhere, and planning it twice
-    would take a good part of its time."""
+    would take a good part of its time; a long program would keep the planner from others."""
     is_inline = all(operand.inline is not None for operand in program.operands)
-    return policy.timeout_s is not None or not is_inline
+    is_short = len(program.operations) <= MAX_PLANNED_AT_ONCE
+    return is_short and (policy.timeout_s is not None or not is_inline)
 
 
 def _solved(given: Problem, policy: JobPolicy, now: float) -> Estimate:

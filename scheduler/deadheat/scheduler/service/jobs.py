@@ -88,7 +88,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         program = wire.program_from_wire(request.program)
         policy = convert.policy_from_wire(request.policy)
         kind = convert.kind_from_wire(request.kind)
-        await self._admission.check(program, policy)
+        estimate = await self._admission.check(program, policy)
+        is_one = len(program.operations) == 1  # Its plan says it all, and later.
         job_id = new_id("j")
         await self._check_operands(job_id, program, policy)
         submitted = events.JobSubmitted(
@@ -99,6 +100,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
             program=program,
             policy=policy,
             result_ids=_result_ids(program),
+            estimated_s=None if is_one or estimate is None else estimate.makespan_s,
         )
         await self._shell.settle(submitted)
         return job_id
@@ -300,15 +302,15 @@ def _result_ids(program: Program) -> list[str]:
 def _results(job: Job) -> Sequence[types_pb2.Result]:
     if job.state is not JobState.DONE:
         return []
+    made_by = {step.operation.result: step for step in job.steps}
     return [
         _result(
-            step.operation.result,
-            step.type,
-            step.result_id,
-            bytes(step.inline) if step.inline is not None else None,
+            name,
+            made_by[name].type,
+            made_by[name].result_id,
+            bytes(inline) if (inline := made_by[name].inline) is not None else None,
         )
-        for step in job.steps
-        if step.operation.result in job.program.results
+        for name in job.program.results
     ]
 
 

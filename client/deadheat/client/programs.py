@@ -1,0 +1,310 @@
+"""Expressions over matrices that stay where they are: `put`, `compute`, `submit`, `persist`."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from deadheat.client import arrays
+from deadheat.client.arrays import Array, ArrayLike, Source
+from deadheat.client.choices import DURABILITIES, CutName, DurabilityName, choice
+from deadheat.client.expressions import Held, leaf, located, transposed
+from deadheat.client.jobs import Job
+from deadheat.client.lazy import Lazy
+from deadheat.client.lowering import Lowered, lower
+from deadheat.client.products import awaited, policy_of
+from deadheat.client.submissions import WAIT_S, Collect, Submissions
+from deadheat.runtime import hosts, rpc, wire
+from deadheat.runtime.dtypes import name_of, numpy_dtype
+from deadheat.runtime.errors import InvalidInput, LimitReached
+from deadheat.runtime.evaluating import evaluate
+from deadheat.runtime.ids import new_id
+from deadheat.runtime.programs import MatrixType, Operand, Program
+from deadheat.v1 import job_pb2, types_pb2
+
+#: Operands up to this size need not be in the store, however many there are.
+TINY_BYTES: Final = 4096
+EMPTY: Final = MatrixType(0, 0, "bool")
+PLACES: Final[Mapping[str, Literal["cluster", "local"]]] = {"cluster": "cluster", "local": "local"}
+
+
+class Programs(Submissions):
+    """The part of `Client` that computes expressions."""
+
+    #: Matrices in the store that somebody here may still use.
+    _held: set[str]
+
+    @located
+    def put(self, array: ArrayLike, *, durability: DurabilityName = "process") -> Lazy:
+        """An operand for expressions, which stays with the cluster as long as it is used.
+
+        Args:
+            array: Of at most two dimensions: an array, anything NumPy or DLPack can read, or the
+                path of a `.npy` file. It is copied: changing it later changes nothing.
+            durability: "power" has it on disk, for jobs that are to have all operands there.
+
+        Returns:
+            A `Lazy` of the array's shape and dtype.
+
+        Raises:
+            InvalidInput: It is no matrix, or of a dtype that deadheat does not know.
+            LimitReached: The cluster has no room for it.
+
+        """
+        if isinstance(array, Lazy):
+            return array
+        source, shape = arrays.operand(array)
+        on_disk = choice(durability, "durability", DURABILITIES) == job_pb2.DURABILITY_POWER
+        node = leaf(self._keep(source, durable=on_disk))
+        return Lazy(self, transposed(node) if source.is_transposed else node, shape)
+
+    def compute(
+        self,
+        *matrices: Lazy,
+        cut: CutName = "balanced",
+        timeout: float | None = None,
+        durability: DurabilityName = "process",
+        progress: bool | None = None,
+        where: Literal["cluster", "local"] = "cluster",
+    ) -> Any:
+        """The values of expressions, as one job: what they have in common is computed once.
+
+        Args:
+            matrices: What `put` returns, and expressions over it.
+            cut: How rows are shared out; all but "balanced" are there to be compared with.
+            timeout: Seconds after which the job fails. None: no limit.
+            durability: "power" has the operands on disk before the job is accepted.
+            progress: Show a progress bar; None: if stderr is a terminal.
+            where: "local" computes them in this process, one operation after the other: that is no
+                job. Operands that are in the store are fetched.
+
+        Returns:
+            An array for one expression, a tuple of arrays for several. They are yours. Products
+            of three and more matrices, `a @ b @ c`, are multiplied in the order that is predicted
+            to be fastest on the cluster, where nothing else needs what is in between.
+
+        Raises:
+            InvalidInput: An expression is too large, or options do not fit.
+            LimitReached: The cluster has no room for it.
+            TimedOut: `timeout` is over.
+            JobFailed: The cluster could not compute it; `cause` is the reason's code.
+
+        """
+        policy = policy_of(cut, durability, timeout)
+        if choice(where, "where", PLACES) == "local":
+            lowered = self._lowered(matrices, chains=False)
+            made = self._evaluated(lowered)
+            return _shaped([made[name] for name in lowered.outputs], matrices)
+        job = self._submit_lazy(matrices, policy, keep=False)
+        if isinstance(job, Job):
+            return awaited(job, progress)
+        return job
+
+    def submit(
+        self,
+        *matrices: Lazy,
+        cut: CutName = "balanced",
+        timeout: float | None = None,
+        durability: DurabilityName = "process",
+    ) -> Job:
+        """Like `compute`, but returns a future as soon as the cluster has accepted the job. Its
+        results stay with the cluster for a day, for others to fetch by the job's id. Raises
+        InvalidInput where there is nothing to compute."""
+        found = self._submit_lazy(matrices, policy_of(cut, durability, timeout), keep=True)
+        if not isinstance(found, Job):
+            raise InvalidInput("all of them are operands: there is nothing to compute")
+        return found
+
+    def persist(
+        self,
+        *matrices: Lazy,
+        cut: CutName = "balanced",
+        timeout: float | None = None,
+        progress: bool | None = None,
+    ) -> Any:
+        """Like `compute`, but the results stay with the cluster, as operands for other expressions:
+        a `Lazy` for one expression, a tuple for several. They are given up when nobody uses them
+        any more, or when the client is closed."""
+        lowered = self._lowered(matrices)
+        held = dict(lowered.held)
+        if lowered.program is not None:
+
+            async def collect(results: Sequence[types_pb2.Result]) -> Mapping[str, Held]:
+                return {result.name: self._adopted(result) for result in results}
+
+            policy = policy_of(cut, "process", timeout)
+            job = self._call(self._submit_lowered(lowered, policy, collect, keep=True))
+            held.update(awaited(job, progress))
+        kept = tuple(
+            Lazy(self, leaf(held[name]), matrix.shape)
+            for name, matrix in zip(lowered.outputs, matrices, strict=True)
+        )
+        return kept[0] if len(kept) == 1 else kept
+
+    # Programs
+
+    def _lowered(self, matrices: Sequence[Lazy], *, chains: bool = True) -> Lowered:
+        if not matrices:
+            raise InvalidInput("nothing to compute: name one expression or more")
+        for matrix in matrices:
+            if not isinstance(matrix, Lazy):
+                kind = type(matrix).__name__
+                raise InvalidInput(f"a {kind} is no expression; put() it first")
+            if matrix.client is not self:
+                raise InvalidInput(f"{matrix!r} belongs to another client")
+        return lower([matrix.node for matrix in matrices], chains=chains)
+
+    def _evaluated(self, lowered: Lowered) -> Mapping[str, Array]:
+        made = {name: self._fetch(held) for name, held in lowered.held.items()}
+        if lowered.program is None:
+            return {name: np.array(array) for name, array in made.items()}
+        with np.errstate(all="ignore"):
+            try:
+                computed = evaluate(np, lowered.program, made)
+            except MemoryError:
+                raise LimitReached("no memory here for the results") from None
+        return {name: np.array(made[name]) for name in lowered.outputs if name in made} | computed
+
+    def _submit_lazy(
+        self, matrices: Sequence[Lazy], policy: job_pb2.JobPolicy, *, keep: bool
+    ) -> Any:
+        """The job, or the values themselves where nothing has to be computed."""
+        lowered = self._lowered(matrices)
+        if lowered.program is None:
+            made = self._evaluated(lowered)
+            return _shaped([made[name] for name in lowered.outputs], matrices)
+
+        async def collect(results: Sequence[types_pb2.Result]) -> Any:
+            fetched = await self._fetched(results, keep=keep)
+            made = dict(zip((result.name for result in results), fetched, strict=True))
+            for name in lowered.outputs:
+                if name not in made:
+                    made[name] = np.array(await self._fetch_held(lowered.held[name]))
+            return _shaped([made[name] for name in lowered.outputs], matrices)
+
+        return self._call(self._submit_lowered(lowered, policy, collect, keep=keep))
+
+    async def _submit_lowered(
+        self, lowered: Lowered, policy: job_pb2.JobPolicy, collect: Collect, *, keep: bool
+    ) -> Job:
+        assert lowered.program is not None
+        durable = policy.durability == job_pb2.DURABILITY_POWER
+        await self._send_what_is_large(lowered, durable)
+        operands = tuple(_operand(name, held) for name, held in lowered.held.items())
+        program = Program(operands, lowered.program.operations, lowered.program.results)
+        inline = all(operand.inline is not None for operand in operands)
+        request = job_pb2.JobServiceSubmitRequest(
+            request_id=new_id("r"),
+            program=wire.program_to_wire(program),
+            policy=policy,
+            kind=job_pb2.JOB_KIND_PROGRAM,
+            user=hosts.user_name(),
+            wait_s=WAIT_S if inline and not keep else 0.0,
+        )
+        if request.ByteSize() > rpc.MESSAGE_LIMIT_BYTES:
+            raise InvalidInput(
+                f"the program is {request.ByteSize()} bytes long, with "
+                f"{len(program.operations)} operations; the limit is {rpc.MESSAGE_LIMIT_BYTES}"
+            )
+        accepted = await self._accepted(request)
+        job = Job(self, accepted.job_id)
+        self._watch(job, collect, accepted.update if accepted.HasField("update") else None)
+        return job
+
+    async def _send_what_is_large(self, lowered: Lowered, durable: bool) -> None:
+        """Operands that are here go to the store where they are too many for one message."""
+        here = [held for held in lowered.held.values() if held.array is not None]
+        here = [held for held in here if not held.matrix_id]
+        total = sum(held.type.size_bytes for held in here)
+        for held in sorted(here, key=lambda one: -one.type.size_bytes):
+            if total <= self._connection.inline_limit_bytes or held.type.size_bytes <= TINY_BYTES:
+                return
+            assert held.array is not None
+            await self._upload(held, Source("operand", held.array), durable)
+            total -= held.type.size_bytes
+
+    # Operands
+
+    def _keep(self, source: Source, *, durable: bool) -> Held:
+        """Takes an operand: what is small stays here, to travel with each job."""
+        matrix = source.stored_type(name_of(source.array.dtype, field="the matrix"))
+        if matrix.size_bytes <= rpc.INLINE_LIMIT_BYTES:
+            return here(source)
+        held = Held(matrix)
+        self._call(self._upload(held, source, durable))
+        return held
+
+    async def _upload(self, held: Held, source: Source, durable: bool) -> None:
+        await self._connection.open()  # The store may have been started anew since.
+        moved = await self._transfers.upload(source, held.type.dtype, inline=False, durable=durable)
+        self._own(held, moved.matrix_id)
+
+    def _adopted(self, result: types_pb2.Result) -> Held:
+        """A result as an operand."""
+        matrix = wire.matrix_type_from_wire(result.type, field=result.name)
+        if result.WhichOneof("source") == "matrix_id":
+            held = Held(matrix)
+            self._own(held, result.matrix_id)
+            return held
+        flat = np.frombuffer(result.inline, numpy_dtype(matrix.dtype))
+        return Held(matrix, flat.reshape(matrix.rows, matrix.columns))
+
+    def _own(self, held: Held, matrix_id: str) -> None:
+        """The matrix goes when the operand does."""
+        held.matrix_id = matrix_id
+        self._held.add(matrix_id)
+        finalizer = weakref.finalize(held, self._forget, matrix_id)
+        finalizer.atexit = False
+
+    def _forget(self, matrix_id: str) -> None:
+        if matrix_id in self._held and not self._loop.loop.is_closed():
+            self._held.discard(matrix_id)
+            self._loop.submit(self._transfers.give_up_all([_stored(matrix_id)]))
+
+    async def _let_go(self) -> None:
+        """Gives up everything at the end of the client."""
+        given_up, self._held = self._held, set()
+        await asyncio.gather(
+            *(self._transfers.give_up_all([_stored(matrix_id)]) for matrix_id in given_up)
+        )
+
+    def _fetch(self, held: Held) -> Array:
+        return held.array if held.array is not None else self._call(self._fetch_held(held))
+
+    async def _fetch_held(self, held: Held) -> Array:
+        """An operand's bytes, here."""
+        if held.array is not None:
+            return held.array
+        return await self._download(
+            types_pb2.Result(
+                name="operand",
+                type=wire.matrix_type_to_wire(held.type),
+                matrix_id=held.matrix_id,
+            )
+        )
+
+
+def here(source: Source) -> Held:
+    """An operand that stays in this process, as it is now."""
+    matrix = source.stored_type(name_of(source.array.dtype, field="the matrix"))
+    return Held(matrix, np.array(source.array, numpy_dtype(matrix.dtype), order="C"))
+
+
+def _operand(name: str, held: Held) -> Operand:
+    if held.matrix_id:
+        return Operand(name, held.type, matrix_id=held.matrix_id)
+    assert held.array is not None
+    return Operand(name, held.type, inline=held.array.tobytes())
+
+
+def _stored(matrix_id: str) -> Operand:
+    return Operand("operand", EMPTY, matrix_id=matrix_id)
+
+
+def _shaped(made: Sequence[Array], matrices: Sequence[Lazy]) -> Any:
+    values = [array.reshape(matrix.shape)[()] for array, matrix in zip(made, matrices, strict=True)]
+    return values[0] if len(values) == 1 else tuple(values)

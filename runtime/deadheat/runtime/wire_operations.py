@@ -1,0 +1,202 @@
+"""Operations to and from protobuf; what came by wire is checked here, operands by `Program`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar, assert_never
+
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from deadheat.runtime import dtypes
+from deadheat.runtime.errors import InvalidInput
+from deadheat.runtime.programs import (
+    Activation,
+    Binary,
+    BinaryFunction,
+    Cast,
+    Chain,
+    Gemm,
+    Kind,
+    Operation,
+    Rectangle,
+    Slice,
+    Softmax,
+    Sum,
+    SumAlong,
+    Transpose,
+    Unary,
+    UnaryFunction,
+)
+from deadheat.v1 import types_pb2 as pb
+
+_ACTIVATIONS: Final = {
+    Activation.NONE: pb.ACTIVATION_UNSPECIFIED,
+    Activation.RELU: pb.ACTIVATION_RELU,
+    Activation.GELU: pb.ACTIVATION_GELU,
+    Activation.GELU_TANH: pb.ACTIVATION_GELU_TANH,
+    Activation.TANH: pb.ACTIVATION_TANH,
+    Activation.SIGMOID: pb.ACTIVATION_SIGMOID,
+}
+_ACTIVATIONS_BACK: Final[dict[int, Activation]] = {
+    wire: activation for activation, wire in _ACTIVATIONS.items()
+}
+_UNARY: Final = {
+    function: pb.UnaryFunction.Value(f"UNARY_FUNCTION_{function.name}")
+    for function in UnaryFunction
+}
+_BINARY: Final = {
+    function: pb.BinaryFunction.Value(f"BINARY_FUNCTION_{function.name}")
+    for function in BinaryFunction
+}
+_UNARY_BACK: Final[dict[int, UnaryFunction]] = {wire: name for name, wire in _UNARY.items()}
+_BINARY_BACK: Final[dict[int, BinaryFunction]] = {wire: name for name, wire in _BINARY.items()}
+
+
+def operation_to_wire(operation: Operation) -> pb.Operation:
+    message = pb.Operation(result=operation.result, operands=operation.operands)
+    match operation.kind:
+        case Gemm() as kind:
+            message.gemm.CopyFrom(_gemm_to_wire(kind))
+        case Sum() as kind:
+            message.sum.CopyFrom(_sum_to_wire(kind))
+        case Chain() as kind:
+            message.chain.CopyFrom(pb.Chain(transposed=kind.transposed))
+        case Unary(unary):
+            message.unary.function = _UNARY[unary]
+        case Binary(binary):
+            message.binary.function = _BINARY[binary]
+        case Cast(dtype):
+            message.cast.data_type = dtypes.element_type(dtype).wire
+        case Softmax():
+            message.softmax.SetInParent()
+        case SumAlong() as kind:
+            message.sum_along.CopyFrom(
+                pb.SumAlong(axis=kind.axis, block=kind.block, data_type=_dtype_to_wire(kind.dtype))
+            )
+        case Transpose():
+            message.transpose.SetInParent()
+        case Slice(rectangle=r):
+            message.slice.rectangle.CopyFrom(
+                pb.Rectangle(
+                    row_start=r.row_start,
+                    row_stop=r.row_stop,
+                    column_start=r.column_start,
+                    column_stop=r.column_stop,
+                )
+            )
+        case kind:
+            assert_never(kind)
+    return message
+
+
+def operation_from_wire(message: pb.Operation) -> Operation:
+    """Raises InvalidInput that names a kind or function that only a newer version knows."""
+    read = _READERS.get(message.WhichOneof("kind") or "")
+    if read is None:
+        unknown = UnknownFieldSet(message)
+        numbers = [unknown[index].field_number for index in range(len(unknown))]
+        which = f" (number {numbers[0]})" if numbers else ""
+        raise InvalidInput(
+            f"operation {message.result!r} is of a kind this version does not know{which}; "
+            f"it knows {', '.join(_READERS)}",
+            field="kind",
+        )
+    return Operation(message.result, tuple(message.operands), read(message))
+
+
+T = TypeVar("T")
+
+
+def _known(back: Mapping[int, T], value: int, what: str) -> T:
+    if value not in back:
+        raise InvalidInput(f"{what} {value} is unknown to this version", field="function")
+    return back[value]
+
+
+def _gemm_to_wire(kind: Gemm) -> pb.Gemm:
+    message = pb.Gemm(
+        transpose_a=kind.transpose_a,
+        transpose_b=kind.transpose_b,
+        activation=_ACTIVATIONS[kind.activation],
+        out_data_type=_dtype_to_wire(kind.out_dtype),
+    )
+    if kind.alpha != 1.0:
+        message.alpha = kind.alpha
+    if kind.inner is not None:
+        message.inner.start, message.inner.stop = kind.inner
+        message.inner.SetInParent()  # Also when both are 0.
+    return message
+
+
+def _gemm_from_wire(message: pb.Gemm) -> Gemm:
+    return Gemm(
+        transpose_a=message.transpose_a,
+        transpose_b=message.transpose_b,
+        alpha=message.alpha if message.HasField("alpha") else 1.0,
+        activation=_activation(message.activation),
+        inner=(message.inner.start, message.inner.stop) if message.HasField("inner") else None,
+        out_dtype=_dtype_from_wire(message.out_data_type, field="out_dtype"),
+    )
+
+
+def _sum_to_wire(kind: Sum) -> pb.Sum:
+    message = pb.Sum(
+        bias=kind.bias,
+        activation=_ACTIVATIONS[kind.activation],
+        data_type=_dtype_to_wire(kind.dtype),
+    )
+    if kind.alpha != 1.0:
+        message.alpha = kind.alpha
+    return message
+
+
+def _sum_from_wire(message: pb.Sum) -> Sum:
+    return Sum(
+        bias=message.bias,
+        alpha=message.alpha if message.HasField("alpha") else 1.0,
+        activation=_activation(message.activation),
+        dtype=_dtype_from_wire(message.data_type, field="dtype"),
+    )
+
+
+def _activation(value: int) -> Activation:
+    if value not in _ACTIVATIONS_BACK:
+        raise InvalidInput(f"activation {value} is unknown", field="activation")
+    return _ACTIVATIONS_BACK[value]
+
+
+def _dtype_to_wire(name: str | None) -> pb.DataType.ValueType:
+    return pb.DATA_TYPE_UNSPECIFIED if name is None else dtypes.element_type(name).wire
+
+
+def _dtype_from_wire(value: int, *, field: str) -> str | None:
+    return None if value == pb.DATA_TYPE_UNSPECIFIED else dtypes.from_wire(value, field=field).name
+
+
+def _sum_along_from_wire(message: pb.SumAlong) -> SumAlong:
+    return SumAlong(
+        axis=message.axis,
+        block=message.block if message.HasField("block") else None,
+        dtype=_dtype_from_wire(message.data_type, field="dtype"),
+    )
+
+
+def _slice_from_wire(message: pb.Slice) -> Slice:
+    r = message.rectangle
+    return Slice(Rectangle(r.row_start, r.row_stop, r.column_start, r.column_stop))
+
+
+_READERS: Final[Mapping[str, Callable[[pb.Operation], Kind]]] = {
+    "gemm": lambda message: _gemm_from_wire(message.gemm),
+    "sum": lambda message: _sum_from_wire(message.sum),
+    "chain": lambda message: Chain(tuple(message.chain.transposed)),
+    "unary": lambda message: Unary(_known(_UNARY_BACK, message.unary.function, "unary function")),
+    "binary": lambda message: Binary(
+        _known(_BINARY_BACK, message.binary.function, "binary function")
+    ),
+    "cast": lambda message: Cast(dtypes.from_wire(message.cast.data_type, field="cast").name),
+    "softmax": lambda _: Softmax(),
+    "sum_along": lambda message: _sum_along_from_wire(message.sum_along),
+    "transpose": lambda _: Transpose(),
+    "slice": lambda message: _slice_from_wire(message.slice),
+}
