@@ -58,6 +58,17 @@ def test_a_stopped_child_ends_with_its_own_exit_code(tmp_path: Path) -> None:
     assert child.stop() == 0
 
 
+def test_ctrl_c_is_for_the_parent_but_the_session_is_shared(tmp_path: Path) -> None:
+    child = Child("tests.runtime.a_child", log_path=tmp_path / "log")
+    child.wait_ready(20)
+    try:
+        assert os.getpgid(child.pid) == child.pid
+        # The kernel's autogroups weigh sessions.
+        assert os.getsid(child.pid) == os.getsid(0)
+    finally:
+        child.stop()
+
+
 def test_a_child_that_refuses_to_start_says_why_in_one_line(tmp_path: Path) -> None:
     child = Child("tests.runtime.a_child", ["--refuse"], log_path=tmp_path / "log")
     with pytest.raises(ClusterError, match=r"^the port is in use$"):

@@ -91,3 +91,21 @@ pool.take(6 << 20)
     message, left = found.stdout.splitlines()
     assert "is full: 6.0 MiB needed, 4.0 MiB free" in message
     assert left == "['arena-1'] 4194304"
+
+
+def test_an_arena_is_joined_once_while_it_is_free(tmp_path: Path) -> None:
+    pool = ArenaPool(tmp_path, 100 * MIB)
+    arena, small = pool.take(10 * MIB), pool.take(MIB)
+    assert pool.small_paged() is None  # Both are in use.
+    pool.give_back(arena)
+    pool.give_back(small)
+    assert pool.small_paged() is arena
+    assert pool.is_free(arena)
+    arena.joined_bytes = 10 * MIB
+    assert pool.small_paged() is None  # The other is too small for a huge page.
+    assert not pool.is_free(pool.take(10 * MIB))
+    pool.give_back(arena)
+    # What is added to it has small pages again.
+    assert pool.take(14 * MIB) is arena
+    pool.give_back(arena)
+    assert pool.small_paged() is arena

@@ -59,9 +59,10 @@ class Child:
                 stderr=output,
                 env={**notify.environment_of_a_child(os.environ), **(environment or {})},
                 pass_fds=(parent_read, ready_write, *pass_fds),
-                # A session of its own: Ctrl-C is for the parent, and the kernel's autogroups
-                # weigh sessions, so that each daemon gets its own fair share of a busy core.
-                start_new_session=True,
+                # A process group of its own, since Ctrl-C is for the parent; but its session,
+                # since the kernel's autogroups weigh sessions: what a user's own process would get
+                # beside another that he runs, its helpers get too, neither more nor less.
+                process_group=0,
             )
         finally:
             os.close(parent_read)

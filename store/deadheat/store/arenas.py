@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from deadheat.runtime.errors import LimitReached
+from deadheat.runtime.pages import HUGE_BYTES
 from deadheat.runtime.units import MIB, format_bytes
 
 #: Arenas are whole pages, so that mappings of their offsets are aligned.
@@ -34,6 +35,12 @@ class Arena:
     size_bytes: int
     #: Somebody may still write through a mapping that we do not know of: never use it again.
     is_tainted: bool = False
+    #: Whether its pages below this one are huge, or the kernel would not have it.
+    joined_bytes: int = 0
+
+    @property
+    def is_joined(self) -> bool:
+        return self.size_bytes - self.joined_bytes < HUGE_BYTES
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -92,6 +99,13 @@ class ArenaPool:
         self.used_bytes += size_bytes
         self._serial = max(self._serial, int(path.stem.split("-")[1]))
         return Arena(path, descriptor, reader, size_bytes, is_tainted=True)
+
+    def small_paged(self) -> Arena | None:
+        """A free arena whose pages could be joined into huge ones."""
+        return next((arena for arena in self._free if not arena.is_joined), None)
+
+    def is_free(self, arena: Arena) -> bool:
+        return any(one is arena for one in self._free)
 
     def drop_free(self) -> None:
         """Returns the pages of unused arenas to the system."""

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import mmap
 import os
 import socket
 import threading
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deadheat.runtime import errors, wire
+from deadheat.runtime import errors, pages, wire
 from deadheat.runtime.frames import AsyncFrames, FrameSocket
 from deadheat.runtime.programs import MatrixType
 from deadheat.store.matrices import Store, open_place
@@ -181,15 +179,14 @@ class DescriptorClient:
         request = pb.DescriptorRequest(map=pb.MapMatrix(matrix_id=matrix_id, writable=writable))
         response, (descriptor,) = self._call(request, ())
         matrix_type = wire.matrix_type_from_wire(response.type, field="type")
-        flags = mmap.MAP_SHARED if writable else mmap.MAP_PRIVATE
         length = response.data_offset + response.size_bytes
         try:
-            mapped = mmap.mmap(descriptor, max(1, length), flags, mmap.PROT_READ | mmap.PROT_WRITE)
+            mapped = pages.map_file(descriptor, length, is_private=not writable)
         finally:
             os.close(descriptor)
         self._mapped += 1
-        weakref.finalize(mapped, self._unmapped, response.grant).atexit = False
-        return Mapping(matrix_type, memoryview(mapped)[response.data_offset : length])
+        pages.when_unmapped(mapped, self._unmapped, response.grant)
+        return Mapping(matrix_type, mapped[response.data_offset :])
 
     def grant(self, matrix_id: str, *, writable: bool) -> tuple[pb.DescriptorResponse, int]:
         """A grant and its descriptor for somebody else to map; `unmap` ends it."""

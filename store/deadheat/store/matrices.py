@@ -7,16 +7,16 @@ thread, under one lock, so that the arena pool is never used from two places at 
 from __future__ import annotations
 
 import asyncio
-import mmap
 import os
 import time
 from pathlib import Path
 from typing import Final
 
-from deadheat.runtime import logs
+from deadheat.runtime import logs, pages
 from deadheat.runtime.dtypes import numpy_dtype
 from deadheat.runtime.errors import Conflict, InvalidInput, LimitReached
 from deadheat.runtime.ids import new_id
+from deadheat.runtime.pages import HUGE_BYTES
 from deadheat.runtime.programs import MatrixType, Rectangle
 from deadheat.runtime.units import format_bytes
 from deadheat.store.arenas import Arena, ArenaPool
@@ -40,6 +40,8 @@ SWEEP_INTERVAL_S: Final = 5.0
 #: Uploads open in one matrix; a result has one for each device that works on it.
 MAX_UPLOADS: Final = 100_000
 _COPY_BYTES: Final = 64 << 20
+#: Memory that gets huge pages in one go: about 50 ms, during which an arena cannot be unlinked.
+_JOIN_BYTES: Final = 32 << 20
 
 
 class Store:
@@ -48,8 +50,9 @@ class Store:
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
         self._blocking = asyncio.Lock()
-        self._mappings: dict[str, mmap.mmap] = {}
+        self._mappings: dict[str, memoryview] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._joining: asyncio.Task[None] | None = None
 
     @property
     def pool(self) -> ArenaPool:
@@ -155,13 +158,14 @@ class Store:
         mapping = self._mappings.get(matrix.id)
         if mapping is None:
             descriptor, offset, size = open_place(matrix, writable=not matrix.is_sealed)
-            access = mmap.PROT_READ if matrix.is_sealed else mmap.PROT_READ | mmap.PROT_WRITE
             try:
-                mapping = mmap.mmap(descriptor, offset + size, mmap.MAP_SHARED, access)
+                mapping = pages.map_file(
+                    descriptor, offset + size, is_writable=not matrix.is_sealed
+                )
             finally:
                 os.close(descriptor)
             self._mappings[matrix.id] = mapping
-        buffer = memoryview(mapping)[data_offset(matrix) :]
+        buffer = mapping[data_offset(matrix) :]
         return Region(buffer, matrix.type, rectangle)
 
     async def seal(self, matrix: Matrix) -> None:
@@ -213,6 +217,24 @@ class Store:
     async def _free(self, place: Place) -> None:
         async with self._blocking:
             await asyncio.to_thread(self.catalog.free, place)
+        if self._joining is None or self._joining.done():
+            self._joining = asyncio.get_running_loop().create_task(self._join_pages())
+
+    async def _join_pages(self) -> None:
+        """Gives free arenas huge pages, once, while nobody waits for it: the first matrix in an
+        arena has small ones. Who takes the arena meanwhile gets it as it is."""
+        while arena := self.pool.small_paged():
+            descriptor = os.dup(arena.descriptor)
+            try:
+                while not arena.is_joined and self.pool.is_free(arena):
+                    start = arena.joined_bytes
+                    left = (arena.size_bytes - start) // HUGE_BYTES * HUGE_BYTES
+                    stop = start + min(_JOIN_BYTES, left)
+                    if not await asyncio.to_thread(pages.collapse, descriptor, start, stop):
+                        stop = start + left  # Nor will the rest be, now; it works as it is.
+                    arena.joined_bytes = stop
+            finally:
+                os.close(descriptor)
 
     # Spilling
 

@@ -7,7 +7,6 @@ its agent is gone, also if it was killed.
 from __future__ import annotations
 
 import argparse
-import mmap
 import os
 import socket
 import sys
@@ -21,7 +20,7 @@ import numpy as np
 from deadheat.agent.executors.calibrate import calibrate
 from deadheat.agent.executors.panels import Panels
 from deadheat.agent.executors.pool import PROGRESS_INTERVAL_S, Block, Pool, Task
-from deadheat.runtime import wire
+from deadheat.runtime import pages, wire
 from deadheat.runtime.dtypes import element_type, numpy_dtype
 from deadheat.runtime.frames import FrameSocket
 from deadheat.runtime.programs import Op, is_symmetric, work_shape
@@ -45,8 +44,7 @@ def _map_block(
     descriptor = next(descriptors)
     try:
         length = message.data_offset + message.size_bytes
-        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        mapped = mmap.mmap(descriptor, max(1, length), mmap.MAP_SHARED, access)
+        mapped = pages.map_file(descriptor, length, is_writable=writable)
     finally:
         os.close(descriptor)
     array: Any = np.frombuffer(mapped, dtype, count, offset=message.data_offset)

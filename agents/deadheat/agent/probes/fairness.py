@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from deadheat.agent.probes.cgroups import Group
 
@@ -29,6 +30,10 @@ class Contender:
     cpus: frozenset[int]
 
 
+#: Who runs for less than this part of the time takes nothing from anybody.
+NEGLIGIBLE: Final = 1e-6
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """What a contender comes to on one core. `wanted` is in cores."""
@@ -41,7 +46,7 @@ class _Part:
 
 def fair_share(cpus: Collection[int], ours: Contender, others: Sequence[Contender]) -> float:
     """The fraction of these cores that we would get, with a thread of ours on each of them."""
-    everyone = (ours, *(other for other in others if other.cpus and other.threads > 0))
+    everyone = (ours, *(other for other in others if other.cpus and other.threads > NEGLIGIBLE))
     loads = _group_loads(everyone)
     return sum(_on_core(cpu, everyone, loads) for cpu in cpus) / len(cpus)
 
