@@ -72,6 +72,7 @@ NUMPY_HOG_4096 = versus(NUMPY, "hog", 4096, 45)
 NUMPY_PINNED_4096 = versus(NUMPY, "pinned", 4096, 45)
 DASK_IDLE_4096 = versus(DASK, "idle", 4096, 60, target=2.2)
 RAY_IDLE_4096 = versus(RAY, "idle", 4096, 50)
+BREAKDOWN = Case("breakdown", "breakdown", 30)
 SAME_B = Case("same-b", "same_operand", 25, {"size": 2048, "target": 0.60})
 
 #: At most ten minutes together.
@@ -79,6 +80,7 @@ QUICK = (
     *OURS,
     *PLANNER,
     NUMPY_IDLE_4096,
+    BREAKDOWN,
     NUMPY_HOG_4096,
     NUMPY_PINNED_4096,
     DASK_IDLE_4096,
@@ -93,6 +95,7 @@ FULL = (
     versus(NUMPY, "hog", 8192, 300, target=1.0, bound_target=0.88),
     versus(NUMPY, "pinned", 8192, 300, target=1.10),
     NUMPY_IDLE_4096,
+    BREAKDOWN,
     versus(NUMPY, "idle", 8192, 110, dtype="float32", target=0.92),
     DASK_IDLE_4096,
     versus(DASK, "hog", 4096, 80, target=2.2),
