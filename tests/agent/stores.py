@@ -59,12 +59,13 @@ class FakeStore:
         self,
         parts: AsyncIterator[pb.MatrixServicePutRequest],
         timeout: float,  # noqa: ASYNC109 - gRPC's argument.
-    ) -> None:
+    ) -> pb.MatrixServicePutResponse:
         header = (await anext(parts)).header
         r = header.rectangle
         data = b"".join([message.chunk.data async for message in parts])
         rectangle = Rectangle(r.row_start, r.row_stop, r.column_start, r.column_stop)
         self.put.setdefault(header.matrix_id, []).append((rectangle, data))
+        return pb.MatrixServicePutResponse(received_bytes=len(data))
 
     async def _answer(
         self, request: pb.MatrixServiceGetRequest

@@ -1,0 +1,106 @@
+"""An agent on this host for which it is another one: it reaches the daemons through proxies only.
+
+Its network namespace has nothing but loopback, and there the proxies listen; so it cannot map the
+store's memory and streams, and what it streams can be broken.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from tests.conftest import CORES
+from tests.e2e.networks import ip
+from tests.e2e.processes import children_of, daemons
+from tests.proxies import Proxy, proxy
+from tests.waiting import wait_until
+
+from deadheat.client import Client
+
+_SERIAL = count()
+
+
+@dataclass
+class FarCluster:
+    """A scheduler with its store here, and one agent that is far away (and maybe one that is not)."""
+
+    address: str
+    scheduler: int
+    store: int
+    agent: int
+    near_agent: int | None
+    #: Between the far agent and the store.
+    blocks: Proxy
+    state_dir: Path
+
+    @property
+    def executor(self) -> int:
+        (found,) = children_of(self.agent)
+        return found
+
+
+@contextmanager
+def far_cluster(
+    directory: Path,
+    *,
+    memory: str = "1GiB",
+    agent_memory: str = "1GiB",
+    has_near_agent: bool = False,
+) -> Iterator[FarCluster]:
+    namespace = f"dhf{os.getpid()}-{next(_SERIAL)}"
+    with daemons(directory) as found, ExitStack() as running:
+        ready = found.scheduler("127.0.0.1:0", "--memory", memory).ready
+        ip("netns", "add", namespace)
+        running.callback(subprocess.run, ["ip", "netns", "del", namespace], check=False)
+        ip("-n", namespace, "link", "set", "lo", "up")
+        address = str(ready["address"])
+        port = int(address.rpartition(":")[2])
+        store_port = _store_port(address)
+        running.enter_context(proxy(port, listen_port=port, namespace=namespace))
+        blocks = running.enter_context(
+            proxy(store_port, listen_port=store_port, namespace=namespace)
+        )
+        near = found.agent(address, "near", 0).pid if has_near_agent else None
+        agent = running.enter_context(
+            _far_agent(namespace, directory / "far.log", address, agent_memory)
+        )
+        with Client(address) as client:
+            names = {"far", *(("near",) if has_near_agent else ())}
+            wait_until(
+                lambda: {n["name"] for n in client.nodes() if n["state"] == "up"} == names,
+                "the agents",
+                timeout_s=150,
+            )
+        store = int(str(ready["store_pid"]))
+        yield FarCluster(address, found.started[0].pid, store, agent, near, blocks, found.state_dir)
+
+
+def _store_port(address: str) -> int:
+    with Client(address) as client:
+        return int(client._connection._store.port)
+
+
+@contextmanager
+def _far_agent(namespace: str, log: Path, address: str, memory: str) -> Iterator[int]:
+    core = str(CORES[-1])
+    with open(log, "ab") as output:
+        process = subprocess.Popen(
+            [
+                *("ip", "netns", "exec", namespace, sys.executable, "-m", "deadheat.agent"),
+                *("--scheduler", address, "--name", "far", "--cpus", core, "--memory", memory),
+                "--shares-cpus",
+            ],
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(15)
