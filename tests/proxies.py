@@ -169,7 +169,7 @@ class Proxy:
 def proxy(
     port: int, *, listen_port: int = 0, namespace: str = "", host: str = "127.0.0.1"
 ) -> Iterator[Proxy]:
-    """In front of a port of this host; listens on loopback, of a named namespace if one is given."""
+    """In front of a port of this host; listens on loopback, that of a named namespace if given."""
 
     def listening() -> socket.socket:
         return socket.create_server(("127.0.0.1", listen_port), backlog=64)

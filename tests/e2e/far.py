@@ -7,6 +7,7 @@ store's memory and streams, and what it streams can be broken.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ _SERIAL = count()
 
 @dataclass
 class FarCluster:
-    """A scheduler with its store here, and one agent that is far away (and maybe one that is not)."""
+    """A scheduler with its store here, one agent that is far away, and maybe one that is not."""
 
     address: str
     scheduler: int
@@ -37,7 +38,18 @@ class FarCluster:
     near_agent: int | None
     #: Between the far agent and the store.
     blocks: Proxy
-    state_dir: Path
+    namespace: str
+    _running: ExitStack
+
+    def kill_store(self) -> None:
+        """And a proxy for the next one, as that has a port of its own."""
+        os.kill(self.store, signal.SIGKILL)
+        before = self.blocks.target[1]
+        port = wait_until(lambda: _other_port(self.address, before), "the next store")
+        (self.store,) = children_of(self.scheduler)
+        self.blocks = self._running.enter_context(
+            proxy(port, listen_port=port, namespace=self.namespace)
+        )
 
     @property
     def executor(self) -> int:
@@ -78,12 +90,18 @@ def far_cluster(
                 timeout_s=150,
             )
         store = int(str(ready["store_pid"]))
-        yield FarCluster(address, found.started[0].pid, store, agent, near, blocks, found.state_dir)
+        scheduler = found.started[0].pid
+        yield FarCluster(address, scheduler, store, agent, near, blocks, namespace, running)
 
 
 def _store_port(address: str) -> int:
     with Client(address) as client:
         return int(client._connection._store.port)
+
+
+def _other_port(address: str, before: int) -> int | None:
+    port = _store_port(address)
+    return None if port == before else port
 
 
 @contextmanager

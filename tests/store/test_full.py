@@ -21,6 +21,10 @@ SIDE = 512  # 2 MiB each.
 VALUES = np.random.default_rng(3).random((SIDE, SIDE))
 
 
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.rglob("*"))
+
+
 async def refused(store: RunningStore, words: str, *, durable: bool = False) -> None:
     async def attempt() -> None:
         with rpc.translated("test"):
@@ -41,13 +45,13 @@ def test_a_full_shared_memory_is_refused_by_name_and_serves_again(tmp_path: Path
     async def test(memory: Path) -> None:
         async with running_store(tmp_path, disk=MIB) as store:  # So that nothing is spilled.
             kept = await store.fill(VALUES)
-            before = sorted(path.name for path in memory.rglob("*"))
+            before = names(memory)
             # Not even for the name of a matrix: the arena goes back too.
             for left in (MIB, SIDE * SIDE * 8):
                 filling = fill(memory, leave_bytes=left)
                 await refused(store, str(memory))
                 filling.unlink()
-                assert sorted(path.name for path in memory.rglob("*")) == before
+                assert names(memory) == before
             assert await is_right(store, kept)
             assert await is_right(store, await store.fill(VALUES))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import google_crc32c
 import grpc
@@ -71,12 +71,12 @@ class _Watch:
         if self._is_on and not self._timeout.expired():
             self._timeout.reschedule(asyncio.get_running_loop().time() + self._stall_s)
 
-    async def __aenter__(self) -> _Watch:
+    async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()
         self._is_on = True
         return self
 
-    async def __aexit__(self, *raised: Any) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         self._is_on = False
         try:
             await self._timeout.__aexit__(*raised)
