@@ -125,9 +125,10 @@ class Proxy:
                 if not to_client:
                     self.sent_bytes += len(data)
                 if fault := self._due(to_client, done + len(data)):
-                    data = await self._befall(fault, data, done, writers)
-                    if data is None:
+                    changed = await self._befall(fault, data, done, writers)
+                    if changed is None:
                         return
+                    data = changed
                 done += len(data)
                 writer.write(data)
                 await writer.drain()

@@ -29,12 +29,13 @@ class Usage:
 
 def memfd_bytes(pid: int) -> int:
     """Of memory that a process has as files without a name."""
-    total = 0
+    found: dict[int, int] = {}  # By inode: one file may be open twice.
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
             if "memfd:deadheat" in str(entry.readlink()):
-                total += entry.stat().st_blocks * 512
-    return total
+                stat = entry.stat()
+                found[stat.st_ino] = stat.st_blocks * 512
+    return sum(found.values())
 
 
 class Peaks:

@@ -119,7 +119,8 @@ class Catalog:
         matrix = self._matrices.get(matrix_id)
         if matrix is None or (matrix.is_given_up and not matrix.is_pinned):
             raise NotFound(
-                f"matrix {matrix_id!r} is not in the store (never was, given up, or expired)",
+                f"matrix {matrix_id!r} is not in the store (never was, given up, or expired): "
+                "upload it or submit its job again",
                 field="matrix_id",
             )
         matrix.used_s = self.clock()
