@@ -29,13 +29,12 @@ _SERIAL = count()
 
 @dataclass
 class FarCluster:
-    """A scheduler with its store here, one agent that is far away, and maybe one that is not."""
+    """A scheduler with its store here, and one agent that is far away."""
 
     address: str
     scheduler: int
     store: int
     agent: int
-    near_agent: int | None
     #: Between the far agent and the store.
     blocks: Proxy
     namespace: str
@@ -46,6 +45,7 @@ class FarCluster:
         os.kill(self.store, signal.SIGKILL)
         before = self.blocks.target[1]
         port = wait_until(lambda: _other_port(self.address, before), "the next store")
+        assert port
         (self.store,) = children_of(self.scheduler)
         self.blocks = self._running.enter_context(
             proxy(port, listen_port=port, namespace=self.namespace)
@@ -63,7 +63,6 @@ def far_cluster(
     *,
     memory: str = "1GiB",
     agent_memory: str = "1GiB",
-    has_near_agent: bool = False,
 ) -> Iterator[FarCluster]:
     namespace = f"dhf{os.getpid()}-{next(_SERIAL)}"
     with daemons(directory) as found, ExitStack() as running:
@@ -78,20 +77,18 @@ def far_cluster(
         blocks = running.enter_context(
             proxy(store_port, listen_port=store_port, namespace=namespace)
         )
-        near = found.agent(address, "near", 0).pid if has_near_agent else None
         agent = running.enter_context(
             _far_agent(namespace, directory / "far.log", address, agent_memory)
         )
         with Client(address) as client:
-            names = {"far", *(("near",) if has_near_agent else ())}
             wait_until(
-                lambda: {n["name"] for n in client.nodes() if n["state"] == "up"} == names,
+                lambda: {n["name"] for n in client.nodes() if n["state"] == "up"} == {"far"},
                 "the agents",
                 timeout_s=150,
             )
         store = int(str(ready["store_pid"]))
         scheduler = found.started[0].pid
-        yield FarCluster(address, scheduler, store, agent, near, blocks, namespace, running)
+        yield FarCluster(address, scheduler, store, agent, blocks, namespace, running)
 
 
 def _store_port(address: str) -> int:

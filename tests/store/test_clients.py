@@ -166,7 +166,7 @@ def test_a_result_is_read_in_part_and_again_until_it_expires(tmp_path: Path) -> 
                 await asyncio.sleep(0.01)
             found.now += SEALED_TTL_S + 1
             await found.until_free()
-            with pytest.raises(NotFound, match="expired.*again"):
+            with pytest.raises(NotFound, match=r"expired.*again"):
                 await found.get(matrix_id)
 
     asyncio.run(test())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
 
 import google_crc32c
 import grpc
@@ -76,10 +77,15 @@ class _Watch:
         self._is_on = True
         return self
 
-    async def __aexit__(self, *raised: object) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._is_on = False
         try:
-            await self._timeout.__aexit__(*raised)
+            await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
             raise Unavailable(f"nothing moved for {self._stall_s:g} s") from None
 
