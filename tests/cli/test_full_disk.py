@@ -20,7 +20,7 @@ def test_a_result_that_does_not_fit_leaves_what_was_there(tmp_path: Path) -> Non
         with OutputFile(str(path)) as output:
             output.write(np.ones((10, 10)))
         with (
-            pytest.raises(click.ClickException, match="No space left on device: 2.* needed, "),
+            pytest.raises(click.ClickException, match=r"No space left on device: 2.* needed, "),
             OutputFile(str(path)) as output,
         ):
             output.write(np.zeros((512, 512)))

@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.root, needs_namespaces]
 WARM_UP, JOBS, LAST = 550, 850, 150
 #: A descriptor for each tenth job would be a hundred.
 MOST_DESCRIPTORS = 20
-#: A page for each job would be 3.3 MiB. What allocators keep comes and goes: the least counts that a
-#: process has after some batches.
+#: A page for each job would be 3.3 MiB. What allocators keep comes and goes: of several batches the
+#: least counts.
 MOST_BYTES = 5 << 19
 SMALL = np.arange(16.0 * 16).reshape(16, 16)
 #: Past the limit for inline matrices: mapped by the client, streamed to and from the agent.

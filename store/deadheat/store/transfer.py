@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Final, Self
 import google_crc32c
 import grpc
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
-from tenacity.wait import wait_random_exponential
 
 from deadheat.runtime import rpc, wire
 from deadheat.runtime.errors import DataLost, Unavailable
@@ -50,10 +50,14 @@ class _Attempts:
         self._useless += 1
         return self._useless >= MAX_ATTEMPTS
 
+    def _pause_s(self, _: RetryCallState) -> float:
+        longest_s = min(2.0, 0.1 * 2.0**self._useless)
+        return random.uniform(0.0, longest_s)  # noqa: S311 - to spread clients, keeps no secret.
+
     def all(self) -> AsyncRetrying:
         return AsyncRetrying(
             stop=self._is_over,
-            wait=wait_random_exponential(multiplier=0.1, max=2.0),
+            wait=self._pause_s,
             retry=retry_if_exception(_is_passing),
             reraise=True,
         )
