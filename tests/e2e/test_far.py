@@ -44,7 +44,7 @@ def test_what_breaks_on_its_way_to_and_from_an_agent_is_moved_again(tmp_path: Pa
 
 
 def test_blocks_go_while_others_are_in_use_and_results_stay_right(tmp_path: Path) -> None:
-    # The operands of all jobs are 32 MiB, and 16 MiB are room for what four at once need.
+    # The operands of all jobs are 32 MiB; 16 MiB are room for two jobs at once, 6 MiB each.
     jobs = [(integers(512, 512), integers(512, 512)) for _ in range(8)]
     with far_cluster(tmp_path, agent_memory="16MiB") as found, Client(found.address) as client:
         with peaks(found.agent) as peak:
