@@ -62,7 +62,7 @@ class FakeStore:
         self,
         parts: AsyncIterator[pb.MatrixServicePutRequest],
         timeout: float,  # noqa: ASYNC109 - gRPC's argument.
-    ) -> None:
+    ) -> pb.MatrixServicePutResponse:
         if self.put_fault:
             raise self.put_fault
         header = (await anext(parts)).header
@@ -70,6 +70,7 @@ class FakeStore:
         data = b"".join([message.chunk.data async for message in parts])
         rectangle = Rectangle(r.row_start, r.row_stop, r.column_start, r.column_stop)
         self.put.setdefault(header.matrix_id, []).append((rectangle, data))
+        return pb.MatrixServicePutResponse(received_bytes=len(data))
 
     async def _answer(
         self, request: pb.MatrixServiceGetRequest

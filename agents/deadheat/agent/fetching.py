@@ -58,7 +58,7 @@ async def fetched(
                 into,
                 done=arrived,
                 on_arrived=note,
-                stall_limit_s=PEER_PATIENCE_S,
+                stall_s=PEER_PATIENCE_S,
             )
         except Exception as error:  # noqa: BLE001 - no fault of a peer is one of the sub-task.
             log.debug(

@@ -47,7 +47,9 @@ class OutputFile:
         try:
             with os.fdopen(self._descriptor, "wb") as file:
                 self._descriptor = -1
-                file.write(header_bytes(array.shape, array.dtype))
+                header = header_bytes(array.shape, array.dtype)
+                self._reserve(file.fileno(), len(header) + array.nbytes)
+                file.write(header)
                 file.flush()
                 array.tofile(file)
             umask = os.umask(0)
@@ -56,6 +58,21 @@ class OutputFile:
             self._part.replace(self.path)
         except OSError as error:
             raise click.ClickException(f"-o {self.path}: {error.strerror or error}") from None
+
+    def _reserve(self, descriptor: int, size_bytes: int) -> None:
+        """Room for all of it first: NumPy does not say why it wrote only a part."""
+        from deadheat.runtime.units import format_bytes
+
+        try:
+            os.posix_fallocate(descriptor, 0, size_bytes)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                return  # This file system cannot promise; writing will tell.
+            left = os.fstatvfs(descriptor)
+            raise click.ClickException(
+                f"-o {self.path}: {error.strerror}: {format_bytes(size_bytes)} needed, "
+                f"{format_bytes(left.f_bavail * left.f_frsize)} free"
+            ) from None
 
     def __enter__(self) -> Self:
         return self

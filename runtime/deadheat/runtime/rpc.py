@@ -8,6 +8,7 @@ from typing import Any, Final, NoReturn, cast
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -185,13 +186,28 @@ def to_status(error: errors.DeadheatError) -> grpc.Status:
 def from_rpc_error(error: grpc.RpcError, *, doing: str) -> errors.DeadheatError:
     """The DeadheatError that a failed call stands for; `doing` says what was tried."""
     call = cast("grpc.Call", error)
-    rich = rpc_status.from_call(call)
-    for detail in rich.details if rich else ():
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info) and info.domain == _DOMAIN:
-            return errors.from_code(info.reason, rich.message, field=info.metadata["field"])
+    if said := _said_by_us(call):
+        info, message = said
+        return errors.from_code(info.reason, message, field=info.metadata["field"])
     kind = _BY_STATUS.get(call.code(), errors.ClusterError)
     return kind(f"{doing}: {call.details() or call.code().name}")
+
+
+def is_said_by_us(error: grpc.RpcError) -> bool:
+    """Whether the other end refused the call itself, and not gRPC or the network between."""
+    return _said_by_us(cast("grpc.Call", error)) is not None
+
+
+def _said_by_us(call: grpc.Call) -> tuple[error_details_pb2.ErrorInfo, str] | None:
+    try:
+        rich = rpc_status.from_call(call)
+        for detail in rich.details if rich else ():
+            info = error_details_pb2.ErrorInfo()
+            if detail.Unpack(info) and info.domain == _DOMAIN:
+                return info, rich.message
+    except (ValueError, DecodeError):
+        pass  # What came does not fit together: it was damaged on its way.
+    return None
 
 
 @contextmanager

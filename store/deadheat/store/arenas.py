@@ -142,14 +142,14 @@ class ArenaPool:
         self._serial += 1
         path = self.directory / f"arena-{self._serial}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = _opened(path, flags)
         try:
             self._reserve(descriptor, 0, size_bytes)
+            reader = _opened(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except LimitReached:
             os.close(descriptor)
             path.unlink()
             raise
-        reader = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         return Arena(path, descriptor, reader, size_bytes)
 
     def _reserve(self, descriptor: int, start: int, size_bytes: int) -> None:
@@ -169,3 +169,12 @@ class ArenaPool:
     def _unlink(arena: Arena) -> None:
         arena.path.unlink(missing_ok=True)
         arena.close()
+
+
+def _opened(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOSPC):
+            raise
+        raise LimitReached(f"cannot open {path}: {error.strerror}") from None

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, assert_never
@@ -118,7 +119,8 @@ class Catalog:
         matrix = self._matrices.get(matrix_id)
         if matrix is None or (matrix.is_given_up and not matrix.is_pinned):
             raise NotFound(
-                f"matrix {matrix_id!r} is not in the store (never was, given up, or expired)",
+                f"matrix {matrix_id!r} is not in the store (never was, given up, or expired): "
+                "upload it or submit its job again",
                 field="matrix_id",
             )
         matrix.used_s = self.clock()
@@ -150,16 +152,20 @@ class Catalog:
 
     def add(self, matrix: Matrix) -> None:
         matrix.used_s = self.clock()
+        self.save(matrix)
         self._matrices[matrix.id] = matrix
         if matrix.request_id:
             self._requests[matrix.request_id] = matrix.id
-        self.save(matrix)
 
     def seal(self, matrix: Matrix) -> None:
         """From here on everybody reads it and nobody writes it. The sidecar's rename decides."""
         matrix.is_sealed = True
+        try:
+            self.save(matrix)
+        except LimitReached:
+            matrix.is_sealed = False  # Whoever makes room may seal it yet.
+            raise
         matrix.uploads.clear()
-        self.save(matrix)
 
     def release(self, holder: str) -> list[Matrix]:
         """Ends all that `holder` holds; returns what is now free to go."""
@@ -167,7 +173,7 @@ class Catalog:
             if holder in matrix.holders:
                 matrix.holders.discard(holder)
                 matrix.used_s = self.clock()
-                self.save(matrix)
+                self.save_if_possible(matrix)
         return self.reclaimable()
 
     def reclaimable(self) -> list[Matrix]:
@@ -199,7 +205,11 @@ class Catalog:
         """The file is complete and takes over; the caller frees the old room."""
         old, old_sidecar = matrix.place, self._sidecar(matrix)
         matrix.place = place
-        self.save(matrix)
+        try:
+            self.save(matrix)
+        except LimitReached:
+            matrix.place = old
+            raise
         old_sidecar.unlink(missing_ok=True)
         return old
 
@@ -221,7 +231,14 @@ class Catalog:
         in_memory = isinstance(matrix.place, InMemory)
         return (self.pool.directory if in_memory else self.disk) / f"{matrix.id}.json"
 
+    def save_if_possible(self, matrix: Matrix) -> None:
+        """For what must go on even if nothing can be written: a successor would know too much of
+        this matrix, and keep it until it expires."""
+        with suppress(LimitReached):
+            self.save(matrix)
+
     def save(self, matrix: Matrix) -> None:
+        """Raises LimitReached if there is no room for it; what was known before stays known."""
         place = matrix.place
         entry: dict[str, object] = {
             "id": matrix.id,
@@ -245,8 +262,12 @@ class Catalog:
                 assert_never(place)
         sidecar = self._sidecar(matrix)
         part = sidecar.with_suffix(".part")
-        part.write_text(json.dumps(entry))
-        part.replace(sidecar)
+        try:
+            part.write_text(json.dumps(entry))
+            part.replace(sidecar)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise LimitReached(f"cannot write {sidecar}: {error.strerror}") from None
 
     def rebuild(self) -> list[str]:
         """Reads the sidecars that a store before us left; returns what was dropped and why."""

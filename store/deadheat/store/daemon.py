@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -186,8 +187,17 @@ def _parse(arguments: list[str] | None) -> StoreOptions:
     )
 
 
+def _raise_descriptor_limit() -> None:
+    """Each matrix in memory has two descriptors; the usual 1,024 are for programs that use select,
+    and whoever may have more has to ask."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main(arguments: list[str] | None = None) -> int:
     logs.configure()
+    _raise_descriptor_limit()
     try:
         asyncio.run(serve(_parse(arguments)))
     except DeadheatError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -92,7 +93,13 @@ class Store:
             is_durable=durable,
             holders={holder} if holder else set(),
         )
-        self.catalog.add(matrix)
+        try:
+            self.catalog.add(matrix)
+        except LimitReached:
+            await self._free(matrix.place)
+            async with self._blocking:  # What nobody uses may be what fills it.
+                await asyncio.to_thread(self.pool.drop_free)
+            raise
         return matrix
 
     async def adopt(
@@ -124,8 +131,12 @@ class Store:
             request_id=request_id,
             is_sealed=True,
         )
-        self.catalog.check_new(matrix.id)
-        self.catalog.add(matrix)
+        try:
+            self.catalog.check_new(matrix.id)
+            self.catalog.add(matrix)
+        except LimitReached:
+            os.close(descriptor)
+            raise
         return matrix
 
     async def _take_arena(self, size_bytes: int) -> Arena:
@@ -184,7 +195,7 @@ class Store:
         """Its owner does not want it any more. Unknown ids are fine: it is gone already."""
         if matrix := self.catalog.find(matrix_id):
             matrix.is_given_up = True
-            self.catalog.save(matrix)
+            self.catalog.save_if_possible(matrix)
             self.reclaim_soon()
 
     def release(self, holder: str) -> None:
@@ -254,7 +265,11 @@ class Store:
         arena = matrix.place.arena
         place = await asyncio.to_thread(_write_npy, path, matrix.type, arena.reader, durable)
         self._mappings.pop(matrix.id, None)
-        old = self.catalog.move_to_disk(matrix, place)
+        try:
+            old = self.catalog.move_to_disk(matrix, place)
+        except LimitReached:
+            path.unlink(missing_ok=True)
+            raise
         await asyncio.to_thread(self.catalog.free, old)
         log.info(
             "spilled a matrix to disk",
@@ -271,8 +286,10 @@ class Store:
                 self._mappings.pop(matrix.id, None)
                 await self._free(self.catalog.remove(matrix))
             elif in_memory and matrix.is_sealed and time.monotonic() < deadline:
-                async with self._blocking:
-                    await self._spill(matrix, durable=False)
+                # One that does not fit on the disk stays; smaller ones may fit yet.
+                with suppress(LimitReached):
+                    async with self._blocking:
+                        await self._spill(matrix, durable=False)
         async with self._blocking:
             await asyncio.to_thread(self.pool.drop_free)
         left = [matrix for matrix in self.catalog if isinstance(matrix.place, InMemory)]

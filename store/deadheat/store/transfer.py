@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Final
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
 
 import google_crc32c
 import grpc
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from deadheat.runtime import rpc, wire
 from deadheat.runtime.errors import DataLost, Unavailable
@@ -20,9 +22,11 @@ from deadheat.v1 import matrix_pb2 as pb
 if TYPE_CHECKING:
     from deadheat.v1.matrix_pb2_grpc import MatrixServiceAsyncStub
 
-#: A broken transfer goes on where it stopped, so often; then its error stands.
+#: A broken transfer goes on where it stopped, so often without getting further; then its error
+#: stands.
 MAX_ATTEMPTS: Final = 6
-#: A transfer in which nothing arrives for so long is broken.
+#: A transfer in which nothing arrives for so long is broken. Longer than gRPC's keepalive takes to
+#: notice a connection that is gone, so that the next attempt finds a new one.
 STALL_LIMIT_S: Final = 20.0
 
 
@@ -30,13 +34,82 @@ def _is_passing(error: BaseException) -> bool:
     return isinstance(error, (Unavailable, DataLost))
 
 
-def _attempts() -> AsyncRetrying:
-    return AsyncRetrying(
-        stop=stop_after_attempt(MAX_ATTEMPTS),
-        wait=wait_random_exponential(multiplier=0.1, max=2.0),
-        retry=retry_if_exception(_is_passing),
-        reraise=True,
-    )
+class _Attempts:
+    """The attempts of one transfer. Those after which more was there than before do not count: on a
+    bad network a large matrix comes in many pieces."""
+
+    def __init__(self) -> None:
+        self._useless = 0
+        self._furthest = 0
+
+    def is_at(self, done: int) -> None:
+        if done > self._furthest:
+            self._useless, self._furthest = 0, done
+
+    def _is_over(self, _: RetryCallState) -> bool:
+        self._useless += 1
+        return self._useless >= MAX_ATTEMPTS
+
+    def _pause_s(self, _: RetryCallState) -> float:
+        longest_s = min(2.0, 0.1 * 2.0**self._useless)
+        return random.uniform(0.0, longest_s)  # noqa: S311 - to spread clients, keeps no secret.
+
+    def all(self) -> AsyncRetrying:
+        return AsyncRetrying(
+            stop=self._is_over,
+            wait=self._pause_s,
+            retry=retry_if_exception(_is_passing),
+            reraise=True,
+        )
+
+
+class _Watch:
+    """Ends what it watches when there has been no progress for a while."""
+
+    def __init__(self, stall_s: float) -> None:
+        self._stall_s = stall_s
+        self._timeout = asyncio.timeout(stall_s)
+        self._is_on = False
+
+    def progress(self) -> None:
+        # Who reads our chunks may ask for one more when all is over.
+        if self._is_on and not self._timeout.expired():
+            self._timeout.reschedule(asyncio.get_running_loop().time() + self._stall_s)
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        self._is_on = True
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._is_on = False
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise Unavailable(f"nothing moved for {self._stall_s:g} s") from None
+
+
+@contextmanager
+def _translated(doing: str, matrix_id: str) -> Iterator[None]:
+    """Whatever the other end did not say itself befell the connection: a bit that flipped in a
+    frame or in a message has no status of its own. Such a transfer may succeed next time."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        found = rpc.from_rpc_error(error, doing=f"{doing} matrix {matrix_id}")
+        if not rpc.is_said_by_us(error):
+            found = Unavailable(found.message)
+        raise found from None
+    except asyncio.CancelledError:
+        _raise_if_closed(matrix_id)
+        raise
+    except grpc.aio.UsageError:  # It was closed before.
+        raise _closed(matrix_id) from None
 
 
 async def get(
@@ -47,6 +120,7 @@ async def get(
     *,
     done: int = 0,
     on_arrived: Callable[[int], bool] = lambda _: True,
+    stall_s: float = STALL_LIMIT_S,
 ) -> int:
     """Reads a rectangle into `into`, row-major without gaps; returns the bytes that were moved.
 
@@ -54,15 +128,20 @@ async def get(
     returns whether to go on.
     """
     first = done
+    attempts = _Attempts()
 
     def note(position: int) -> bool:
         nonlocal done
         done = position
-        return on_arrived(position)
+        attempts.is_at(done)
+        return on_arrived(done)
 
-    async for attempt in _attempts():
+    async for attempt in attempts.all():
         with attempt:
-            await get_once(stub, matrix_id, rectangle, into, done=done, on_arrived=note)
+            attempts.is_at(done)
+            await get_once(
+                stub, matrix_id, rectangle, into, done=done, on_arrived=note, stall_s=stall_s
+            )
     return done - first
 
 
@@ -74,43 +153,39 @@ async def get_once(
     *,
     done: int,
     on_arrived: Callable[[int], bool],
-    stall_limit_s: float = STALL_LIMIT_S,
+    stall_s: float = STALL_LIMIT_S,
 ) -> None:
     """Like `get`, but whatever goes wrong is raised at once. What `on_arrived` was told of has come
     and is right all the same."""
     request = pb.MatrixServiceGetRequest(
         matrix_id=matrix_id, rectangle=wire.rectangle_to_wire(rectangle), offset=done
     )
-    clock = asyncio.get_running_loop().time
-    try:
-        async with asyncio.timeout(stall_limit_s) as stalled:
+    with _translated("reading", matrix_id):
+        async with _Watch(stall_s) as watch:
             call = stub.Get(request, timeout=_deadline_s(len(into)))
             async for response in call:
-                stalled.reschedule(clock() + stall_limit_s)
-                chunk = response.chunk
-                end = chunk.offset + len(chunk.data)
-                if chunk.offset != done or end > len(into):
-                    raise DataLost(f"chunk at {chunk.offset} came where {done} was next")
-                if google_crc32c.value(chunk.data) != chunk.crc32c:
-                    raise DataLost(f"the chunk at offset {done} does not match its checksum")
+                chunk = _checked(response, done, len(into))
+                end = done + len(chunk.data)
                 into[done:end] = chunk.data
                 done = end
+                watch.progress()
                 if not on_arrived(done):
                     call.cancel()
                     return
-    except TimeoutError:
-        raise Unavailable(
-            f"reading matrix {matrix_id}: nothing came for {stall_limit_s:g} s"
-        ) from None
-    except grpc.RpcError as error:
-        raise rpc.from_rpc_error(error, doing=f"reading matrix {matrix_id}") from None
-    except asyncio.CancelledError:
-        _raise_if_closed(matrix_id)
-        raise
-    except grpc.aio.UsageError:  # It was closed before.
-        raise _closed(matrix_id) from None
-    if done < len(into):
-        raise DataLost(f"matrix {matrix_id} ended after {done} of {len(into)} bytes")
+        if done < len(into):
+            raise DataLost(f"matrix {matrix_id} ended after {done} of {len(into)} bytes")
+
+
+def _checked(response: pb.MatrixServiceGetResponse | None, done: int, size: int) -> pb.Chunk:
+    """The chunk of an answer; raises DataLost if it is not the one that is next, unharmed."""
+    if response is None:  # gRPC's word for a message that cannot be parsed.
+        raise DataLost(f"what came at offset {done} is no chunk")
+    chunk = response.chunk
+    if chunk.offset != done or done + len(chunk.data) > size:
+        raise DataLost(f"chunk at {chunk.offset} came where {done} was next")
+    if google_crc32c.value(chunk.data) != chunk.crc32c:
+        raise DataLost(f"the chunk at offset {done} does not match its checksum")
+    return chunk
 
 
 async def put(
@@ -119,32 +194,36 @@ async def put(
     upload_id: str,
     rectangle: Rectangle,
     source: Region,
+    *,
+    stall_s: float = STALL_LIMIT_S,
 ) -> int:
     """Writes a rectangle from `source`; returns the bytes that were moved."""
     moved = 0
     start = 0
-    async for attempt in _attempts():
-        with attempt:
-            try:
-                if attempt.retry_state.attempt_number > 1:
-                    stat = pb.MatrixServiceStatRequest(matrix_id=matrix_id, upload_id=upload_id)
+    attempts = _Attempts()
+    async for attempt in attempts.all():
+        with attempt, _translated("writing", matrix_id):
+            if attempt.retry_state.attempt_number > 1:
+                stat = pb.MatrixServiceStatRequest(matrix_id=matrix_id, upload_id=upload_id)
+                async with _Watch(stall_s):
                     answer = await stub.Stat(stat, timeout=rpc.CALL_TIMEOUT_S)
-                    start = answer.received_bytes
-                header = pb.PutHeader(
-                    matrix_id=matrix_id,
-                    upload_id=upload_id,
-                    rectangle=wire.rectangle_to_wire(rectangle),
-                    offset=start,
+                start = min(answer.received_bytes if answer else 0, source.size_bytes)
+                attempts.is_at(start)
+            header = pb.PutHeader(
+                matrix_id=matrix_id,
+                upload_id=upload_id,
+                rectangle=wire.rectangle_to_wire(rectangle),
+                offset=start,
+            )
+            moved += source.size_bytes - start
+            async with _Watch(stall_s) as watch:
+                parts = _parts(header, source, watch.progress)
+                done = await stub.Put(parts, timeout=_deadline_s(source.size_bytes))
+            received = done.received_bytes if done else 0
+            if received < source.size_bytes:
+                raise DataLost(
+                    f"matrix {matrix_id}: {received} of {source.size_bytes} bytes arrived"
                 )
-                moved += source.size_bytes - start
-                await stub.Put(_parts(header, source), timeout=_deadline_s(source.size_bytes))
-            except grpc.RpcError as error:
-                raise rpc.from_rpc_error(error, doing=f"writing matrix {matrix_id}") from None
-            except asyncio.CancelledError:
-                _raise_if_closed(matrix_id)
-                raise
-            except grpc.aio.UsageError:  # It was closed before.
-                raise _closed(matrix_id) from None
     return moved
 
 
@@ -160,11 +239,14 @@ def _closed(matrix_id: str) -> Unavailable:
     return Unavailable(f"the channel was closed while matrix {matrix_id} was moved")
 
 
-async def _parts(header: pb.PutHeader, source: Region) -> AsyncIterator[pb.MatrixServicePutRequest]:
+async def _parts(
+    header: pb.PutHeader, source: Region, on_taken: Callable[[], None]
+) -> AsyncIterator[pb.MatrixServicePutRequest]:
     yield pb.MatrixServicePutRequest(header=header)
     for offset in range(header.offset, source.size_bytes, rpc.CHUNK_BYTES):
         data = source.read(offset, rpc.CHUNK_BYTES)
         chunk = pb.Chunk(offset=offset, data=data, crc32c=google_crc32c.value(data))
+        on_taken()
         yield pb.MatrixServicePutRequest(chunk=chunk)
 
 

@@ -1,8 +1,8 @@
 """A sub-task's panels as the agent's executor would cut them, for one thread.
 
-The same rules as the executor's (bands of whole rows, an eighth of what is left, from 1024 x 1024
-down to 256 x 256, a limit on a panel's work), but laid down at once: one thread takes panels in
-their order, so nothing of it depends on time until a part is given away.
+The same rules as the executor's (bands of whole rows, a third of what is left, from 2048 x 2048
+down to 256 x 256, limits on a panel's work and time), but laid down at once: one thread takes
+panels in their order, so nothing of it depends on time until a part is given away.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ import numpy.typing as npt
 
 from deadheat.runtime.programs import Rectangle
 
-MAX_AREA: Final = 1024 * 1024
-MIN_AREA: Final = 256 * 256
-MAX_PANEL_FLOPS: Final = 2e10
+MAX_AREA: Final = 2048 * 2048
+MIN_SIDE: Final = 256
+MIN_AREA: Final = MIN_SIDE**2
+MAX_PANEL_FLOPS: Final = 4e10
 MAX_PANEL_S: Final = 0.4
-PANELS_LEFT: Final = 8
+PANELS_LEFT: Final = 3
+LAST_PART: Final = 0.05
+LAST_PANEL: Final = 0.01
 GRAIN: Final = 16
 #: A sub-task of more is simulated in larger panels: memory and time of a simulation are bounded.
 MAX_PANELS: Final = 4096
@@ -75,7 +78,7 @@ def largest_area(flops_per_element: float, area: int, predicted_s: float) -> flo
 @lru_cache(maxsize=4096)
 def lay_out(rows: int, columns: int, most: float, highest: int = ANY_HEIGHT) -> Layout:
     """The panels of a whole rectangle, in bands no higher than `highest`."""
-    return _lay_out(0, 0, 0, 0, rows, columns, most, highest)
+    return _lay_out(0, 0, 0, 0, rows, columns, rows * columns, most, highest)
 
 
 def _lay_out(
@@ -85,19 +88,19 @@ def _lay_out(
     stop: int,
     row_stop: int,
     columns: int,
+    area: int,
     most: float,
     highest: int,
 ) -> Layout:
-    """What is left of a band (from `left` to `stop`), and the rows below it."""
+    """What is left of a band (from `left` to `stop`), and the rows below it. `area` is that of the
+    sub-task as it was assigned."""
     panels: list[Panel] = []
     areas: list[int] = [0]
-    least = min(most, MIN_AREA)
     while True:
         height = bottom - top
         while left < stop:
             rest = stop - left
-            share = ((row_stop - bottom) * columns + rest * height) / PANELS_LEFT
-            side = max(GRAIN, int(min(most, max(share, least)) ** 0.5))
+            side = _side((row_stop - bottom) * columns + rest * height, area, most)
             width = _up(max(1, side * side // height))
             count = max(1, round(rest / width))
             width = min(rest, _up(-(-rest // count)))
@@ -107,10 +110,11 @@ def _lay_out(
         rows_left = row_stop - bottom
         if rows_left <= 0:
             return Layout(panels, list(accumulate(areas)))
-        side = max(GRAIN, int(min(most, max(rows_left * columns / PANELS_LEFT, least)) ** 0.5))
-        height = min(rows_left, highest, _up(max(min(side, rows_left // 2), min(256, side))))
-        if rows_left - height < GRAIN:
+        side = _side(rows_left * columns, area, most)
+        height = min(rows_left, _up(max(min(side, rows_left // 2), min(MIN_SIDE, side))))
+        if rows_left - height < MIN_SIDE // 2:
             height = rows_left
+        height = min(height, highest)
         top, bottom, left, stop = bottom, bottom + height, 0, columns
 
 
@@ -156,12 +160,20 @@ def release(
         released.append(home.with_rows(home.row_start + row, home.row_start + row_stop))
     if not released:
         return released, layout
-    tail = _lay_out(top, bottom, right, cut, row, columns, most, highest)
+    tail = _lay_out(top, bottom, right, cut, row, columns, home.area, most, highest)
     before = layout.areas[started]
     return released, Layout(
         [*layout.panels[:started], *tail.panels],
         [*layout.areas[:started], *(before + area for area in tail.areas)],
     )
+
+
+def _side(area_left: int, area: int, most: float) -> int:
+    """The side of a square panel that suits what is left."""
+    share = area_left / PANELS_LEFT
+    if area_left <= LAST_PART * area:
+        share = min(share, LAST_PANEL * area)
+    return max(GRAIN, int(min(most, max(share, min(most, MIN_AREA))) ** 0.5))
 
 
 def _up(size: int) -> int:

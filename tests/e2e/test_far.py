@@ -1,0 +1,103 @@
+"""A cluster whose agent streams every block, over a network that breaks and in little memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.conftest import TWO_AGENTS
+from tests.e2e.far import far_cluster
+from tests.e2e.networks import needs_namespaces
+from tests.e2e.usage import Usage, peaks
+from tests.proxies import Fault
+
+from deadheat.client import Client, LimitReached, LocalCluster
+
+pytestmark = [pytest.mark.root, needs_namespaces]
+
+RNG = np.random.default_rng(23)
+MIB = 1 << 20
+
+
+def integers(rows: int, columns: int) -> np.ndarray:
+    """Of which products are exact in float64, whatever the order of summation."""
+    return RNG.integers(-8, 9, (rows, columns)).astype(np.float64)
+
+
+def test_what_breaks_on_its_way_to_and_from_an_agent_is_moved_again(tmp_path: Path) -> None:
+    a, b = integers(1500, 1000), integers(1000, 1400)
+    with far_cluster(tmp_path) as found, Client(found.address) as client:
+        faults = [
+            Fault("reset", 3 * MIB),
+            Fault("flip", 2 * MIB + 55),
+            Fault("truncate", 2 * MIB),
+            Fault("reset", 3 * MIB, to_client=False),
+            Fault("flip", 2 * MIB + 55, to_client=False),
+            Fault("truncate", 2 * MIB, to_client=False),
+        ]
+        found.blocks.add(*faults)
+        for _ in range(3):
+            assert np.array_equal(client.submit_matmul(a, b).result(60), a @ b)
+            a = a + 1
+        assert all(fault.happened.is_set() for fault in faults)
+
+
+def test_blocks_go_while_others_are_in_use_and_results_stay_right(tmp_path: Path) -> None:
+    # The operands of all jobs are 32 MiB; 16 MiB are room for two jobs at once, 6 MiB each.
+    jobs = [(integers(512, 512), integers(512, 512)) for _ in range(8)]
+    with far_cluster(tmp_path, agent_memory="16MiB") as found, Client(found.address) as client:
+        with peaks(found.agent) as peak:
+            for start in range(0, len(jobs), 2):
+                some = jobs[start : start + 2]
+                running = [client.submit_matmul(a, b) for a, b in some]
+                for job, (a, b) in zip(running, some):
+                    assert np.array_equal(job.result(60), a @ b)
+            a, b = jobs[0]  # Its blocks have gone long since.
+            assert np.array_equal(client.submit_matmul(a, b).result(60), a @ b)
+        assert 0 < peak.memfd[found.agent] <= 16 * MIB
+
+
+def test_what_passes_through_the_cluster_is_not_in_the_schedulers_memory(tmp_path: Path) -> None:
+    big, thin = np.ones((4096, 8192)), np.ones((8192, 64))  # 256 MiB.
+    with far_cluster(tmp_path) as found, Client(found.address) as client:
+        _passes_by(found.scheduler, client, big, thin)
+
+
+def test_what_is_mapped_is_not_in_the_schedulers_memory() -> None:
+    big, thin = np.ones((8192, 8192)), np.ones((8192, 64))  # 512 MiB.
+    with LocalCluster(TWO_AGENTS[:1]) as cluster, Client(cluster.address) as client:
+        _passes_by(cluster.scheduler.pid, client, big, thin)
+
+
+def _passes_by(scheduler: int, client: Client, big: np.ndarray, thin: np.ndarray) -> None:
+    before = Usage.of(scheduler).anonymous_bytes
+    with peaks(scheduler) as peak:
+        result = client.submit_matmul(big, thin).result(90)
+    assert (result == big.shape[1]).all()
+    assert peak.anonymous[scheduler] - before < 64 * MIB
+
+
+def test_what_does_not_fit_into_any_memory_is_refused_by_name_and_the_next_is_served(
+    tmp_path: Path,
+) -> None:
+    a, b = integers(4096, 1024), integers(1024, 512)  # 32 MiB of operands and 16 of result.
+    with far_cluster(tmp_path, agent_memory="24MiB") as found, Client(found.address) as client:
+        with pytest.raises(LimitReached, match="far/cpu, has 25165824 bytes"):
+            client.submit_matmul(a, b)
+        assert np.array_equal(client.submit_matmul(a[:512], b).result(60), a[:512] @ b)
+
+
+def test_a_store_that_is_killed_while_blocks_stream_costs_no_wrong_element(tmp_path: Path) -> None:
+    a, b = integers(2400, 1600), integers(1600, 1000)
+    with far_cluster(tmp_path) as found, Client(found.address) as client:
+        for to_client in (True, False):
+            # It is killed in mid-stream: what moves is held back until that is done.
+            stall = Fault("stall", 4 * MIB, to_client=to_client)
+            found.blocks.add(stall)
+            job = client.submit_matmul(a, b)
+            assert stall.happened.wait(30)
+            stalled = found.blocks
+            found.kill_store()
+            stalled.release()
+            assert np.array_equal(job.result(90), a @ b)
