@@ -19,8 +19,9 @@ from deadheat.agent import calibration
 from deadheat.agent.blocks import Blocks
 from deadheat.agent.cache import BlockCache
 from deadheat.agent.executors.link import ExecutorLink
-from deadheat.agent.probes import procfs
+from deadheat.agent.probes import cards, procfs
 from deadheat.agent.probes.cpu import CpuProbe
+from deadheat.agent.probes.gpus import Gpus
 from deadheat.agent.probes.nvml import NvmlProbe
 from deadheat.agent.probes.sampler import Sampler
 from deadheat.agent.session import Session
@@ -104,6 +105,7 @@ class Daemon:
         found = await notify.while_extending("starting the executor", self.executor.start())
         points = await notify.while_extending("calibrating", self._calibration(found))
         gpus = await asyncio.to_thread(self.nvml.first, NVML_FIRST_ANSWER_S)
+        self._say_missing(gpus)
         names = {gpu.uuid: f"{self.settings.name}/gpu{k}" for k, gpu in enumerate(gpus.devices)}
         registration = self._registration(points, names)
         self.session = Session(self.settings, registration, self.blocks, self.executor.keep_open)
@@ -124,6 +126,13 @@ class Daemon:
             await asyncio.to_thread(self.sampler.stop)
             await self.session.close()
             await self.executor.stop()
+
+    def _say_missing(self, gpus: Gpus) -> None:
+        """No silent fall-back to the CPU: whoever counts on a GPU shall see why there is none."""
+        in_container = bool(cards.container(os.environ))
+        bus = cards.on_the_bus()
+        if text := cards.missing(gpus, bus, os.environ, in_container=in_container):
+            log.error(f"GPUs are missing: {text}", extra=logs.keys("gpu"))
 
     async def _calibration(self, ready: local_pb2.ExecutorReady) -> list[pb.SpeedPoint]:
         fingerprint = calibration.Fingerprint.of(ready.threads, ready.library)
