@@ -20,17 +20,18 @@ def examine(environment: Mapping[str, str], on_the_bus: tuple[str, ...]) -> Iter
     probe = NvmlProbe()
     found = probe.first(FIRST_ANSWER_S)
     probe.stop()
-    yield from judge(found, environment, on_the_bus)
+    in_container = bool(cards.container(environment))
+    yield from judge(found, environment, on_the_bus, in_container=in_container)
 
 
 def judge(
-    found: Gpus, environment: Mapping[str, str], on_the_bus: tuple[str, ...]
+    found: Gpus, environment: Mapping[str, str], on_the_bus: tuple[str, ...], *, in_container: bool
 ) -> Iterator[Finding]:
-    is_container = bool(cards.container(environment))
+    """What to say of them, given what should be there."""
     yield from (_finding(gpu) for gpu in found.devices)
-    if text := cards.missing(found, on_the_bus, environment, in_container=is_container):
+    if text := cards.missing(found, on_the_bus, environment, in_container=in_container):
         advice = "load or reinstall the driver; the agent does not use the CPU in a GPU's place"
-        if is_container:
+        if in_container:
             advice = "start the container with its GPUs (docker: --gpus all)"
         yield Finding("gpus missing", "bad", text, advice)
     elif found.problem and found.devices:
