@@ -46,7 +46,8 @@ def test_a_gpu_that_goes_in_mid_job_disturbs_neither_job_nor_node(driver: Stub, 
         LocalCluster([{"cpus": [CORES[0]], "name": "n"}]) as cluster,
         Client(cluster.address) as client,
     ):
-        found = wait_until(lambda: gpu(client) if gpu(client)["busy"] else None, "its load")
+        wait_until(lambda: gpu(client)["busy"], "its load")
+        found = gpu(client)
         assert (found["kind"], found["model"], found["busy"]) == ("gpu", "NVIDIA H100", 0.37)
         assert found["foreign"] == 0.37
         job = client.submit_matmul(a, b)

@@ -68,6 +68,12 @@ def test_memory_limits_in_version_2(tmp_path: Path) -> None:
     assert (found.limit_bytes, found.free_bytes) == (900_000_000, 0)
 
 
+def test_what_may_still_be_taken_is_the_machines_or_the_groups(tmp_path: Path) -> None:
+    pod, laptop = plant("pod", tmp_path / "pod"), plant("laptop", tmp_path / "laptop")
+    assert limits(pod).memory_available_bytes(7) == GIB - 950_000_000
+    assert limits(laptop).memory_available_bytes(7) == 9_000_000 * 1024
+
+
 @pytest.mark.parametrize("name", ["laptop", "big_little"])
 def test_no_limit_is_none(tmp_path: Path, name: str) -> None:
     assert limits(plant(name, tmp_path)).memory(7) is None

@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
 from deadheat.agent import calibration
 from deadheat.agent.blocks import Blocks
 from deadheat.agent.cache import BlockCache
@@ -22,6 +20,7 @@ from deadheat.agent.executors.link import ExecutorLink
 from deadheat.agent.probes import cards, procfs
 from deadheat.agent.probes.cpu import CpuProbe
 from deadheat.agent.probes.gpus import Gpus
+from deadheat.agent.probes.limits import Limits
 from deadheat.agent.probes.nvml import NvmlProbe
 from deadheat.agent.probes.sampler import Sampler
 from deadheat.agent.session import Session
@@ -70,7 +69,7 @@ class Daemon:
         )
         memory = settings.memory_bytes
         if memory is None:
-            memory = int(psutil.virtual_memory().available * DEFAULT_MEMORY_SHARE)
+            memory = int(Limits().memory_available_bytes(os.getpid()) * DEFAULT_MEMORY_SHARE)
         self.memory_bytes = memory
         self.blocks = Blocks(BlockCache(memory))
         self.subtasks = Subtasks(self.blocks, self._tell)

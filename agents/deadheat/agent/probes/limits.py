@@ -45,6 +45,7 @@ class Limits:
     """Reads the same trees as Cgroups."""
 
     def __init__(self, root: Path = CGROUPS, proc: Path = procfs.PROC) -> None:
+        self._proc = proc
         self._cgroups = Cgroups(root, proc)
 
     def memory(self, pid: int) -> MemoryLimit | None:
@@ -52,6 +53,12 @@ class Limits:
         is_unified, levels = self._cgroups.levels(pid, "memory")
         found = [limit for one in levels if (limit := _memory(one, is_unified=is_unified))]
         return min(found, key=lambda limit: limit.free_bytes, default=None)
+
+    def memory_available_bytes(self, pid: int) -> int:
+        """What a process may still take: what the machine has, or less where a level says so."""
+        _, available = procfs.memory_bytes(self._proc)
+        limit = self.memory(pid)
+        return min(available, limit.free_bytes) if limit else available
 
     def throttling(self, pid: int) -> Throttling | None:
         """None where no level has a quota, or the kernel does not count."""
