@@ -55,6 +55,7 @@ OURS = (
     Case("command", "command", 2),
     Case("small", "small", 8),
     Case("latency", "latency", 15),
+    Case("sampling", "sampling", 10),
     Case("dead_heat", "dead_heat", 85),
 )
 PLANNER = (

@@ -13,15 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
 from deadheat.agent import calibration
 from deadheat.agent.blocks import Blocks
 from deadheat.agent.cache import BlockCache
 from deadheat.agent.executors.link import ExecutorLink
 from deadheat.agent.peers import Peers
-from deadheat.agent.probes import procfs
+from deadheat.agent.probes import cards, procfs
 from deadheat.agent.probes.cpu import CpuProbe
+from deadheat.agent.probes.gpus import Gpus
+from deadheat.agent.probes.limits import Limits
 from deadheat.agent.probes.nvml import NvmlProbe
 from deadheat.agent.probes.sampler import Sampler
 from deadheat.agent.service import PeerServer
@@ -71,7 +71,7 @@ class Daemon:
         )
         memory = settings.memory_bytes
         if memory is None:
-            memory = int(psutil.virtual_memory().available * DEFAULT_MEMORY_SHARE)
+            memory = int(Limits().memory_available_bytes(os.getpid()) * DEFAULT_MEMORY_SHARE)
         self.memory_bytes = memory
         cache = BlockCache(memory)
         self.blocks = Blocks(cache)
@@ -109,6 +109,7 @@ class Daemon:
         found = await notify.while_extending("starting the executor", self.executor.start())
         points = await notify.while_extending("calibrating", self._calibration(found))
         gpus = await asyncio.to_thread(self.nvml.first, NVML_FIRST_ANSWER_S)
+        self._say_missing(gpus)
         names = {gpu.uuid: f"{self.settings.name}/gpu{k}" for k, gpu in enumerate(gpus.devices)}
         registration = self._registration(points, names)
         self.session = Session(
@@ -132,6 +133,13 @@ class Daemon:
             await self.session.close()
             await self.peers.close()
             await self.executor.stop()
+
+    def _say_missing(self, gpus: Gpus) -> None:
+        """No silent fall-back to the CPU: whoever counts on a GPU shall see why there is none."""
+        in_container = bool(cards.container(os.environ))
+        bus = cards.on_the_bus()
+        if text := cards.missing(gpus, bus, os.environ, in_container=in_container):
+            log.error(f"GPUs are missing: {text}", extra=logs.keys("gpu"))
 
     async def _calibration(self, ready: local_pb2.ExecutorReady) -> list[pb.SpeedPoint]:
         fingerprint = calibration.Fingerprint.of(ready.threads, ready.library)

@@ -6,33 +6,21 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
+from deadheat.cli.findings import Finding
 from deadheat.runtime.units import GIB, format_bytes
 
 #: Less shared memory than this holds no matrix worth sharing out.
 MIN_SHARED_BYTES: Final = GIB // 4
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    subject: str
-    verdict: Literal["ok", "note", "bad"]
-    text: str
-    advice: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
-
-
 def examine(scheduler: str | None) -> Iterator[Finding]:
     yield _versions()
-    yield _cores()
+    yield from _machine()
     yield _shared_memory()
     yield from _kernel()
-    yield from _gpus()
     yield _calibrations()
     yield _scheduler(scheduler)
 
@@ -47,12 +35,13 @@ def _versions() -> Finding:
     return Finding("versions", "ok", f"{found}, gRPC {grpc.__version__}")
 
 
-def _cores() -> Finding:
-    from deadheat.agent.probes import procfs
+def _machine() -> Iterator[Finding]:
+    from deadheat.agent.probes import cards
+    from deadheat.cli import checks_gpu, checks_machine
 
-    allowed, present = sorted(os.sched_getaffinity(0)), os.cpu_count() or 0
-    text = f"{len(allowed)} of {present} cores may be used, {procfs.cpu_model()}"
-    return Finding("cores", "ok" if len(allowed) == present else "note", text)
+    machine = checks_machine.Machine.this()
+    yield from checks_machine.examine(machine)
+    yield from checks_gpu.examine(machine.environment, cards.on_the_bus(machine.sys))
 
 
 def _shared_memory() -> Finding:
@@ -80,8 +69,6 @@ def _kernel() -> Iterator[Finding]:
             "the kernel does not tell how long threads wait for a core",
             "availability is then judged by the load of others alone (CONFIG_SCHED_INFO)",
         )
-    if not Path("/proc/pressure/cpu").exists():
-        yield Finding("pressure", "note", "no /proc/pressure (boot with psi=1 to have it)")
     try:
         Path("/proc/stat").read_text()
     except OSError as error:
@@ -91,23 +78,6 @@ def _kernel() -> Iterator[Finding]:
             f"/proc/stat: {error.strerror}",
             "the agent cannot see the load; do not run it with ProcSubset=pid",
         )
-
-
-def _gpus() -> Iterator[Finding]:
-    from deadheat.agent.probes.nvml import NvmlProbe
-
-    probe = NvmlProbe()
-    found = probe.first(5.0)
-    probe.stop()
-    if not found.devices:
-        yield Finding("gpus", "note", f"none: {found.problem or 'NVML lists no device'}")
-    for gpu in found.devices:
-        memory = f"{format_bytes(gpu.memory_used_bytes)} of {format_bytes(gpu.memory_total_bytes)}"
-        if gpu.problem:
-            yield Finding("gpu", "bad", f"{gpu.name} {gpu.uuid}: {gpu.problem}")
-        else:
-            busy = "unknown" if gpu.busy is None else f"{gpu.busy:.0%}"
-            yield Finding("gpu", "ok", f"{gpu.name} {gpu.uuid}: busy {busy}, {memory} used")
 
 
 def _calibrations() -> Finding:

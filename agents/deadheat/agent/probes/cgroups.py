@@ -46,7 +46,7 @@ class Cgroups:
 
     def groups(self, pid: int) -> tuple[Group, ...]:
         """The groups that a process is in, outermost first; none for one that has ended."""
-        is_unified, levels = self._levels(pid)
+        is_unified, levels = self.levels(pid, "cpu")
         found: list[Group] = []
         for folder in levels[1:]:
             weight = _weight(folder, is_unified=is_unified)
@@ -58,16 +58,16 @@ class Cgroups:
 
     def quota_cores(self, pid: int) -> float:
         """The cores' worth of time that the tightest level allows; infinity where none does."""
-        is_unified, levels = self._levels(pid)
+        is_unified, levels = self.levels(pid, "cpu")
         return min((_quota(folder, is_unified=is_unified) for folder in levels), default=math.inf)
 
-    def _levels(self, pid: int) -> tuple[bool, list[Path]]:
-        """Whether the cpu controller is version 2's, and the folders on the way, root first."""
+    def levels(self, pid: int, controller: str) -> tuple[bool, list[Path]]:
+        """Whether a controller is version 2's, and the folders on the way, root first."""
         unified = None
         for line in _lines(self._proc / str(pid) / "cgroup"):
             _, controllers, path = line.split(":", 2)
-            if "cpu" in controllers.split(","):
-                for name in (controllers, "cpu"):
+            if controller in controllers.split(","):
+                for name in (controllers, controller):
                     if (self._root / name).is_dir():
                         return False, list(_walk(self._root / name, path))
             elif not controllers:

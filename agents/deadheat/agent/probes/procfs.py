@@ -127,8 +127,13 @@ def parse_cpu_list(text: str) -> frozenset[int]:
 
 def pressure(resource: str, root: Path = PROC) -> float | None:
     """The share of the last ten seconds in which some task waited for a resource."""
+    return pressure_of(root / "pressure" / resource)
+
+
+def pressure_of(path: Path) -> float | None:
+    """The same from any file of that format: control groups have them too."""
     try:
-        text = (root / "pressure" / resource).read_text()
+        text = path.read_text()
     except OSError:
         return None
     for word in text.split():

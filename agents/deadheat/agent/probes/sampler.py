@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from deadheat.agent.probes.cpu import CpuProbe, CpuSample
+from deadheat.agent.probes.gpus import Gpu, Load, load_of, sees_all_pids
 from deadheat.agent.probes.host import HostProbe
-from deadheat.agent.probes.nvml import Gpu, Gpus, NvmlProbe
+from deadheat.agent.probes.nvml import NvmlProbe
 from deadheat.runtime import logs
 from deadheat.v1 import agent_pb2 as pb
 
@@ -33,7 +34,10 @@ class Sampler:
         memory_free_bytes: Callable[[], int],
         held_matrices: Callable[[], tuple[str, ...]],
         tell: Callable[[pb.Samples], None],
+        *,
+        gpu_pids: Callable[[str], Collection[int]] = lambda _uuid: (),
     ) -> None:
+        """`gpu_devices` names devices by their UUIDs; `gpu_pids` are our processes on a GPU."""
         self._cpu_device = cpu_device
         self._cpu = cpu
         self._nvml = nvml
@@ -41,6 +45,9 @@ class Sampler:
         self._memory_free_bytes = memory_free_bytes
         self._held_matrices = held_matrices
         self._tell = tell
+        self._gpu_pids = gpu_pids
+        self._pids_match = sees_all_pids()
+        self._said: dict[str, str] = dict.fromkeys(gpu_devices, "")
         self._host = HostProbe()
         self._told: dict[str, tuple[float, float]] = {}
         self._told_held: dict[str, tuple[str, ...]] = {}
@@ -74,14 +81,27 @@ class Sampler:
         samples = []
         if found := self._cpu.sample():
             samples.append(self._cpu_message(found))
-        gpus = self._nvml.latest()
-        samples += [
-            _gpu_message(self._gpu_devices[gpu.uuid], gpu, gpus)
-            for gpu in gpus.devices
-            if gpu.uuid in self._gpu_devices
-        ]
+        for gpu in self._nvml.latest().devices:
+            self._say(gpu)
+            if device := self._gpu_devices.get(gpu.uuid):
+                load = load_of(gpu, self._gpu_pids(gpu.uuid), pids_match=self._pids_match)
+                samples.append(_gpu_message(device, gpu, load))
         if samples and self._is_news(samples):
             self._tell(pb.Samples(devices=samples, host=self._host.sample()))
+
+    def _say(self, gpu: Gpu) -> None:
+        """Says in the log what became of a GPU, once for each change."""
+        name, keys = f"{gpu.name} {gpu.uuid}", logs.keys("gpu")
+        before = self._said.get(gpu.uuid)
+        # How long it has not answered changes all the time.
+        problem = gpu.problem.partition(",")[0]
+        if before is None:
+            log.warning(f"{name} appeared late; restart the agent to use it", extra=keys)
+        elif problem and problem != before:
+            log.warning(f"{name}: {gpu.problem}; it gets no work from here", extra=keys)
+        elif before and not problem:
+            log.info(f"{name} is back", extra=keys)
+        self._said[gpu.uuid] = problem
 
     def _is_news(self, samples: list[pb.DeviceSample]) -> bool:
         now = time.monotonic()
@@ -117,24 +137,26 @@ class Sampler:
         )
 
 
-def _gpu_message(device: str, gpu: Gpu, gpus: Gpus) -> pb.DeviceSample:
-    problem = gpus.problem or gpu.problem or ("" if gpu.busy is not None else "not supported")
+def _gpu_message(device: str, gpu: Gpu, load: Load | None) -> pb.DeviceSample:
+    # A load that nobody can tell is unknown, not idle: then what sub-tasks take is what counts.
+    unknown = gpu.problem or ("" if load else "NVML does not say whose load it is")
+    busy = gpu.busy or 0.0
     return pb.DeviceSample(
         device=device,
-        at_s=gpus.at_s,
+        at_s=gpu.at_s,
         window_s=REPORT_INTERVAL_S,
-        busy=gpu.busy or 0.0,
-        # Until our own processes use GPUs, all of their load is somebody else's.
-        foreign=gpu.busy or 0.0,
+        busy=busy,
+        own=load.own if load else 0.0,
+        foreign=load.foreign if load else busy,
         memory_free_bytes=max(0, gpu.memory_total_bytes - gpu.memory_used_bytes),
-        unknown=problem,
+        unknown=unknown,
         gpu=pb.GpuSample(
             memory_busy=gpu.memory_busy,
             power_watts=gpu.power_watts,
             temperature_celsius=gpu.temperature_celsius,
             clock_hz=gpu.clock_hz,
             clock_max_hz=gpu.clock_max_hz,
-            processes=len(gpu.pids),
+            processes=len(gpu.processes or ()),
             memory_used_bytes=gpu.memory_used_bytes,
         ),
     )

@@ -1,0 +1,59 @@
+"""A real agent beside a stub of NVML: GPUs in `nodes`, lost and hanging while a job runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.agent.nvml import H100, LOST, STATE_VARIABLE, T4, Stub
+from tests.conftest import CORES
+from tests.waiting import wait_until
+
+from deadheat.client import Client, LocalCluster
+
+
+@pytest.fixture
+def driver(nvml_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+    """The stub as every child's NVML; this process does not load it."""
+    before = os.environ.get("LD_LIBRARY_PATH", "")
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{nvml_library.parent}:{before}".rstrip(":"))
+    stub = Stub(tmp_path / "nvml.state")
+    monkeypatch.setenv(STATE_VARIABLE, str(stub.state))
+    yield stub
+    stub.end()
+
+
+def gpu(client: Client, number: int = 0) -> Any:
+    (node,) = client.nodes()
+    assert node["state"] == "up"
+    return next(one for one in node["devices"] if one["id"].endswith(f"/gpu{number}"))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [f"fail DeviceGetMemoryInfo {LOST} GPU-a", "hang DeviceGetUtilizationRates 30000 GPU-a"],
+    ids=["lost", "hanging"],
+)
+def test_a_gpu_that_goes_in_mid_job_disturbs_neither_job_nor_node(driver: Stub, fault: str) -> None:
+    driver.say(H100, T4)
+    random = np.random.default_rng(1)
+    a, b = random.random((3000, 2000)), random.random((2000, 2500))
+    with (
+        LocalCluster([{"cpus": [CORES[0]], "name": "n"}]) as cluster,
+        Client(cluster.address) as client,
+    ):
+        wait_until(lambda: gpu(client)["busy"], "its load")
+        found = gpu(client)
+        assert (found["kind"], found["model"], found["busy"]) == ("gpu", "NVIDIA H100", 0.37)
+        assert found["foreign"] == 0.37
+        job = client.submit_matmul(a, b)
+        driver.say(H100, T4.replace("util=0", "util=90"), fault)
+        # The other GPU's new load arrives: the agent goes on looking, and saying.
+        wait_until(lambda: gpu(client, 1)["busy"] == 0.9, "the other GPU's load")
+        np.testing.assert_allclose(job.result(timeout=120), a @ b)
+        driver.say(H100.replace("util=37", "util=55"), T4)
+        wait_until(lambda: gpu(client)["busy"] == 0.55, "it to be back")
