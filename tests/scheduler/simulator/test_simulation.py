@@ -19,6 +19,7 @@ from tests.scheduler.simulator.builders import (
 from deadheat.runtime.errors import JobFailed, TimedOut
 from deadheat.scheduler.core.machine import JobState
 from deadheat.scheduler.planner.inputs import Cut
+from deadheat.scheduler.planner.pricing import LAST_BYTES
 from deadheat.scheduler.simulator.oracle import capacity, oracle_makespan_s
 from deadheat.scheduler.simulator.outcome import run_one, simulate
 
@@ -139,7 +140,12 @@ def test_a_remote_device_waits_for_columns_and_computes_while_rows_travel() -> N
 def test_what_the_plan_says_of_overlap_comes_true(size: int, bandwidth_gbps: float) -> None:
     one = scenario([device(bandwidth_gbps=bandwidth_gbps)], [matmul(size)])
     (report,) = run_one(one, Cut.BALANCED).reports
-    assert report.makespan_s == pytest.approx(report.predicted_makespan_s, rel=0.04)
+    assert report.makespan_s is not None
+    assert report.predicted_makespan_s is not None
+    assert report.makespan_s <= 1.04 * report.predicted_makespan_s
+    # What goes when all is computed is predicted at its most; bands decide how much of it is left.
+    unsure_s = min(8 * size**2, LAST_BYTES) / (bandwidth_gbps * 1.25e8)
+    assert report.makespan_s + unsure_s >= 0.96 * report.predicted_makespan_s
 
 
 def test_rows_that_were_given_away_are_not_fetched() -> None:
