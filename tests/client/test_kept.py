@@ -108,16 +108,17 @@ def test_kept_operands_are_bounded(far: Client, monkeypatch: pytest.MonkeyPatch)
     multiply(far, B)  # Without keeping it all is as before.
 
 
+KIND = MatrixType(4, 4, "float64")
+
+
 def content(seed: int) -> Content:
-    matrix = MatrixType(4, 4, "float64")
-    data = np.full((4, 4), float(seed)).view(np.uint8).reshape(-1).data
-    return Content(matrix, sampled(data), digest(data))
+    return Content.of(KIND, np.full((4, 4), float(seed)).view(np.uint8).reshape(-1).data)
 
 
 def test_those_used_last_stay_and_those_in_use_stay() -> None:
     found = Kept(limit_bytes=3 * 128)
     for number in range(4):
-        found.add(f"m{number}", content(number))
+        assert found.add(f"m{number}", KIND, content(number))
     assert list(found.surplus()) == []  # All of them are in use.
     assert found.take(content(0)) == "m0"
     for number in range(4):
@@ -128,6 +129,18 @@ def test_those_used_last_stay_and_those_in_use_stay() -> None:
     assert list(found.surplus(everything=True)) == ["m2", "m3"]
     assert found.release("m0")
     assert list(found.surplus(everything=True)) == ["m0"]
+
+
+def test_what_is_not_known_yet_is_not_taken() -> None:
+    found = Kept(limit_bytes=3 * 128)
+    assert found.add("m0", KIND)
+    assert not found.may_be_same(KIND, content(0).sampled)
+    assert found.take(content(0)) == ""
+    found.tell("m0", content(0))
+    found.tell("gone", content(0))
+    assert found.may_be_same(KIND, content(0).sampled)
+    assert found.take(content(0)) == "m0"
+    assert not found.add("m1", MatrixType(100, 100, "float64"))
 
 
 def test_bytes_that_were_sent_twice_are_not_known_for_sure() -> None:

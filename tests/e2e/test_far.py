@@ -11,6 +11,7 @@ from tests.e2e.far import far_cluster
 from tests.e2e.networks import needs_namespaces
 from tests.e2e.usage import Usage, peaks
 from tests.proxies import Fault
+from tests.waiting import wait_until
 
 from deadheat.client import Client, LimitReached, LocalCluster
 
@@ -101,3 +102,23 @@ def test_a_store_that_is_killed_while_blocks_stream_costs_no_wrong_element(tmp_p
             found.kill_store()
             stalled.release()
             assert np.array_equal(job.result(90), a @ b)
+
+
+def test_an_operand_that_comes_again_is_sent_to_agents_once(tmp_path: Path) -> None:
+    """Also by a client that shares the store's memory: there only agents need it to travel."""
+    rng = np.random.default_rng(17)
+    b = rng.standard_normal((700, 700))
+    with far_cluster(tmp_path) as found, Client(found.address) as client:
+
+        def moved() -> int:
+            a = rng.standard_normal((600, 700))
+            assert np.allclose(client.matmul(a, b, where="cluster"), a @ b, rtol=1e-9, atol=1e-9)
+            # What the client made is looked into beside the job.
+            wait_until(lambda: not client._transfers._looking, "hashes")
+            return client.report("last").bytes_moved or 0
+
+        assert client.shares_memory
+        first, again, once_more = moved(), moved(), moved()
+        assert again == once_more == first - b.nbytes
+        b[300, 300] += 1.0
+        assert moved() == first

@@ -95,6 +95,8 @@ class Connection:
         self.shared: DescriptorClient | None = None
         self.inline_limit_bytes = rpc.INLINE_LIMIT_BYTES
         self.user = ""
+        #: Whether some agent does not share the store's memory.
+        self.blocks_travel = False
         self._store = cluster_pb2.StoreEndpoint()
 
     async def open(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
@@ -105,6 +107,7 @@ class Connection:
             )
         self.inline_limit_bytes = found.inline_limit_bytes
         self.user = found.user
+        self.blocks_travel = found.blocks_travel
         if found.store == self._store:
             return
         self._store = found.store

@@ -1,11 +1,12 @@
-"""Operands that were streamed to a store on another host, kept there for this client's next jobs.
+"""Operands that travel, to a store on another host or from it to agents on others, kept in the
+store for this client's next jobs.
 
 Rules of this file: what a matrix in the store holds is known by a strong hash of the very bytes
 that were sent, and an operand is the same one only if all of its bytes, read anew for each job,
 have that hash: an array that was changed in place is another operand. A few samples tell most
-others apart without that. Where memory is shared nothing is kept: there a copy is cheaper than a
-hash. The store is asked whether it still has a matrix before it is named again, and forgets it
-some time after a client that died.
+others apart without that. Where all agents map the store's memory nothing is kept: there a copy is
+cheaper than a hash. The store is asked whether it still has a matrix before it is named again, and
+forgets it some time after a client that died.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ class Content:
     matrix: MatrixType
     sampled: bytes
     digest: bytes
+
+    @staticmethod
+    def of(matrix: MatrixType, buffer: memoryview) -> Content:
+        """Reads all of the bytes."""
+        return Content(matrix, sampled(buffer), digest(buffer))
 
 
 def sampled(buffer: memoryview) -> bytes:
@@ -96,7 +102,9 @@ class HashedRegion(Region):
 
 @dataclass
 class _Entry:
-    content: Content
+    matrix: MatrixType
+    #: None until it is known.
+    content: Content | None
     #: Submissions that name it just now.
     uses: int = 1
 
@@ -110,12 +118,14 @@ class Kept:
 
     @property
     def used_bytes(self) -> int:
-        return sum(entry.content.matrix.size_bytes for entry in self._entries.values())
+        return sum(entry.matrix.size_bytes for entry in self._entries.values())
 
     def may_be_same(self, matrix: MatrixType, sampled: bytes) -> bool:
         """Whether it is worth it to hash all of an operand."""
         return any(
-            entry.content.matrix == matrix and entry.content.sampled == sampled
+            entry.content is not None
+            and entry.content.matrix == matrix
+            and entry.content.sampled == sampled
             for entry in self._entries.values()
         )
 
@@ -128,10 +138,18 @@ class Kept:
                 return id_
         return ""
 
-    def add(self, matrix_id: str, content: Content) -> None:
-        """A matrix that was sent just now and is in use."""
-        if content.matrix.size_bytes <= self.limit_bytes:
-            self._entries[matrix_id] = _Entry(content)
+    def add(self, matrix_id: str, matrix: MatrixType, content: Content | None = None) -> bool:
+        """A matrix that was sent just now and is in use; its content may be told later. False if
+        it is not kept."""
+        if matrix.size_bytes > self.limit_bytes:
+            return False
+        self._entries[matrix_id] = _Entry(matrix, content)
+        return True
+
+    def tell(self, matrix_id: str, content: Content) -> None:
+        """What a matrix holds, if it is still kept."""
+        if entry := self._entries.get(matrix_id):
+            entry.content = content
 
     def release(self, matrix_id: str) -> bool:
         """Ends one use; returns whether it is kept."""

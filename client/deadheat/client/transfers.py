@@ -51,9 +51,12 @@ class Transfers:
         self._copiers = ThreadPoolExecutor(threads, thread_name_prefix="deadheat-copy")
         self._threads = threads
         self._kept = Kept()
+        self._looking: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         self._copiers.shutdown(wait=False, cancel_futures=True)
+        for task in self._looking:
+            task.cancel()
         with suppress(TimeoutError):  # A store that does not answer forgets it by itself.
             async with asyncio.timeout(CLOSE_LIMIT_S):
                 await self._give_up_surplus(everything=True)
@@ -95,7 +98,7 @@ class Transfers:
         if source.file and shared and source.array.dtype == numpy_dtype(dtype):
             matrix_id = await asyncio.to_thread(self._adopt, source, matrix)
         elif shared:
-            matrix_id = await self._made(matrix, lambda id_: self._copy_in(source, id_), durable)
+            matrix_id = await self._copied(source, matrix, durable)
         else:
             matrix_id = await self._streamed(source, matrix, durable)
         return Operand(source.name, matrix, matrix_id=matrix_id)
@@ -116,6 +119,39 @@ class Transfers:
             await self.give_up_all([Operand("", matrix, matrix_id=matrix_id)])
             raise
         return matrix_id
+
+    async def _copied(self, source: Source, matrix: MatrixType, durable: bool) -> str:
+        """A matrix in a store on this host. Where agents on others will ask the store for it, it is
+        the one that we made before, if that still is there and holds the very same bytes."""
+        is_kept = (
+            self._connection.blocks_travel and not durable and matrix.size_bytes >= LEAST_BYTES
+        )
+        if is_kept:
+            array = np.ascontiguousarray(source.array, numpy_dtype(matrix.dtype))
+            if known := await self._sent_before(matrix, array.view(np.uint8).reshape(-1).data):
+                return known
+        ttl_s = KEPT_TTL_S if is_kept else None
+        matrix_id = await self._made(matrix, lambda id_: self._copy_in(source, id_), durable, ttl_s)
+        if is_kept and self._kept.add(matrix_id, matrix):
+            # The job does not wait for that: what was stored does not change any more.
+            task = asyncio.create_task(self._look_into(matrix_id, matrix))
+            self._looking.add(task)
+            task.add_done_callback(self._looking.discard)
+        return matrix_id
+
+    async def _look_into(self, matrix_id: str, matrix: MatrixType) -> None:
+        """Finds out what a matrix on this host holds that we made."""
+        shared = self._connection.shared
+        if shared is None:
+            return
+
+        def read() -> Content:
+            return Content.of(matrix, shared.map(matrix_id).buffer[: matrix.size_bytes])
+
+        # It may be gone, and the store too; then it is copied again next time.
+        with suppress(DeadheatError):
+            self._kept.tell(matrix_id, await asyncio.to_thread(read))
+        await self._give_up_surplus()
 
     async def _streamed(self, source: Source, matrix: MatrixType, durable: bool) -> str:
         """A matrix in a store on another host: the one that we sent there before, if it is still
@@ -141,8 +177,7 @@ class Transfers:
             matrix_id = await self._made(matrix, fill, durable, KEPT_TTL_S)
         finally:
             hashed.close()
-        if content:
-            self._kept.add(matrix_id, content)
+        if content and self._kept.add(matrix_id, matrix, content):
             await self._give_up_surplus()
         return matrix_id
 

@@ -99,11 +99,14 @@ class ClusterServiceGetClusterResponse(_message.Message):
     STORE_FIELD_NUMBER: _builtins.int
     INLINE_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    BLOCKS_TRAVEL_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     version: _builtins.str
     inline_limit_bytes: _builtins.int
     user: _builtins.str
     """The system user that the scheduler runs as."""
+    blocks_travel: _builtins.bool
+    """Whether some agent does not map the store's memory, so that operands are sent to it."""
     @_builtins.property
     def store(self) -> Global___StoreEndpoint: ...
     def __init__(
@@ -114,10 +117,11 @@ class ClusterServiceGetClusterResponse(_message.Message):
         store: Global___StoreEndpoint | None = ...,
         inline_limit_bytes: _builtins.int = ...,
         user: _builtins.str = ...,
+        blocks_travel: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "inline_limit_bytes", b"inline_limit_bytes", "store", b"store", "user", b"user", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks_travel", b"blocks_travel", "cluster_id", b"cluster_id", "inline_limit_bytes", b"inline_limit_bytes", "store", b"store", "user", b"user", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

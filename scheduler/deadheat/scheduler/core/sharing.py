@@ -51,6 +51,11 @@ def peers(world: World, job: Job, node: Node, matrix_id: str, block: Rectangle) 
     return tuple(found)
 
 
+def blocks_travel(world: World) -> bool:
+    """Whether some agent that gets work does not map the store's memory."""
+    return any(node.is_usable and not _is_near(world, node) for node in world.nodes.values())
+
+
 def _earlier(receivers: deque[tuple[str, Rectangle]], block: Rectangle) -> Iterator[str]:
     for name, rectangle in reversed(receivers):
         if block.is_inside(rectangle):

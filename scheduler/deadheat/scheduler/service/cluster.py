@@ -8,7 +8,7 @@ import grpc
 
 from deadheat.runtime import hosts, rpc, version
 from deadheat.runtime.errors import NotFound
-from deadheat.scheduler.core import events
+from deadheat.scheduler.core import events, sharing
 from deadheat.scheduler.core.machine import NodeState
 from deadheat.scheduler.core.state import Device, Node
 from deadheat.scheduler.service import convert
@@ -37,6 +37,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             store=self._store.endpoint,
             inline_limit_bytes=rpc.INLINE_LIMIT_BYTES,
             user=hosts.user_name(),
+            blocks_travel=sharing.blocks_travel(self._shell.core.world),
         )
 
     async def ListNodes(
