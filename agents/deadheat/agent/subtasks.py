@@ -223,7 +223,15 @@ class Subtasks:
         if assign is None or prepared is None:
             return
         try:
-            await self._blocks.deliver(assign, prepared, pieces)
+            # With the store of the moment each time: one that was killed is another one now.
+            async for attempt in AsyncRetrying(
+                stop=stop_after_delay(STORE_PATIENCE_S),
+                wait=wait_random_exponential(multiplier=0.1, max=2.0),
+                retry=retry_if_exception_type(Unavailable),
+                reraise=True,
+            ):
+                with attempt:
+                    await self._blocks.deliver(assign, prepared, pieces)
         except Unavailable as error:
             self._attempts.delivery_broke(subtask)
             log.warning(
