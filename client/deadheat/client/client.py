@@ -18,9 +18,10 @@ from deadheat.client.cluster import LocalCluster
 from deadheat.client.connection import Connection, LoopThread
 from deadheat.client.expressions import Held
 from deadheat.client.jobs import Job, failure_of
+from deadheat.client.networks import Networks
 from deadheat.client.places import News, Places
 from deadheat.client.products import Products
-from deadheat.client.programs import Programs, here
+from deadheat.client.programs import here
 from deadheat.client.reports import job_state_name
 from deadheat.client.submissions import Collect
 from deadheat.client.transfers import Transfers
@@ -38,12 +39,13 @@ WATCH_RETRY_S: Final = 0.5
 MAX_DOWNLOADS: Final = 6
 
 
-class Offline(Products, Programs):
+class Offline(Products, Networks):
     """Products in this process, for which there need be no cluster at all."""
 
     def __init__(self) -> None:
         self._places = Places(None)
         self._held = set()
+        self._resident = {}
 
     def _keep(self, source: Source, *, durable: bool) -> Held:
         del durable
@@ -54,7 +56,7 @@ class Offline(Products, Programs):
         raise Unavailable("there is no cluster: this client only computes by itself")
 
 
-class Client(Products, Programs):
+class Client(Products, Networks):
     """A connection to a cluster.
 
     `Client("host:port")`, else DEADHEAT_SCHEDULER, else this user's scheduler at the default
@@ -72,6 +74,7 @@ class Client(Products, Programs):
         self._opened: tuple[Connection, Transfers] | None = None
         self._watching: set[asyncio.Task[None]] = set()
         self._held = set()
+        self._resident = {}
         self._is_closed = False
         try:
             self._open(settings)
@@ -261,6 +264,7 @@ class Client(Products, Programs):
         if self._is_closed:
             return
         self._is_closed = True
+        self._resident.clear()
         with self._starting:
             if self._opened:
                 self._loop.call(self._let_go())

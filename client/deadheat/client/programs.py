@@ -170,7 +170,12 @@ class Programs(Submissions):
         return {name: np.array(made[name]) for name in lowered.outputs if name in made} | computed
 
     def _submit_lazy(
-        self, matrices: Sequence[Lazy], policy: job_pb2.JobPolicy, *, keep: bool
+        self,
+        matrices: Sequence[Lazy],
+        policy: job_pb2.JobPolicy,
+        *,
+        keep: bool,
+        kind: job_pb2.JobKind.ValueType = job_pb2.JOB_KIND_PROGRAM,
     ) -> Any:
         """The job, or the values themselves where nothing has to be computed."""
         lowered = self._lowered(matrices)
@@ -186,10 +191,16 @@ class Programs(Submissions):
                     made[name] = np.array(await self._fetch_held(lowered.held[name]))
             return _shaped([made[name] for name in lowered.outputs], matrices)
 
-        return self._call(self._submit_lowered(lowered, policy, collect, keep=keep))
+        return self._call(self._submit_lowered(lowered, policy, collect, keep=keep, kind=kind))
 
     async def _submit_lowered(
-        self, lowered: Lowered, policy: job_pb2.JobPolicy, collect: Collect, *, keep: bool
+        self,
+        lowered: Lowered,
+        policy: job_pb2.JobPolicy,
+        collect: Collect,
+        *,
+        keep: bool,
+        kind: job_pb2.JobKind.ValueType = job_pb2.JOB_KIND_PROGRAM,
     ) -> Job:
         assert lowered.program is not None
         durable = policy.durability == job_pb2.DURABILITY_POWER
@@ -201,7 +212,7 @@ class Programs(Submissions):
             request_id=new_id("r"),
             program=wire.program_to_wire(program),
             policy=policy,
-            kind=job_pb2.JOB_KIND_PROGRAM,
+            kind=kind,
             user=hosts.user_name(),
             wait_s=WAIT_S if inline and not keep else 0.0,
         )

@@ -1,0 +1,44 @@
+"""What NumPy makes of a network, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+from scipy import special
+
+from deadheat.client import nn
+
+Array = np.ndarray[Any, Any]
+
+FUNCTIONS: Final[Mapping[str, Callable[[Array], Array]]] = {
+    "none": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "tanh": np.tanh,
+    "sigmoid": special.expit,
+    "gelu": lambda x: 0.5 * x * (1 + special.erf(x / np.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "softmax": lambda x: special.softmax(x, axis=-1),
+}
+
+
+def numpys(network: nn.Sequential, x: Array) -> Array:
+    for layer in network:
+        match layer:
+            case nn.Linear():
+                x = x @ layer.weight
+                x = x if layer.bias is None else x + layer.bias
+            case nn.Activation():
+                x = FUNCTIONS[layer.name](x)
+            case nn.Flatten():
+                x = x.reshape(len(x), -1)
+    return x
+
+
+def same(a: nn.Sequential, b: nn.Sequential) -> bool:
+    """Whether two networks have the same layers and the very same parameters."""
+    return [repr(layer) for layer in a] == [repr(layer) for layer in b] and all(
+        x.dtype == y.dtype and x.tobytes() == y.tobytes()
+        for x, y in zip(a.parameters, b.parameters, strict=True)
+    )
