@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +14,9 @@ from deadheat.client.choices import CutName, DurabilityName, choice
 from deadheat.client.expressions import Held, leaf
 from deadheat.client.jobs import Job
 from deadheat.client.lazy import Lazy
-from deadheat.client.nn.layers import Activation, Flatten, Linear
+from deadheat.client.nn.layers import Flatten
 from deadheat.client.nn.parameters import FLOATS, check_finite
+from deadheat.client.nn.passes import forward
 from deadheat.client.nn.sequential import Sequential
 from deadheat.client.products import awaited, policy_of
 from deadheat.client.programs import PLACES, Programs
@@ -119,32 +119,18 @@ class Networks(Programs):
         `persist`. Raises InvalidInput where its shape or dtype does not fit."""
         _check_samples(network, x.shape, str(x.dtype))
         dtype = promoted(name_of(x.dtype, field="X"), name_of(network.dtype, field="network"))
-        for layer in network:
-            match layer:
-                case Linear():
-                    x = x @ self._parameter(layer.weight, dtype)
-                    if layer.bias is not None:
-                        x = x + self._parameter(layer.bias, dtype)
-                case Activation(name="none") | Flatten():
-                    pass
-                case Activation(name="gelu_tanh"):
-                    x = x.gelu(approximate="tanh")
-                case Activation(name=name):
-                    function: Callable[[], Lazy] = getattr(x, name)
-                    x = function()
-        return x
+        parameters = [self._parameter(array, dtype) for array in network.parameters]
+        return forward(network, x, parameters)[-1].after
 
     def _applied(
         self,
         network: Sequential,
         X: ArrayLike,  # noqa: N803
         softmax: bool,
-        check_finite_: bool,
+        is_checked: bool,
     ) -> Lazy:
-        if not isinstance(network, Sequential):
-            kind = type(network).__name__
-            raise InvalidInput(f"network is a {kind}; it must be an nn.MLP or nn.Sequential")
-        x = X if isinstance(X, Lazy) else self._samples(network, X, check_finite_)
+        _check_network(network)
+        x = X if isinstance(X, Lazy) else self._samples(network, X, is_checked)
         values = self.apply(network, x)
         return values.softmax() if softmax else values
 
@@ -152,19 +138,30 @@ class Networks(Programs):
         self,
         network: Sequential,
         X: ArrayLike,  # noqa: N803
-        check_finite_: bool,
+        is_checked: bool,
     ) -> Lazy:
         """Samples on the cluster, if they fit the network."""
-        given = arrays.array_of(X, "X")
-        array = given
+        array = self._rows(network, X, is_checked=is_checked)
+        # A file that needs no change is read in place.
+        is_file = isinstance(X, (str, Path)) and not isinstance(network[0], Flatten)
+        return self.put(X if is_file else array)
+
+    @staticmethod
+    def _rows(
+        network: Sequential,
+        X: ArrayLike,  # noqa: N803
+        *,
+        is_checked: bool,
+    ) -> Array:
+        """Samples as the network's first Linear layer takes them."""
+        _check_network(network)
+        array = arrays.array_of(X, "X")
         if isinstance(network[0], Flatten) and array.ndim > 2:
             array = array.reshape(len(array), int(np.prod(array.shape[1:])))
         _check_samples(network, array.shape, name_of(array.dtype, field="X"))
-        if check_finite_:
+        if is_checked:
             check_finite(array, "X")
-        # A file that needs no change is read in place.
-        is_file = isinstance(X, (str, Path)) and array is given
-        return self.put(X if is_file else array)
+        return array
 
     def _parameter(self, array: Array, dtype: str) -> Lazy:
         """A parameter as an operand, sent once: it never changes, since it is read-only."""
@@ -180,6 +177,12 @@ class Networks(Programs):
     def _forget_if_failed(self, job: Any) -> None:
         if not job.cancelled() and job.exception() is not None:
             self._resident.clear()
+
+
+def _check_network(network: object) -> None:
+    if not isinstance(network, Sequential):
+        kind = type(network).__name__
+        raise InvalidInput(f"network is a {kind}; it must be an nn.MLP or nn.Sequential")
 
 
 def _check_samples(network: Sequential, shape: tuple[int, ...], dtype: str) -> None:
