@@ -1,4 +1,4 @@
-"""What NumPy makes of a network, layer by layer."""
+"""What NumPy makes of a network, layer by layer, and what a cluster stores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any, Final
 import numpy as np
 from scipy import special
 
-from deadheat.client import nn
+from deadheat.client import Client, nn
+from deadheat.runtime import rpc
+from deadheat.v1 import matrix_pb2
 
 Array = np.ndarray[Any, Any]
 
@@ -42,3 +44,14 @@ def same(a: nn.Sequential, b: nn.Sequential) -> bool:
         x.dtype == y.dtype and x.tobytes() == y.tobytes()
         for x, y in zip(a.parameters, b.parameters, strict=True)
     )
+
+
+def stored(client: Client) -> set[str]:
+    """The ids of what is in the store now."""
+
+    async def ask() -> set[str]:
+        request = matrix_pb2.MatrixServiceListRequest()
+        answer = await client._connection.matrices.List(request, timeout=rpc.CALL_TIMEOUT_S)
+        return {matrix.id for matrix in answer.matrices}
+
+    return client._call(ask())

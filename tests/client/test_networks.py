@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.client.networks import numpys
+from tests.client.networks import numpys, stored
 
 from deadheat.client import Client, InvalidInput, LocalCluster, Offline, TimedOut, nn
-from deadheat.runtime import rpc
-from deadheat.v1 import matrix_pb2
 
 RNG = np.random.default_rng(11)
 ACTIVATIONS = ["none", "relu", "tanh", "sigmoid", "gelu", "gelu_tanh", "softmax"]
@@ -31,15 +29,6 @@ def network(sizes: list[int], activations: Any = "relu", dtype: str = "float64")
     for layer in made.linear:
         layer.bias = RNG.standard_normal(layer.outputs).astype(layer.dtype)
     return made
-
-
-def stored(client: Client) -> set[str]:
-    async def ask() -> set[str]:
-        request = matrix_pb2.MatrixServiceListRequest()
-        answer = await client._connection.matrices.List(request, timeout=rpc.CALL_TIMEOUT_S)
-        return {matrix.id for matrix in answer.matrices}
-
-    return client._call(ask())
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

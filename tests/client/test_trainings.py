@@ -8,7 +8,8 @@ from typing import Any, Final
 import numpy as np
 import pytest
 from scipy import special
-from tests.client.networks import numpys
+from tests.client.networks import numpys, stored
+from tests.waiting import wait_until
 
 from deadheat.client import Client, InvalidInput, LocalCluster, Offline, nn
 from deadheat.client.nn.losses import Epoch
@@ -169,6 +170,22 @@ def test_steps_are_jobs_of_their_kind(shared: Client) -> None:
     shared.train(network, x, y, epochs=1, loss="mse")
     assert network.dtype == np.float32
     assert shared.job("last").report().kind == "train"
+
+
+def test_training_leaves_nothing_behind(cluster: LocalCluster) -> None:
+    rng = np.random.default_rng(41)
+    network = nn.MLP([400, 300, 5], seed=3)
+    with Client(cluster.address) as client:
+        before = stored(client)
+
+        def settled(_: Epoch) -> None:
+            wait_until(lambda: len(stored(client) - before) == 2, "only a weight and its v to stay")
+
+        client.train(
+            network, rng.standard_normal((200, 400)), rng.integers(0, 5, 200), epochs=3,
+            batch_size=100, momentum=0.5, on_epoch=settled,
+        )  # fmt: skip
+        wait_until(lambda: stored(client) <= before, "all of it to be given up")
 
 
 def test_training_on_digits_learns_them() -> None:

@@ -14,6 +14,7 @@ from deadheat.client.arrays import Array, ArrayLike
 from deadheat.client.choices import CutName, choice, number
 from deadheat.client.lazy import Lazy
 from deadheat.client.networks import Networks
+from deadheat.client.nn.descent import Far, Near, Rule, begin
 from deadheat.client.nn.layers import Linear, Seed, generator
 from deadheat.client.nn.losses import LOSSES, Epoch, Gradients, LossName, Targets, Training
 from deadheat.client.nn.passes import backward, forward
@@ -86,9 +87,9 @@ class Trainings(Networks):
         """Trains a network by stochastic gradient descent, in place, epoch by epoch.
 
         For each batch, v = momentum * v + gradient and p = p - learning_rate * v, for each
-        parameter p. Parameters and v stay on the cluster between steps. The network gets its new
-        parameters at the end of each epoch: whatever ends a training, it has those of the last
-        complete one.
+        parameter p. Parameters of more than 256 KiB and their v stay on the cluster between steps.
+        The network gets its new parameters at the end of each epoch: whatever ends a training, it
+        has those of the last complete one.
 
         Args:
             network: Of float32 or float64.
@@ -131,28 +132,39 @@ class Trainings(Networks):
         rate, kept = _between(learning_rate, "learning_rate"), _between(momentum, "momentum")
         task = self._task(network, X, y, loss, policy_of(cut, "process", None))
         source = generator(seed)
-        state = _State([self.put(array) for array in network.parameters], rate, kept)
+        rule = Rule(rate, kept)
+        state = [begin(self.put(array), array, rule) for array in network.parameters]
         made: list[Epoch] = []
         for at in range(1, epochs + 1):
             order = source.permutation(len(task.x))
             batches = [order[n : n + batch_size] for n in range(0, len(order), batch_size)]
-            made.append(self._epoch(task, state, at, batches))
+            made.append(self._epoch(task, state, rule, at, batches))
             if on_epoch is not None:
                 on_epoch(made[-1])
         return Training(tuple(made))
 
-    def _epoch(self, task: _Task, state: _State, at: int, batches: Sequence[Array]) -> Epoch:
+    def _epoch(
+        self,
+        task: _Task,
+        state: Sequence[Near | Far],
+        rule: Rule,
+        at: int,
+        batches: Sequence[Array],
+    ) -> Epoch:
         """One pass, at the end of which the network has the new parameters."""
         started_s, total = time.perf_counter(), 0.0
         for step, rows in enumerate(batches, 1):
-            output, gradients = self._backward(task, rows, state.parameters)
-            found, *values = self._persisted([output, *state.after(gradients)], task.policy)
-            value = LOSSES[task.loss].value(found.compute(), task.targets[rows])
+            output, gradients = self._backward(task, rows, [one.value for one in state])
+            pairs = zip(state, gradients, strict=True)
+            wanted = [lazy for one, gradient in pairs for lazy in one.wanted(gradient)]
+            made = iter(self._persisted([output, *wanted], task.policy))
+            value = LOSSES[task.loss].value(next(made).compute(), task.targets[rows])
             if not math.isfinite(value):
-                raise _diverged(f"the loss is {value} in step {step} of epoch {at}", state, at)
+                raise _diverged(f"the loss is {value} in step {step} of epoch {at}", rule, at)
             total += value * len(rows)
-            state.take(values)
-        _assign(task.network, [one.compute() for one in state.parameters], state, at)
+            for one in state:
+                one.take(made)
+        _assign(task.network, [one.array() for one in state], rule, at)
         seconds = time.perf_counter() - started_s
         return Epoch(at, total / len(task.x), seconds, len(batches))
 
@@ -194,34 +206,10 @@ class Trainings(Networks):
         raise NotImplementedError
 
 
-class _State:
-    """Parameters and what momentum has gathered, as they go from step to step."""
-
-    def __init__(self, parameters: Sequence[Lazy], rate: float, momentum: float) -> None:
-        self.parameters = parameters
-        self.rate = rate
-        self._momentum = momentum
-        self._velocities: Sequence[Lazy] = []
-
-    def after(self, gradients: Sequence[Lazy]) -> Sequence[Lazy]:
-        """The next parameters, and then what momentum has gathered, if there is any."""
-        moves = gradients
-        if self._velocities:
-            pairs = zip(self._velocities, gradients, strict=True)
-            moves = [before * self._momentum + gradient for before, gradient in pairs]
-        pairs = zip(self.parameters, moves, strict=True)
-        next_ones = [parameter - move * self.rate for parameter, move in pairs]
-        return [*next_ones, *moves] if self._momentum else next_ones
-
-    def take(self, values: Sequence[Lazy]) -> None:
-        count = len(self.parameters)
-        self.parameters, self._velocities = values[:count], values[count:]
-
-
-def _assign(network: Sequential, arrays: Sequence[Array], state: _State, at: int) -> None:
+def _assign(network: Sequential, arrays: Sequence[Array], rule: Rule, at: int) -> None:
     """All parameters or none."""
     if not all(np.isfinite(array).all() for array in arrays):
-        raise _diverged(f"a parameter is not finite after epoch {at}", state, at)
+        raise _diverged(f"a parameter is not finite after epoch {at}", rule, at)
     left = iter(arrays)
     for layer in network:
         if isinstance(layer, Linear):
@@ -230,10 +218,10 @@ def _assign(network: Sequential, arrays: Sequence[Array], state: _State, at: int
                 layer.bias = next(left)
 
 
-def _diverged(what: str, state: _State, at: int) -> InvalidInput:
+def _diverged(what: str, rule: Rule, at: int) -> InvalidInput:
     has = f"those of epoch {at - 1}" if at > 1 else "those it came with"
     return InvalidInput(
-        f"{what}: learning_rate {state.rate:g} is too large; the network's parameters are {has}",
+        f"{what}: learning_rate {rule.rate:g} is too large; the network's parameters are {has}",
         field="learning_rate",
     )
 
