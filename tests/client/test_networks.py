@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.client.networks import numpys, stored
 
 from deadheat.client import Client, InvalidInput, LocalCluster, Offline, TimedOut, nn
 
 RNG = np.random.default_rng(11)
 ACTIVATIONS = ["none", "relu", "tanh", "sigmoid", "gelu", "gelu_tanh", "softmax"]
+CUTS: list[Any] = ["balanced", "equal", "peak", "one-minus-utilization"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def test_forward_is_numpys(shared: Client, activation: str) -> None:
     assert np.allclose(found, numpys(mlp, x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("cut", ["balanced", "equal", "peak", "one-minus-utilization"])
+@pytest.mark.parametrize("cut", CUTS)
 def test_forward_is_one_operation_for_each_layer(shared: Client, cut: Any) -> None:
     mlp = network([300, 400, 200, 10])
     x = RNG.standard_normal((900, 300))
@@ -91,6 +94,23 @@ def test_samples_may_be_a_file_or_lazy(shared: Client, tmp_path: Path) -> None:
     assert np.allclose(shared.compute(total), expected.sum(axis=0))
     with pytest.raises(InvalidInput, match="X is 40 x 4, but layer 0"):
         shared.forward(mlp, lazy[:, :4])
+
+
+@settings(max_examples=20)
+@given(data=st.data())
+def test_random_networks_are_numpys(shared: Client, data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 40), min_size=2, max_size=5))
+    count = len(sizes) - 1
+    names = data.draw(st.lists(st.sampled_from(ACTIVATIONS), min_size=count, max_size=count))
+    dtype, given_dtype = (data.draw(st.sampled_from(["float32", "float64"])) for _ in range(2))
+    mlp = network(sizes, names, dtype)
+    rows = data.draw(st.sampled_from([1, 2, 3, 100, 3000]))
+    x = RNG.standard_normal((rows, sizes[0])).astype(given_dtype)
+    found = shared.forward(mlp, x, cut=data.draw(st.sampled_from(CUTS)))
+    expected = numpys(mlp, x)
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    limit = 256 * np.finfo(expected.dtype).eps
+    assert np.allclose(found, expected, rtol=limit, atol=limit * max(1, np.abs(expected).max()))
 
 
 def test_here_and_on_the_cluster_it_is_the_same(shared: Client) -> None:

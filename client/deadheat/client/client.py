@@ -282,12 +282,12 @@ class Client(Products, Trainings):
         if self._is_closed:
             return
         self._is_closed = True
-        self._resident.clear()
         with self._starting:
             if self._opened:
                 self._loop.call(self._let_go())
                 self._loop.call(self._transfers.close())
                 self._loop.call(self._connection.close())
+        self._resident.clear()
         self._loop.stop()
         if self._own_cluster:
             self._own_cluster.close()

@@ -87,9 +87,8 @@ class Trainings(Networks):
         """Trains a network by stochastic gradient descent, in place, epoch by epoch.
 
         For each batch, v = momentum * v + gradient and p = p - learning_rate * v, for each
-        parameter p. Parameters of more than 256 KiB and their v stay on the cluster between steps.
-        The network gets its new parameters at the end of each epoch: whatever ends a training, it
-        has those of the last complete one.
+        parameter p. The network gets its new parameters at the end of each epoch: whatever ends a
+        training, it has those of the last complete one.
 
         Args:
             network: Of float32 or float64.
@@ -116,10 +115,8 @@ class Trainings(Networks):
 
         """
         if choice(where, "where", PLACES) == "local":
-            here = self._here()
-            return here.train(
-                network,
-                *(X, y),
+            return self._here().train(
+                *(network, X, y),
                 epochs=epochs,
                 batch_size=batch_size,
                 learning_rate=learning_rate,
@@ -129,15 +126,13 @@ class Trainings(Networks):
                 on_epoch=on_epoch,
             )
         epochs, batch_size = _count(epochs, "epochs"), _count(batch_size, "batch_size")
-        rate, kept = _between(learning_rate, "learning_rate"), _between(momentum, "momentum")
+        rule = Rule(_between(learning_rate, "learning_rate"), _between(momentum, "momentum"))
         task = self._task(network, X, y, loss, policy_of(cut, "process", None))
         source = generator(seed)
-        rule = Rule(rate, kept)
         state = [begin(self.put(array), array, rule) for array in network.parameters]
         made: list[Epoch] = []
         for at in range(1, epochs + 1):
-            order = source.permutation(len(task.x))
-            batches = [order[n : n + batch_size] for n in range(0, len(order), batch_size)]
+            batches = _batches(source, len(task.x), batch_size)
             made.append(self._epoch(task, state, rule, at, batches))
             if on_epoch is not None:
                 on_epoch(made[-1])
@@ -204,6 +199,12 @@ class Trainings(Networks):
     def _here(self) -> Trainings:
         """One that computes in this process; `Client` knows."""
         raise NotImplementedError
+
+
+def _batches(source: np.random.Generator, count: int, batch_size: int) -> Sequence[Array]:
+    """All rows in a random order, so many at a time."""
+    order = source.permutation(count)
+    return [order[start : start + batch_size] for start in range(0, count, batch_size)]
 
 
 def _assign(network: Sequential, arrays: Sequence[Array], rule: Rule, at: int) -> None:

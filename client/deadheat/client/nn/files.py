@@ -50,6 +50,10 @@ def save(path: str | Path, network: Sequential) -> None:
         )
         os.close(descriptor)
         writing.save_file(arrays, part, metadata=header)
+        with open(part, "rb") as file:
+            os.fsync(
+                file.fileno()
+            )  # Else the name could be there after a power loss, and no bytes.
         umask = os.umask(0)
         os.umask(umask)
         Path(part).chmod(0o666 & ~umask)
