@@ -6,10 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 
 def deadheat(
-    *arguments: str, environment: Mapping[str, str] | None = None, timeout_s: float = 60.0
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float = 60.0,
+    directory: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "deadheat.cli", *arguments],
@@ -17,6 +21,7 @@ def deadheat(
         text=True,
         timeout=timeout_s,
         check=False,
+        cwd=directory,
         env={**os.environ, **(environment or {})},
     )
 

@@ -179,6 +179,12 @@ def operand(value: ArrayLike) -> tuple[Source, tuple[int, ...]]:
     return _matrix((array, file), "the matrix", column=False), shape
 
 
+def array_of(value: ArrayLike, name: str) -> Array:
+    """Any array, of any dimensions, without copying it if that can be; the file's if it is a path.
+    Raises InvalidInput naming what is wrong."""
+    return _as_array(value, name)[0]
+
+
 def listed(matrices: Iterable[ArrayLike]) -> Sequence[ArrayLike]:
     """The matrices of a chain, which may come from a generator; raises InvalidInput for a path."""
     if isinstance(matrices, (str, Path)):

@@ -18,11 +18,13 @@ from deadheat.client.cluster import LocalCluster
 from deadheat.client.connection import Connection, LoopThread
 from deadheat.client.expressions import Held
 from deadheat.client.jobs import Job, failure_of
+from deadheat.client.lazy import Lazy
 from deadheat.client.places import News, Places
 from deadheat.client.products import Products
-from deadheat.client.programs import Programs, here
+from deadheat.client.programs import here
 from deadheat.client.reports import job_state_name
 from deadheat.client.submissions import Collect
+from deadheat.client.trainings import Trainings
 from deadheat.client.transfers import Transfers
 from deadheat.runtime import hosts, rpc
 from deadheat.runtime.errors import DeadheatError, InvalidInput, JobFailed, NotFound, Unavailable
@@ -38,23 +40,38 @@ WATCH_RETRY_S: Final = 0.5
 MAX_DOWNLOADS: Final = 6
 
 
-class Offline(Products, Programs):
+class Offline(Products, Trainings):
     """Products in this process, for which there need be no cluster at all."""
 
     def __init__(self) -> None:
         self._places = Places(None)
         self._held = set()
+        self._resident = {}
 
     def _keep(self, source: Source, *, durable: bool) -> Held:
         del durable
         return here(source)
+
+    def _here(self) -> Offline:
+        return self
+
+    def _persist_as(
+        self,
+        matrices: Sequence[Lazy],
+        policy: job_pb2.JobPolicy,
+        progress: bool | None,
+        kind: job_pb2.JobKind.ValueType,
+    ) -> Sequence[Lazy]:
+        del policy, progress, kind
+        made = self.compute(*matrices, where="local")
+        return [self.put(value) for value in (made if len(matrices) > 1 else (made,))]
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         work.close()
         raise Unavailable("there is no cluster: this client only computes by itself")
 
 
-class Client(Products, Programs):
+class Client(Products, Trainings):
     """A connection to a cluster.
 
     `Client("host:port")`, else DEADHEAT_SCHEDULER, else this user's scheduler at the default
@@ -72,6 +89,7 @@ class Client(Products, Programs):
         self._opened: tuple[Connection, Transfers] | None = None
         self._watching: set[asyncio.Task[None]] = set()
         self._held = set()
+        self._resident = {}
         self._is_closed = False
         try:
             self._open(settings)
@@ -88,6 +106,9 @@ class Client(Products, Programs):
         self._opened = connection, Transfers(connection)
         self._places.shares_memory = connection.shared is not None
         self._places.ask = lambda: self._loop.submit(self._hear())
+
+    def _here(self) -> Offline:
+        return Offline()
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         try:
@@ -266,6 +287,7 @@ class Client(Products, Programs):
                 self._loop.call(self._let_go())
                 self._loop.call(self._transfers.close())
                 self._loop.call(self._connection.close())
+        self._resident.clear()
         self._loop.stop()
         if self._own_cluster:
             self._own_cluster.close()

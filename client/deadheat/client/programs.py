@@ -129,6 +129,19 @@ class Programs(Submissions):
         """Like `compute`, but the results stay with the cluster, as operands for other expressions:
         a `Lazy` for one expression, a tuple for several. They are given up when nobody uses them
         any more, or when the client is closed."""
+        policy = policy_of(cut, "process", timeout)
+        kept = self._persist_as(matrices, policy, progress, job_pb2.JOB_KIND_PROGRAM)
+        return kept[0] if len(kept) == 1 else tuple(kept)
+
+    # Programs
+
+    def _persist_as(
+        self,
+        matrices: Sequence[Lazy],
+        policy: job_pb2.JobPolicy,
+        progress: bool | None,
+        kind: job_pb2.JobKind.ValueType,
+    ) -> Sequence[Lazy]:
         lowered = self._lowered(matrices)
         held = dict(lowered.held)
         if lowered.program is not None:
@@ -136,16 +149,12 @@ class Programs(Submissions):
             async def collect(results: Sequence[types_pb2.Result]) -> Mapping[str, Held]:
                 return {result.name: self._adopted(result) for result in results}
 
-            policy = policy_of(cut, "process", timeout)
-            job = self._call(self._submit_lowered(lowered, policy, collect, keep=True))
+            job = self._call(self._submit_lowered(lowered, policy, collect, keep=True, kind=kind))
             held.update(awaited(job, progress))
-        kept = tuple(
+        return [
             Lazy(self, leaf(held[name]), matrix.shape)
             for name, matrix in zip(lowered.outputs, matrices, strict=True)
-        )
-        return kept[0] if len(kept) == 1 else kept
-
-    # Programs
+        ]
 
     def _lowered(self, matrices: Sequence[Lazy], *, chains: bool = True) -> Lowered:
         if not matrices:
@@ -170,7 +179,12 @@ class Programs(Submissions):
         return {name: np.array(made[name]) for name in lowered.outputs if name in made} | computed
 
     def _submit_lazy(
-        self, matrices: Sequence[Lazy], policy: job_pb2.JobPolicy, *, keep: bool
+        self,
+        matrices: Sequence[Lazy],
+        policy: job_pb2.JobPolicy,
+        *,
+        keep: bool,
+        kind: job_pb2.JobKind.ValueType = job_pb2.JOB_KIND_PROGRAM,
     ) -> Any:
         """The job, or the values themselves where nothing has to be computed."""
         lowered = self._lowered(matrices)
@@ -186,10 +200,16 @@ class Programs(Submissions):
                     made[name] = np.array(await self._fetch_held(lowered.held[name]))
             return _shaped([made[name] for name in lowered.outputs], matrices)
 
-        return self._call(self._submit_lowered(lowered, policy, collect, keep=keep))
+        return self._call(self._submit_lowered(lowered, policy, collect, keep=keep, kind=kind))
 
     async def _submit_lowered(
-        self, lowered: Lowered, policy: job_pb2.JobPolicy, collect: Collect, *, keep: bool
+        self,
+        lowered: Lowered,
+        policy: job_pb2.JobPolicy,
+        collect: Collect,
+        *,
+        keep: bool,
+        kind: job_pb2.JobKind.ValueType = job_pb2.JOB_KIND_PROGRAM,
     ) -> Job:
         assert lowered.program is not None
         durable = policy.durability == job_pb2.DURABILITY_POWER
@@ -201,7 +221,7 @@ class Programs(Submissions):
             request_id=new_id("r"),
             program=wire.program_to_wire(program),
             policy=policy,
-            kind=job_pb2.JOB_KIND_PROGRAM,
+            kind=kind,
             user=hosts.user_name(),
             wait_s=WAIT_S if inline and not keep else 0.0,
         )

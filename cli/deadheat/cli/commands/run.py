@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -55,23 +55,39 @@ def _product_options(command: F) -> F:
     return command
 
 
-def _place_options(command: F) -> F:
-    """What is waited for."""
+def _network_options(command: F) -> F:
     for option in (
+        click.option("--softmax", is_flag=True, help="Softmax along each row comes last."),
         click.option(
-            "--where",
-            type=click.Choice(["auto", "cluster", "local"]),
-            default="cluster",
-            show_default=True,
-            help="local: in this process, without a job; auto: where it is predicted to be faster.",
+            "--activations",
+            metavar="NAME[,NAME...]",
+            help="One for all layers but the last, or one for each layer. Default: what the model "
+            "says; of .npy files, relu.",
         ),
-        click.option(
-            *("-o", "--output"), required=True, metavar="OUT.npy", help="Where the product goes."
-        ),
-        json_option,
+        click.argument("model", nargs=-1, required=True, metavar="MODEL"),
+        click.argument("x", metavar="X.npy"),
     ):
         command = option(command)
     return command
+
+
+def _place_options(command: F) -> F:
+    """What is waited for."""
+    where = click.option(
+        "--where",
+        type=click.Choice(["auto", "cluster", "local"]),
+        default="cluster",
+        show_default=True,
+        help="local: in this process, without a job; auto: where it is predicted to be faster.",
+    )
+    return _output_options(where(command))
+
+
+def _output_options(command: F) -> F:
+    output = click.option(
+        *("-o", "--output"), required=True, metavar="OUT.npy", help="Where the result goes."
+    )
+    return json_option(output(command))
 
 
 _matrices = click.argument("matrices", nargs=-1, required=True, metavar="M1.npy M2.npy ...")
@@ -105,6 +121,26 @@ def run_chain(**options: Any) -> int:
     return _run("chain", **options)
 
 
+@run.command("mlp")
+@_network_options
+@_job_options
+@click.option(
+    "--where",
+    type=click.Choice(["cluster", "local"]),
+    default="cluster",
+    show_default=True,
+    help="local: in this process, without a job.",
+)
+@_output_options
+def run_mlp(**options: Any) -> int:
+    """OUT = what a network makes of the rows of X. Ctrl-C cancels the job.
+
+    MODEL is a safetensors file, or the weights (inputs x outputs) and biases of each layer:
+    W1.npy b1.npy W2.npy b2.npy ...
+    """
+    return _run("mlp", **options)
+
+
 @submit.command("matmul")
 @_product_options
 @_job_options
@@ -125,6 +161,20 @@ def submit_chain(scheduler: str | None, **options: Any) -> int:
     return 0
 
 
+@submit.command("mlp")
+@_network_options
+@_job_options
+def submit_mlp(scheduler: str | None, **options: Any) -> int:
+    """Submit a network's forward pass; `deadheat job result ID -o OUT.npy` fetches it later.
+
+    MODEL is a safetensors file, or the weights (inputs x outputs) and biases of each layer:
+    W1.npy b1.npy W2.npy b2.npy ...
+    """
+    with connected(scheduler) as client:
+        click.echo(_submit_mlp(client, **options).id)
+    return 0
+
+
 def _run(
     kind: str, *, output: str, as_json: bool, scheduler: str | None, where: str, **options: Any
 ) -> int:
@@ -137,8 +187,7 @@ def _run(
         with connected(scheduler) as client:
             if where == "auto" and _is_here(client, kind, options):
                 return _run_here(kind, file, output, as_json, **options)
-            submit_it = _submit_matmul if kind == "matmul" else _submit_chain
-            return _run_job(submit_it(client, **options), file, output, as_json)
+            return _run_job(_SUBMIT[kind](client, **options), file, output, as_json)
 
 
 def _is_here(client: Client, kind: str, options: dict[str, Any]) -> bool:
@@ -157,6 +206,7 @@ def _is_here(client: Client, kind: str, options: dict[str, Any]) -> bool:
 
 def _run_here(kind: str, file: OutputFile, output: str, as_json: bool, **options: Any) -> int:
     """In this process: there is no job, so most of a report is unknown."""
+    from deadheat.cli import models
     from deadheat.client import Offline, Report
 
     offline, started_s = Offline(), time.perf_counter()
@@ -164,6 +214,9 @@ def _run_here(kind: str, file: OutputFile, output: str, as_json: bool, **options
     if kind == "matmul":
         a, b = options.pop("a"), options.pop("b")
         result = offline.matmul(a, b, where="local", timeout=timeout, **options)
+    elif kind == "mlp":
+        network = models.read(options.pop("model"), options.pop("activations"))
+        result = offline.forward(network, options.pop("x"), where="local", **options)
     else:
         matrices = options.pop("matrices")
         result = offline.multi_dot(matrices, where="local", timeout=timeout, **options)
@@ -218,6 +271,28 @@ def _submit_chain(
     client: Client, *, matrices: tuple[str, ...], timeout: str | None, **options: Any
 ) -> Job:
     return client.submit_multi_dot(matrices, timeout=_limit_s(timeout), **options)
+
+
+def _submit_mlp(
+    client: Client,
+    *,
+    x: str,
+    model: tuple[str, ...],
+    activations: str | None,
+    timeout: str | None,
+    **options: Any,
+) -> Job:
+    from deadheat.cli import models
+
+    network = models.read(model, activations)
+    return client.submit_forward(network, x, timeout=_limit_s(timeout), **options)
+
+
+_SUBMIT: Final[Mapping[str, Callable[..., Job]]] = {
+    "matmul": _submit_matmul,
+    "chain": _submit_chain,
+    "mlp": _submit_mlp,
+}
 
 
 def _limit_s(timeout: str | None) -> float | None:

@@ -1,0 +1,172 @@
+"""Networks as safetensors files: parameters, and in the header which layers they belong to.
+
+Rules of this file: the format cannot carry code, and a file that it refuses is refused by name.
+Parameters are called and laid out as in the state of a `torch.nn.Sequential` ("0.weight" is
+outputs x inputs), so that files go either way. A file is complete or not there at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from deadheat.client.arrays import Array
+from deadheat.client.nn.layers import Activation, Flatten, Layer, Linear
+from deadheat.client.nn.sequential import MLP, Sequential
+from deadheat.runtime.errors import InvalidInput, NotFound, Unavailable
+
+#: The key of the header under which the layers are listed, in JSON.
+LAYERS: Final = "deadheat.layers"
+_PARAMETER: Final = re.compile(r"(?P<prefix>.*?)(?P<number>\d{1,6})\.(?P<what>weight|bias)")
+
+
+def save(path: str | Path, network: Sequential) -> None:
+    """Writes a network to a safetensors file, which replaces what was there when it is complete.
+
+    Raises InvalidInput naming the file where it cannot be written, and Unavailable where the
+    package safetensors is missing.
+    """
+    writing = _extra("safetensors.numpy")
+    arrays: dict[str, Array] = {}
+    for number, layer in enumerate(network):
+        if isinstance(layer, Linear):
+            arrays[f"{number}.weight"] = np.ascontiguousarray(layer.weight.T)
+            if layer.bias is not None:
+                arrays[f"{number}.bias"] = layer.bias
+    header = {LAYERS: json.dumps([_word(layer) for layer in network])}
+    target = Path(os.path.realpath(Path(path).expanduser()))
+    part = ""
+    try:
+        descriptor, part = tempfile.mkstemp(
+            prefix=f".{target.name}.", suffix=".part", dir=target.parent
+        )
+        os.close(descriptor)
+        writing.save_file(arrays, part, metadata=header)
+        with open(part, "rb") as file:
+            os.fsync(
+                file.fileno()
+            )  # Else the name could be there after a power loss, and no bytes.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(part).chmod(0o666 & ~umask)
+        Path(part).replace(target)
+    except (OSError, _safetensor_error()) as error:
+        raise InvalidInput(f"{path} cannot be written: {error}", field="path") from None
+    finally:
+        if part:
+            Path(part).unlink(missing_ok=True)
+
+
+def load(path: str | Path, *, activations: str | Sequence[str] | None = None) -> Sequential:
+    """A network from a safetensors file, which `save` has written, or which has the parameters of a
+    `torch.nn.Sequential`.
+
+    Args:
+        path: The file.
+        activations: As `MLP` takes them. Needed where the file does not say what its layers are;
+            refused where it does.
+
+    Raises:
+        NotFound: There is no such file.
+        InvalidInput: It is damaged or cut short, has tensors that are no parameters of Linear
+            layers, layers that do not chain, or NaN and infinity; the message names file and
+            tensor.
+        Unavailable: The package safetensors is missing.
+
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise NotFound(f"{file}: there is no such file")
+    tensors, header = _read(file)
+    try:
+        linear = _linear(tensors)
+        if LAYERS not in header:
+            if activations is None:
+                raise InvalidInput(
+                    "the file does not say its activations; give activations=", field="activations"
+                )
+            pairs = [(layer.weight, layer.bias) for layer in linear.values()]
+            return MLP(pairs, activations)
+        if activations is not None:
+            raise InvalidInput("activations are in the file already", field="activations")
+        return Sequential(*_layers(header[LAYERS], linear))
+    except InvalidInput as error:
+        raise InvalidInput(f"{file}: {error.message}", field=error.field) from None
+
+
+def _read(file: Path) -> tuple[Mapping[str, Array], Mapping[str, str]]:
+    safetensors = _extra("safetensors")
+    try:
+        with safetensors.safe_open(file, framework="numpy") as opened:
+            names = list(opened.keys())
+            return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, _safetensor_error()) as error:
+        raise InvalidInput(f"{file} is no safetensors file, or damaged: {error}") from None
+
+
+def _safetensor_error() -> type[Exception]:
+    error: type[Exception] = _extra("safetensors").SafetensorError
+    return error
+
+
+def _extra(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        raise Unavailable(
+            "the package safetensors is missing: pip install 'deadheat[networks]'"
+        ) from None
+
+
+def _linear(tensors: Mapping[str, Array]) -> Mapping[int, Linear]:
+    """Linear layers by number, ascending."""
+    found: dict[int, dict[str, Array]] = {}
+    prefixes: set[str] = set()
+    for name, tensor in tensors.items():
+        match = _PARAMETER.fullmatch(name)
+        if match is None or (match["prefix"] and not match["prefix"].endswith(".")):
+            raise InvalidInput(
+                f"tensor {name!r} is no parameter of a Linear layer; those are called 0.weight, "
+                "0.bias, 1.weight and so on"
+            )
+        prefixes.add(match["prefix"])
+        if len(prefixes) > 1:
+            raise InvalidInput(f"there are several networks: {', '.join(sorted(prefixes))}")
+        found.setdefault(int(match["number"]), {})[match["what"]] = tensor
+    made = {}
+    for number in sorted(found):
+        if "weight" not in found[number]:
+            raise InvalidInput(f"layer {number} has a bias, but no weight")
+        weight = found[number]["weight"]
+        made[number] = Linear.of(weight.T, found[number].get("bias"), name=f"layer {number}")
+    return made
+
+
+def _word(layer: Layer) -> str:
+    return layer.name if isinstance(layer, Activation) else type(layer).__name__.lower()
+
+
+def _layers(listed: str, linear: Mapping[int, Linear]) -> list[Layer | str]:
+    """The layers that a header lists; raises InvalidInput where parameters do not fit them."""
+    try:
+        words = json.loads(listed)
+    except ValueError:
+        words = None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise InvalidInput(f"{LAYERS} in the header is no list of names")
+    needed = {number for number, word in enumerate(words) if word == "linear"}
+    if needed != set(linear):
+        raise InvalidInput(
+            f"the header lists Linear layers {sorted(needed)}, but there are parameters of "
+            f"{sorted(linear)}"
+        )
+    named = {"flatten": Flatten()}
+    return [linear.get(number, named.get(word, word)) for number, word in enumerate(words)]
