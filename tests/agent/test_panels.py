@@ -30,6 +30,7 @@ def test_panels_and_what_was_given_away_are_the_rectangle_exactly_once(
     top, left = chance.randrange(100), chance.randrange(100)
     whole = Rectangle(top, top + rows, left, left + columns)
     made = Panels(whole, GemmShape(rows, inner, columns, "float64"), threads)
+    made.is_in_whole_rows = chance.random() < 0.5
     if chance.random() < 0.5:  # Its operands arrive meanwhile.
         made.row_arrived = top
     running: list[Panel] = []
@@ -48,6 +49,7 @@ def test_panels_and_what_was_given_away_are_the_rectangle_exactly_once(
                 continue
             made.finish(panel)
             done.append(panel.rectangle)
+            assert not made.is_in_whole_rows or panel.rectangle.columns == columns
         elif action > 0.98:
             released += made.release(chance.randrange(whole.area + 1))
         # Rows that count as done are done.
@@ -57,7 +59,22 @@ def test_panels_and_what_was_given_away_are_the_rectangle_exactly_once(
     assert sum(piece.area for piece in done + released) == whole.area
     assert made.area_done == sum(piece.area for piece in done)
     # What was kept is whole rows and at most one part of a band.
-    assert len(merged(uncovered(whole, released))) <= 2
+    pieces = merged(uncovered(whole, released))
+    assert len(pieces) <= 2
+    assert not made.is_in_whole_rows or all(piece.columns == columns for piece in pieces)
+
+
+def test_bands_of_a_segment_are_high_enough_for_blas_and_lower_at_the_end() -> None:
+    made = panels(8192, 2048, 16 * 2048, threads=2)
+    made.is_in_whole_rows = True
+    heights = []
+    while panel := made.take():
+        made.finish(panel)
+        heights.append(panel.rectangle.rows)
+    assert sum(heights) == 8192
+    # The more work a row is, the fewer are enough.
+    assert all(256 <= height < 640 for height in heights[:-8])
+    assert all(128 <= height <= 256 for height in heights[-4:])
 
 
 def test_sizes_fall_towards_the_end() -> None:

@@ -19,6 +19,7 @@ from deadheat.runtime.programs import (
     Kind,
     Operation,
     Rectangle,
+    Segment,
     Slice,
     Softmax,
     Sum,
@@ -84,6 +85,8 @@ def operation_to_wire(operation: Operation) -> pb.Operation:
                     column_stop=r.column_stop,
                 )
             )
+        case Segment(operations):
+            message.segment.operations.extend(operation_to_wire(one) for one in operations)
         case kind:
             assert_never(kind)
     return message
@@ -186,6 +189,10 @@ def _slice_from_wire(message: pb.Slice) -> Slice:
     return Slice(Rectangle(r.row_start, r.row_stop, r.column_start, r.column_stop))
 
 
+def _segment_from_wire(message: pb.Segment) -> Segment:
+    return Segment(tuple(operation_from_wire(one) for one in message.operations))
+
+
 _READERS: Final[Mapping[str, Callable[[pb.Operation], Kind]]] = {
     "gemm": lambda message: _gemm_from_wire(message.gemm),
     "sum": lambda message: _sum_from_wire(message.sum),
@@ -199,4 +206,5 @@ _READERS: Final[Mapping[str, Callable[[pb.Operation], Kind]]] = {
     "sum_along": lambda message: _sum_along_from_wire(message.sum_along),
     "transpose": lambda _: Transpose(),
     "slice": lambda message: _slice_from_wire(message.slice),
+    "segment": lambda message: _segment_from_wire(message.segment),
 }
