@@ -25,6 +25,7 @@ from deadheat.runtime.programs import (
     needed_blocks,
     read_by_rows,
 )
+from deadheat.v1 import types_pb2
 
 TANH = Unary(UnaryFunction.TANH)
 
@@ -84,6 +85,13 @@ def test_what_is_no_segment_is_refused(steps: list[tuple[str, str, Kind]], words
 def test_a_square_that_is_read_whole_is_no_row() -> None:
     with pytest.raises(InvalidInput, match="needs all rows"):
         built(("g", "w", TANH), ("y", "w g", Gemm()), reads="w")
+
+
+def test_a_step_of_an_unknown_kind_is_refused() -> None:
+    message = types_pb2.Operation(result="y", operands=["x"])
+    message.segment.steps.add(result="y", operands=["x"])
+    with pytest.raises(InvalidInput, match="of a kind this version does not know"):
+        wire.operation_from_wire(message)
 
 
 def test_a_segment_is_not_made_of_segments() -> None:

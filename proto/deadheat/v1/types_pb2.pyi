@@ -535,21 +535,80 @@ class Segment(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    OPERATIONS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Operation]: ...
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___SegmentStep]: ...
     def __init__(
         self,
         *,
-        operations: _abc.Iterable[Global___Operation] | None = ...,
+        steps: _abc.Iterable[Global___SegmentStep] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["operations", b"operations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Segment: _TypeAlias = Segment  # noqa: Y015
+
+@_typing.final
+class SegmentStep(_message.Message):
+    """An operation of a segment: no chain, no transpose, and no segment again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    OPERANDS_FIELD_NUMBER: _builtins.int
+    GEMM_FIELD_NUMBER: _builtins.int
+    SUM_FIELD_NUMBER: _builtins.int
+    UNARY_FIELD_NUMBER: _builtins.int
+    BINARY_FIELD_NUMBER: _builtins.int
+    CAST_FIELD_NUMBER: _builtins.int
+    SOFTMAX_FIELD_NUMBER: _builtins.int
+    SUM_ALONG_FIELD_NUMBER: _builtins.int
+    SLICE_FIELD_NUMBER: _builtins.int
+    result: _builtins.str
+    @_builtins.property
+    def operands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def gemm(self) -> Global___Gemm: ...
+    @_builtins.property
+    def sum(self) -> Global___Sum: ...
+    @_builtins.property
+    def unary(self) -> Global___Unary: ...
+    @_builtins.property
+    def binary(self) -> Global___Binary: ...
+    @_builtins.property
+    def cast(self) -> Global___Cast: ...
+    @_builtins.property
+    def softmax(self) -> Global___Softmax: ...
+    @_builtins.property
+    def sum_along(self) -> Global___SumAlong: ...
+    @_builtins.property
+    def slice(self) -> Global___Slice: ...
+    def __init__(
+        self,
+        *,
+        result: _builtins.str = ...,
+        operands: _abc.Iterable[_builtins.str] | None = ...,
+        gemm: Global___Gemm | None = ...,
+        sum: Global___Sum | None = ...,
+        unary: Global___Unary | None = ...,
+        binary: Global___Binary | None = ...,
+        cast: Global___Cast | None = ...,
+        softmax: Global___Softmax | None = ...,
+        sum_along: Global___SumAlong | None = ...,
+        slice: Global___Slice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "gemm", b"gemm", "kind", b"kind", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "unary", b"unary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "result", b"result", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "unary", b"unary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "unary", "binary", "cast", "softmax", "sum_along", "slice"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___SegmentStep: _TypeAlias = SegmentStep  # noqa: Y015
 
 @_typing.final
 class Operation(_message.Message):

@@ -86,7 +86,8 @@ def operation_to_wire(operation: Operation) -> pb.Operation:
                 )
             )
         case Segment(operations):
-            message.segment.operations.extend(operation_to_wire(one) for one in operations)
+            message.segment.SetInParent()
+            message.segment.steps.extend(_step_to_wire(one) for one in operations)
         case kind:
             assert_never(kind)
     return message
@@ -189,8 +190,27 @@ def _slice_from_wire(message: pb.Slice) -> Slice:
     return Slice(Rectangle(r.row_start, r.row_stop, r.column_start, r.column_stop))
 
 
+def _step_to_wire(operation: Operation) -> pb.SegmentStep:
+    whole = operation_to_wire(operation)
+    step = pb.SegmentStep(result=whole.result, operands=whole.operands)
+    name = whole.WhichOneof("kind")
+    assert name is not None
+    getattr(step, name).CopyFrom(getattr(whole, name))
+    getattr(step, name).SetInParent()  # Also where it says nothing more.
+    return step
+
+
 def _segment_from_wire(message: pb.Segment) -> Segment:
-    return Segment(tuple(operation_from_wire(one) for one in message.operations))
+    return Segment(tuple(_step_from_wire(step) for step in message.steps))
+
+
+def _step_from_wire(step: pb.SegmentStep) -> Operation:
+    whole = pb.Operation(result=step.result, operands=step.operands)
+    # Only what a step can be is copied: what else came with it may be nested without end.
+    if name := step.WhichOneof("kind"):
+        getattr(whole, name).CopyFrom(getattr(step, name))
+        getattr(whole, name).SetInParent()
+    return operation_from_wire(whole)
 
 
 _READERS: Final[Mapping[str, Callable[[pb.Operation], Kind]]] = {
