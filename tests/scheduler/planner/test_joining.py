@@ -149,11 +149,14 @@ def test_baselines_have_a_barrier_after_each_operation() -> None:
     assert planned(program(*LAYERED), POOL, Cut.EQUAL).program is None
 
 
-def test_long_programs_are_joined_without_being_priced() -> None:
-    steps = [("h0", "x w", RELU), *((f"h{n}", f"h{n - 1}", TANH) for n in range(1, 600))]
+def test_programs_of_many_unlike_operations_are_joined_by_their_rows() -> None:
+    steps: list[tuple[str, str, Kind]] = [("h0", "x w", RELU)]
+    steps += [(f"h{n}", f"h{n - 1} w", Gemm(alpha=1.0 + n / 10_000)) for n in range(1, 2500)]
     rewritten = planned(program(*steps), POOL)
     assert rewritten.program is not None
-    assert len(rewritten.program.operations) == 3
+    assert len(rewritten.program.operations) == 10
+    assert "there are 2 segments more" in str(rewritten)
+    assert planned(program(*steps, rows=500), POOL).program is None
 
 
 def test_few_rows_and_much_to_fetch_stay_layer_by_layer() -> None:

@@ -21,7 +21,6 @@ from deadheat.scheduler.core.queueing import rank_of
 from deadheat.scheduler.core.state import Job, Step
 from deadheat.scheduler.core.world import World
 from deadheat.scheduler.planner.inputs import Cut, Work
-from deadheat.scheduler.planner.joining import segments
 from deadheat.scheduler.planner.plan import Plan
 
 #: Jobs that have not ended; one more is refused (the shell checks before it submits).
@@ -62,8 +61,8 @@ def on_submitted(world: World, event: events.JobSubmitted) -> None:
     if job.policy.timeout_s is not None:
         world.wake_at(world.now + job.policy.timeout_s, "job", job.id)
     # An empty result is complete before anything is planned, and needs its room at once.
-    has_work = job.policy.cut is Cut.BALANCED and all(step.gaps for step in job.steps)
-    job.joins_first = has_work and bool(segments(job.program))
+    has_work = len(job.steps) > 1 and all(step.gaps for step in job.steps)
+    job.joins_first = has_work and job.policy.cut is Cut.BALANCED
     if not job.joins_first:
         make_results(world, job)
     advance(world, job)

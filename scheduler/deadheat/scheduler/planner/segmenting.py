@@ -25,8 +25,10 @@ from deadheat.scheduler.planner.pricing import id_of, price
 #: A barrier: the last sub-tasks of an operation are told of, its result is sealed, the next one is
 #: planned and sent. What devices wait for one another there comes on top.
 BARRIER_S: Final = 0.003
-#: Pricing takes some milliseconds an operation; those of longer programs are joined unpriced.
-MAX_PRICED: Final = 256
+#: Unlike operations times devices that are priced (a third of a millisecond each, if they are on
+#: other hosts). Of more, those are joined that leave every device enough rows for any BLAS.
+MAX_PRICED: Final = 4096
+ENOUGH_ROWS: Final = 256
 #: Segments that are listed one by one in a plan's text.
 MAX_LISTED: Final = 8
 
@@ -40,13 +42,16 @@ def with_segments(given: PlanningInput) -> Plan | None:
         return None
     idle = pool.with_ready(np.zeros(len(pool)))
     prices = _Prices(given.policy, idle)
-    is_priced = sum(map(len, found)) <= MAX_PRICED
+    is_priced = _unlike(program, found) * len(pool) <= MAX_PRICED
     chosen, together_s, apart_s = [], 0.0, 0.0
     for group in found:
-        one_s, alone_s = _both_s(program, group, prices) if is_priced else (0.0, 0.0)
-        if one_s <= alone_s:
+        if not is_priced and _rows(program, group) >= ENOUGH_ROWS * len(pool):
             chosen.append(group)
-            together_s, apart_s = together_s + one_s, apart_s + alone_s
+        elif is_priced:
+            one_s, alone_s = _both_s(program, group, prices)
+            if one_s <= alone_s:
+                chosen.append(group)
+                together_s, apart_s = together_s + one_s, apart_s + alone_s
     if not chosen:
         return None
     rewritten = joined(program, chosen)
@@ -64,9 +69,20 @@ def with_segments(given: PlanningInput) -> Plan | None:
     )
 
 
+def _unlike(program: Program, found: Sequence[Sequence[int]]) -> int:
+    """How many different operations there are; a network has the same layer many times."""
+    operations = (program.operations[number] for group in found for number in group)
+    types = program.types
+    return len({(one.kind, *(types[name] for name in one.operands)) for one in operations})
+
+
+def _rows(program: Program, group: Sequence[int]) -> int:
+    return program.types[program.operations[group[-1]].result].rows
+
+
 @dataclass(frozen=True)
 class _Prices:
-    """Seconds of operations on an idle pool; a network has the same layer many times."""
+    """Seconds of operations on an idle pool, each kind once."""
 
     policy: Policy
     pool: Pool
