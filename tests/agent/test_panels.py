@@ -7,7 +7,13 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deadheat.agent.executors.panels import MAX_PANEL_FLOPS, Panel, Panels
+from deadheat.agent.executors.panels import (
+    LAST_ROWS,
+    MAX_BAND_BYTES,
+    MAX_PANEL_FLOPS,
+    Panel,
+    Panels,
+)
 from deadheat.runtime.programs import GemmShape, Rectangle, merged, uncovered
 
 
@@ -74,7 +80,7 @@ def test_bands_of_a_segment_are_high_enough_for_blas_and_lower_at_the_end() -> N
     assert sum(heights) == 8192
     # The more work a row is, the fewer are enough.
     assert all(256 <= height < 640 for height in heights[:-8])
-    assert all(128 <= height <= 256 for height in heights[-4:])
+    assert all(LAST_ROWS // 2 <= height <= 256 for height in heights[-4:])
 
 
 def test_sizes_fall_towards_the_end() -> None:
@@ -89,6 +95,17 @@ def test_sizes_fall_towards_the_end() -> None:
     assert sum(sizes[-3:]) < 0.02 * sum(sizes)
     # The greater part of the work is done in large panels.
     assert sum(size for size in sizes if size >= 2**19) > 0.85 * sum(sizes)
+
+
+def test_bands_of_a_narrow_segment_are_as_high_as_the_cache_allows() -> None:
+    made = panels(10_000_000, 2, 4)
+    made.is_in_whole_rows = True
+    count = 0
+    while panel := made.take():
+        made.finish(panel)
+        count += 1
+        assert panel.rectangle.rows <= MAX_BAND_BYTES / 16 + 128
+    assert count < 100
 
 
 def test_no_panel_takes_for_ever() -> None:

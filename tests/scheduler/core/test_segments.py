@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tests.scheduler.core.harness import Pool, check_cover, state_of
+from tests.scheduler.core.test_restore import restarted
 
 from deadheat.runtime.programs import (
     Activation,
@@ -17,8 +20,9 @@ from deadheat.runtime.programs import (
     Unary,
     UnaryFunction,
 )
-from deadheat.scheduler.core import effects, estimating
+from deadheat.scheduler.core import effects, estimating, events
 from deadheat.scheduler.core.events import JobPolicy
+from deadheat.scheduler.core.restore import Matrices
 from deadheat.scheduler.core.state import Job
 from deadheat.scheduler.planner.inputs import Cut
 
@@ -121,6 +125,36 @@ def test_products_of_a_chain_stay_as_they_were_ordered(pool: Pool) -> None:
     assert [isinstance(operation.kind, Segment) for operation in made] == [False, False, True]
     assert len({step.result_id for step in job.steps}) == 3
     run(pool, job)
+    assert state_of(job) == "done"
+
+
+def test_a_segment_goes_on_after_a_restart(pool: Pool, tmp_path: Path) -> None:
+    job = pool.submit(program=network())
+    (held,) = (step.result_id for step in job.steps)
+    pool.progress(pool.on(job, "a"), 1024 * 512, took_s=0.1)
+    after = restarted(pool, tmp_path / "db", Matrices(frozenset({held})))
+    again = after.jobs[job.id]
+    assert [step.result_id for step in again.steps] == [held]
+    assert again.steps[0].operation == job.steps[0].operation
+    check_cover(again)
+    for node, cpu in (("a", 0), ("b", 1)):
+        mine = tuple(
+            events.HeldSubtask(s.id, False) for s in again.subtasks.values() if s.node == node
+        )
+        after.join(node, cpus=frozenset({cpu}), held=mine)
+    run(after, again)
+    assert state_of(again) == "done"
+
+
+def test_what_was_not_planned_before_a_restart_keeps_its_barriers(tmp_path: Path) -> None:
+    """Room for all of its results may have been made already."""
+    before = Pool()
+    before.submit(program=network(3))
+    after = restarted(before, tmp_path / "db", Matrices())
+    after.join("a")
+    job = after.jobs["j1"]
+    assert len(job.steps) == 3
+    run(after, job)
     assert state_of(job) == "done"
 
 

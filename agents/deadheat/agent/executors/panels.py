@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from deadheat.runtime.dtypes import element_type
 from deadheat.runtime.programs import GemmShape, Rectangle, uncovered
 
 #: The largest panel. Of the best rate 1024 x 1024 reaches 97 %, this 99 % (measured on x86 with
@@ -34,9 +35,11 @@ LAST_PART: Final = 0.05
 LAST_PANEL: Final = 0.01
 #: Panels that have to have ended before their variance says something.
 MIN_PANELS: Final = 4
-#: Of a segment each panel is a band of whole rows, of at least MIN_SIDE while there are enough of
-#: them, then of this: what its operations make stays near, and all of B is packed for each band.
-LAST_ROWS: Final = 128
+#: Of a segment each panel is a band of whole rows. What its operations make of one is to stay in a
+#: core's part of the cache, if MIN_SIDE rows do: BLAS packs all of B anew for each band.
+MAX_BAND_BYTES: Final = 4 << 20
+#: The lowest band of a segment, when there are not enough rows left for higher ones.
+LAST_ROWS: Final = 64
 #: Cuts and bands are multiples of this, which suits every BLAS kernel.
 GRAIN: Final = 16
 
@@ -300,8 +303,15 @@ class Panels:
         """The height of a band that is one panel, with so many rows left."""
         columns = max(1, self.rectangle.columns)
         flops = self.shape.with_rows(1).flops
-        most = min(MAX_SIDE, MAX_PANEL_FLOPS / max(1.0, flops))
-        most = min(most, MAX_PANEL_S / (self._element_s * columns))
+        widest = max(
+            part.columns * element_type(part.dtype).itemsize
+            for part in (self.shape, *self.shape.parts)
+        )
+        most = min(
+            MAX_BAND_BYTES / max(1, widest),
+            MAX_PANEL_FLOPS / max(1.0, flops),
+            MAX_PANEL_S / (self._element_s * columns),
+        )
         share = min(
             left / (PANELS_LEFT * self.threads),
             self._pace.chunk(left * columns, self.threads) / columns,
