@@ -20,8 +20,9 @@ from deadheat.runtime.programs import (
     Unary,
     UnaryFunction,
 )
-from deadheat.scheduler.core import effects, estimating, events
+from deadheat.scheduler.core import effects, estimating, events, explaining
 from deadheat.scheduler.core.events import JobPolicy
+from deadheat.scheduler.core.report import report_of
 from deadheat.scheduler.core.restore import Matrices
 from deadheat.scheduler.core.state import Job
 from deadheat.scheduler.planner.inputs import Cut
@@ -96,6 +97,21 @@ def test_baselines_keep_their_barriers(pool: Pool) -> None:
     assert len(job.steps) == 3
     run(pool, job)
     assert state_of(job) == "done"
+
+
+def test_what_devices_waited_at_barriers_is_told(pool: Pool) -> None:
+    layered, joined = pool.submit(program=network(2), cut=Cut.EQUAL), Pool()
+    for waits_s in (1.0, 1.5):
+        pool.pass_time(waits_s)
+        for subtask in pool.active(layered):
+            pool.finish(subtask, took_s=1.0)
+    report = report_of(layered, {})
+    assert explaining.document(report, [])["waiting_s"] == pytest.approx(0.5)
+    assert "between operations a device waited 500.0 ms" in explaining.story(report, [])
+    joined.join("a")
+    job = joined.submit(program=network(2))
+    run(joined, job)
+    assert explaining.document(report_of(job, {}), [])["waiting_s"] is None
 
 
 def test_an_empty_result_is_complete_before_all_else(pool: Pool) -> None:
