@@ -24,7 +24,10 @@ from deadheat.runtime.programs import (
     MatrixType,
     Operation,
     Rectangle,
+    Segment,
     Sum,
+    Unary,
+    UnaryFunction,
     needed_blocks,
 )
 from deadheat.runtime.rules import result_type
@@ -174,6 +177,28 @@ def test_sums_with_bias_are_rounded_once(cut: Rectangle | None) -> None:
         assert result.dtype == np.float16
         assert np.array_equal(result, expected.astype(np.float16))
         assert finished.progress.flops == 5 * result.size
+
+    with_executor(test)
+
+
+@pytest.mark.parametrize("cut", [None, Rectangle(100, 1000, 0, 70)])
+def test_a_segment_leaves_only_its_result(cut: Rectangle | None) -> None:
+    inner = (
+        Operation("H", ("A", "B"), Gemm(activation=Activation.RELU)),
+        Operation("T", ("H",), Unary(UnaryFunction.TANH)),
+        Operation("C", ("T", "V"), Gemm()),
+    )
+    a, b, v = RNG.random((1500, 90)), RNG.standard_normal((90, 110)), RNG.random((110, 70))
+    operation = Operation("C", ("A", "B", "V"), Segment(inner))
+
+    async def test(harness: Harness) -> None:
+        result = harness.execute(operation, (a, b, v), cut=cut)
+        finished = await harness.next("finished")
+        rows = slice(cut.row_start, cut.row_stop) if cut else slice(None)
+        assert np.allclose(result, (np.tanh(np.maximum(a @ b, 0)) @ v)[rows])
+        assert finished.progress.area_done == result.size
+        per_row = 2 * 90 * 110 + 8 * 110 + 2 * 110 * 70
+        assert finished.progress.flops == pytest.approx(per_row * len(result))
 
     with_executor(test)
 

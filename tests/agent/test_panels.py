@@ -7,7 +7,13 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deadheat.agent.executors.panels import MAX_PANEL_FLOPS, Panel, Panels
+from deadheat.agent.executors.panels import (
+    LAST_ROWS,
+    MAX_BAND_BYTES,
+    MAX_PANEL_FLOPS,
+    Panel,
+    Panels,
+)
 from deadheat.runtime.programs import GemmShape, Rectangle, merged, uncovered
 
 
@@ -30,6 +36,7 @@ def test_panels_and_what_was_given_away_are_the_rectangle_exactly_once(
     top, left = chance.randrange(100), chance.randrange(100)
     whole = Rectangle(top, top + rows, left, left + columns)
     made = Panels(whole, GemmShape(rows, inner, columns, "float64"), threads)
+    made.is_in_whole_rows = chance.random() < 0.5
     if chance.random() < 0.5:  # Its operands arrive meanwhile.
         made.row_arrived = top
     running: list[Panel] = []
@@ -48,6 +55,7 @@ def test_panels_and_what_was_given_away_are_the_rectangle_exactly_once(
                 continue
             made.finish(panel)
             done.append(panel.rectangle)
+            assert not made.is_in_whole_rows or panel.rectangle.columns == columns
         elif action > 0.98:
             released += made.release(chance.randrange(whole.area + 1))
         # Rows that count as done are done.
@@ -57,7 +65,24 @@ def test_panels_and_what_was_given_away_are_the_rectangle_exactly_once(
     assert sum(piece.area for piece in done + released) == whole.area
     assert made.area_done == sum(piece.area for piece in done)
     # What was kept is whole rows and at most one part of a band.
-    assert len(merged(uncovered(whole, released))) <= 2
+    pieces = merged(uncovered(whole, released))
+    assert len(pieces) <= 2
+    assert not made.is_in_whole_rows or all(piece.columns == columns for piece in pieces)
+
+
+def test_bands_of_a_segment_are_high_enough_for_blas_and_lower_at_the_end() -> None:
+    made = panels(8192, 2048, 16 * 2048, threads=2)
+    made.is_in_whole_rows = True
+    heights = []
+    while panel := made.take():
+        made.finish(panel)
+        heights.append(panel.rectangle.rows)
+    assert sum(heights) == 8192
+    before = [sum(heights[:number]) for number in range(len(heights))]
+    for height, done in zip(heights, before):
+        assert height >= (256 if 8192 - done > 4 * 256 else LAST_ROWS // 2)
+    # The last ones are some per cent of a thread's rows.
+    assert max(heights[-2:]) <= 128
 
 
 def test_sizes_fall_towards_the_end() -> None:
@@ -72,6 +97,17 @@ def test_sizes_fall_towards_the_end() -> None:
     assert sum(sizes[-3:]) < 0.02 * sum(sizes)
     # The greater part of the work is done in large panels.
     assert sum(size for size in sizes if size >= 2**19) > 0.85 * sum(sizes)
+
+
+def test_bands_of_a_narrow_segment_are_as_high_as_the_cache_allows() -> None:
+    made = panels(10_000_000, 2, 4)
+    made.is_in_whole_rows = True
+    count = 0
+    while panel := made.take():
+        made.finish(panel)
+        count += 1
+        assert panel.rectangle.rows <= MAX_BAND_BYTES / 16 + 128
+    assert count < 100
 
 
 def test_no_panel_takes_for_ever() -> None:

@@ -89,6 +89,22 @@ def test_what_does_not_fit_into_any_memory_is_refused_by_name_and_the_next_is_se
         assert np.array_equal(client.submit_matmul(a[:512], b).result(60), a[:512] @ b)
 
 
+def test_only_the_ends_of_a_segment_travel(tmp_path: Path) -> None:
+    x, w = integers(3000, 400), integers(400, 400)
+    with far_cluster(tmp_path) as found, Client(found.address) as client:
+        found.blocks.add(Fault("reset", 3 * MIB))
+        weights = client.put(w)
+        lazy = ((client.put(x) @ weights).relu() * 0.125) @ weights + 1.0
+        job = client.submit(lazy)
+        assert np.array_equal(job.result(60), (np.maximum(x @ w, 0) * 0.125) @ w + 1.0)
+        report = job.report()
+        assert len({placement["operation"] for placement in report.placements}) == 1
+        (far,) = report.devices
+        # Its rows, the weights once, and the result: nothing of what is in between.
+        assert far["bytes_in"] <= x.nbytes + w.nbytes + 1024
+        assert far["bytes_out"] == x.nbytes
+
+
 def test_a_store_that_is_killed_while_blocks_stream_costs_no_wrong_element(tmp_path: Path) -> None:
     a, b = integers(2400, 1600), integers(1600, 1000)
     with far_cluster(tmp_path) as found, Client(found.address) as client:

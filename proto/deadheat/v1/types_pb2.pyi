@@ -528,6 +528,89 @@ class Slice(_message.Message):
 Global___Slice: _TypeAlias = Slice  # noqa: Y015
 
 @_typing.final
+class Segment(_message.Message):
+    """Operations that follow one another on the same rows without a barrier between them. Operands are
+    what they read from outside, the result is that of the last one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___SegmentStep]: ...
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___SegmentStep] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Segment: _TypeAlias = Segment  # noqa: Y015
+
+@_typing.final
+class SegmentStep(_message.Message):
+    """An operation of a segment: no chain, no transpose, and no segment again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    OPERANDS_FIELD_NUMBER: _builtins.int
+    GEMM_FIELD_NUMBER: _builtins.int
+    SUM_FIELD_NUMBER: _builtins.int
+    UNARY_FIELD_NUMBER: _builtins.int
+    BINARY_FIELD_NUMBER: _builtins.int
+    CAST_FIELD_NUMBER: _builtins.int
+    SOFTMAX_FIELD_NUMBER: _builtins.int
+    SUM_ALONG_FIELD_NUMBER: _builtins.int
+    SLICE_FIELD_NUMBER: _builtins.int
+    result: _builtins.str
+    @_builtins.property
+    def operands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def gemm(self) -> Global___Gemm: ...
+    @_builtins.property
+    def sum(self) -> Global___Sum: ...
+    @_builtins.property
+    def unary(self) -> Global___Unary: ...
+    @_builtins.property
+    def binary(self) -> Global___Binary: ...
+    @_builtins.property
+    def cast(self) -> Global___Cast: ...
+    @_builtins.property
+    def softmax(self) -> Global___Softmax: ...
+    @_builtins.property
+    def sum_along(self) -> Global___SumAlong: ...
+    @_builtins.property
+    def slice(self) -> Global___Slice: ...
+    def __init__(
+        self,
+        *,
+        result: _builtins.str = ...,
+        operands: _abc.Iterable[_builtins.str] | None = ...,
+        gemm: Global___Gemm | None = ...,
+        sum: Global___Sum | None = ...,
+        unary: Global___Unary | None = ...,
+        binary: Global___Binary | None = ...,
+        cast: Global___Cast | None = ...,
+        softmax: Global___Softmax | None = ...,
+        sum_along: Global___SumAlong | None = ...,
+        slice: Global___Slice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "gemm", b"gemm", "kind", b"kind", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "unary", b"unary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "result", b"result", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "unary", b"unary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "unary", "binary", "cast", "softmax", "sum_along", "slice"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___SegmentStep: _TypeAlias = SegmentStep  # noqa: Y015
+
+@_typing.final
 class Operation(_message.Message):
     """One step of a program in SSA form: each name is assigned once, before it is used."""
 
@@ -545,6 +628,7 @@ class Operation(_message.Message):
     SUM_ALONG_FIELD_NUMBER: _builtins.int
     TRANSPOSE_FIELD_NUMBER: _builtins.int
     SLICE_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
     result: _builtins.str
     @_builtins.property
     def operands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -568,6 +652,8 @@ class Operation(_message.Message):
     def transpose(self) -> Global___Transpose: ...
     @_builtins.property
     def slice(self) -> Global___Slice: ...
+    @_builtins.property
+    def segment(self) -> Global___Segment: ...
     def __init__(
         self,
         *,
@@ -583,12 +669,13 @@ class Operation(_message.Message):
         sum_along: Global___SumAlong | None = ...,
         transpose: Global___Transpose | None = ...,
         slice: Global___Slice | None = ...,
+        segment: Global___Segment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "chain", b"chain", "gemm", b"gemm", "kind", b"kind", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "chain", b"chain", "gemm", b"gemm", "kind", b"kind", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "chain", b"chain", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "result", b"result", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "chain", b"chain", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "result", b"result", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "chain", "unary", "binary", "cast", "softmax", "sum_along", "transpose", "slice"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "chain", "unary", "binary", "cast", "softmax", "sum_along", "transpose", "slice", "segment"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

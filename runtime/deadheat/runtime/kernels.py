@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final, assert_never
 
+from deadheat.runtime import segments
 from deadheat.runtime.dtypes import element_type, numpy_dtype
 from deadheat.runtime.programs import (
     Activation,
@@ -17,6 +18,7 @@ from deadheat.runtime.programs import (
     MatrixType,
     Operation,
     Rectangle,
+    Segment,
     Slice,
     Softmax,
     Sum,
@@ -24,6 +26,7 @@ from deadheat.runtime.programs import (
     Transpose,
     Unary,
     UnaryFunction,
+    needed_blocks,
 )
 
 Array = Any
@@ -86,6 +89,9 @@ def compute_panel(
                 _softmax(xp, parts[0][block], columns, out[block])
         case SumAlong():
             _sum_along(xp, kind, types[operation.operands[0]].dtype, parts[0], out)
+        case Segment():
+            given = dict(zip(operation.operands, parts, strict=True))
+            _segment(xp, kind, segments.all_types(kind, types), rectangle, given, out)
         case _:
             assert_never(kind)
 
@@ -191,6 +197,43 @@ def _sum_along(xp: ModuleType, kind: SumAlong, dtype: str, x: Array, out: Array)
     for row in range(out.shape[0]):
         block = x[row * height : (row + 1) * height]
         out[row] = xp.sum(block, axis=0, dtype=compute).astype(out.dtype, copy=False)
+
+
+def _segment(
+    xp: ModuleType,
+    kind: Segment,
+    types: Mapping[str, MatrixType],
+    rectangle: Rectangle,
+    held: dict[str, Array],
+    out: Array,
+) -> None:
+    """One operation after the other, each on what the later ones need of it. `held` are the
+    operands' parts at first; what an operation made goes as soon as nothing needs it any more, so
+    that no more rows are in memory than those of one band."""
+    needs = segments.needs(kind, types, rectangle)
+    last_use = {name: at for at, one in enumerate(kind.operations) for name in one.operands}
+    for at, one in enumerate(kind.operations):
+        wanted = needs[one.result]
+        made = out
+        if one is not kind.operations[-1]:
+            dtype = numpy_dtype(types[one.result].dtype)
+            made = xp.empty((wanted.rows, wanted.columns), dtype)
+        parts = [
+            _within(held[name], needs[name], part)
+            for name, part in needed_blocks(one, types, wanted)
+        ]
+        compute_panel(xp, one, types, wanted, parts, made)
+        held[one.result] = made
+        for name in {*one.operands}:
+            if last_use[name] == at:
+                del held[name]
+
+
+def _within(array: Array, held: Rectangle, part: Rectangle) -> Array:
+    """A part of what is held, as a view."""
+    top, left = held.row_start, held.column_start
+    rows = slice(part.row_start - top, part.row_stop - top)
+    return array[rows, part.column_start - left : part.column_stop - left]
 
 
 def _finish(xp: ModuleType, kind: Gemm | Sum, out: Array, bias: Array | None) -> None:

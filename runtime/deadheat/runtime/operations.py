@@ -141,8 +141,19 @@ class Slice:
     rectangle: Rectangle
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Operations that follow one another on the same rows, without a barrier between them.
+
+    Its operands are what they read from outside, its result is that of the last one; what the
+    others make is used inside only, and kept nowhere. `segments` says which may be joined.
+    """
+
+    operations: tuple[Operation, ...]
+
+
 Elementwise = Unary | Binary | Cast
-Kind = Gemm | Sum | Chain | Elementwise | Softmax | SumAlong | Transpose | Slice
+Kind = Gemm | Sum | Chain | Elementwise | Softmax | SumAlong | Transpose | Slice | Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +177,8 @@ class Op(StrEnum):
 class GemmShape:
     """The sizes of one product, C (rows x columns) = A (rows x inner) @ B (inner x columns).
 
-    Of a sum, `inner` counts the operations for one element: additions and epilogue.
+    Of a sum, `inner` counts the operations for one element: additions and epilogue. A segment has
+    `parts`, the shapes of its operations, and takes as long as these on as many rows as it has.
     """
 
     rows: int
@@ -174,9 +186,12 @@ class GemmShape:
     columns: int
     dtype: str
     op: Op = Op.PRODUCT
+    parts: tuple[GemmShape, ...] = ()
 
     @property
     def flops(self) -> float:
+        if self.parts:
+            return sum(part.with_rows(self.rows).flops for part in self.parts)
         element = element_type(self.dtype)
         steps = float(self.rows) * self.inner * self.columns
         return steps * (element.flops_per_step if self.op is Op.PRODUCT else element.flops_per_add)

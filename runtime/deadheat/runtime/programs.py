@@ -23,6 +23,7 @@ from deadheat.runtime.operations import (
     Kind,
     Op,
     Operation,
+    Segment,
     Slice,
     Softmax,
     Sum,
@@ -65,6 +66,7 @@ __all__ = [
     "Operation",
     "Program",
     "Rectangle",
+    "Segment",
     "Slice",
     "Softmax",
     "Sum",
@@ -153,9 +155,16 @@ class Program:
         chains = (n for n, one in enumerate(self.operations) if isinstance(one.kind, Chain))
         return next(chains, None)
 
+    @cached_property
+    def _shapes(self) -> dict[str, GemmShape]:
+        return {}
+
     def shape_of(self, operation: Operation) -> GemmShape:
         """The shape by which a device's speed for this operation is looked up."""
-        return work_shape(operation, self.types)
+        found = self._shapes.get(operation.result)
+        if found is None:  # That of a segment is asked for with every report, and takes a while.
+            found = self._shapes[operation.result] = work_shape(operation, self.types)
+        return found
 
     def flops_of(self, operation: Operation) -> float:
         """The work of an operation; of a chain, that of its order with the fewest operations."""

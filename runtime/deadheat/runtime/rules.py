@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, assert_never
 
-from deadheat.runtime import elementwise
+from deadheat.runtime import elementwise, segments
 from deadheat.runtime.dtypes import ElementType, element_type
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.operations import (
@@ -21,6 +21,7 @@ from deadheat.runtime.operations import (
     GemmShape,
     Op,
     Operation,
+    Segment,
     Slice,
     Softmax,
     Sum,
@@ -51,6 +52,8 @@ def result_type(operation: Operation, types: Types) -> MatrixType:
             return _sum_type(operation, kind, given)
         case Chain() as kind:
             return _chain_type(operation, kind, given)
+        case Segment() as kind:
+            return segments.result_type(operation, kind, types)
         case kind:
             return elementwise.result_type(operation, kind, given)
 
@@ -203,6 +206,10 @@ def needed_blocks(
             # Before it is rewritten: what any order reads at least.
             for name in names:
                 yield name, types[name].whole()
+        case Segment() as kind:
+            needs = segments.needs(kind, segments.all_types(kind, types), rectangle)
+            for name in names:
+                yield name, needs[name]
         case kind:
             yield from elementwise.needed_blocks(operation, kind, types, rectangle)
 
@@ -221,13 +228,16 @@ def read_by_rows(operation: Operation) -> tuple[bool, ...]:
         case Chain() | Binary() | SumAlong() | Transpose() | Slice():
             # Of a binary operation either side may be the one that is repeated.
             return (False,) * count
+        case Segment() as kind:
+            return segments.read_by_rows(operation, kind)
         case kind:
             assert_never(kind)
 
 
 def is_row_local(operation: Operation) -> bool:
     """Whether a row of the result needs, of each operand, the same row or what all rows need: such
-    operations may follow one another on the same rows without a barrier."""
+    operations may follow one another on the same rows without a barrier. A segment is made of such
+    ones, but is not joined again."""
     match operation.kind:
         case Gemm(transpose_a=is_transposed):
             return not is_transposed
@@ -235,7 +245,7 @@ def is_row_local(operation: Operation) -> bool:
             return True
         case SumAlong(axis=axis):
             return axis == 1
-        case Chain() | Transpose() | Slice():
+        case Chain() | Transpose() | Slice() | Segment():
             return False
         case kind:
             assert_never(kind)
@@ -273,6 +283,10 @@ def work_shape(operation: Operation, types: Types) -> GemmShape:
             area = result.rows * result.columns
             inner = -(-_chain_steps(operation, types) // area) if area else 0
             return GemmShape(result.rows, inner, result.columns, first.dtype)
+        case Segment() as kind:
+            known = segments.all_types(kind, types)
+            parts = tuple(work_shape(one, known) for one in kind.operations)
+            return GemmShape(result.rows, 1, result.columns, result.dtype, parts=parts)
         case kind:
             passes = elementwise.passes(kind, first)
             return GemmShape(result.rows, passes, result.columns, first.dtype, Op.SUM)

@@ -19,6 +19,7 @@ from deadheat.runtime.programs import (
     Kind,
     Operation,
     Rectangle,
+    Segment,
     Slice,
     Softmax,
     Sum,
@@ -84,6 +85,9 @@ def operation_to_wire(operation: Operation) -> pb.Operation:
                     column_stop=r.column_stop,
                 )
             )
+        case Segment(operations):
+            message.segment.SetInParent()
+            message.segment.steps.extend(_step_to_wire(one) for one in operations)
         case kind:
             assert_never(kind)
     return message
@@ -186,6 +190,29 @@ def _slice_from_wire(message: pb.Slice) -> Slice:
     return Slice(Rectangle(r.row_start, r.row_stop, r.column_start, r.column_stop))
 
 
+def _step_to_wire(operation: Operation) -> pb.SegmentStep:
+    whole = operation_to_wire(operation)
+    step = pb.SegmentStep(result=whole.result, operands=whole.operands)
+    name = whole.WhichOneof("kind")
+    assert name is not None
+    getattr(step, name).CopyFrom(getattr(whole, name))
+    getattr(step, name).SetInParent()  # Also where it says nothing more.
+    return step
+
+
+def _segment_from_wire(message: pb.Segment) -> Segment:
+    return Segment(tuple(_step_from_wire(step) for step in message.steps))
+
+
+def _step_from_wire(step: pb.SegmentStep) -> Operation:
+    whole = pb.Operation(result=step.result, operands=step.operands)
+    # Only what a step can be is copied: what else came with it may be nested without end.
+    if name := step.WhichOneof("kind"):
+        getattr(whole, name).CopyFrom(getattr(step, name))
+        getattr(whole, name).SetInParent()
+    return operation_from_wire(whole)
+
+
 _READERS: Final[Mapping[str, Callable[[pb.Operation], Kind]]] = {
     "gemm": lambda message: _gemm_from_wire(message.gemm),
     "sum": lambda message: _sum_from_wire(message.sum),
@@ -199,4 +226,5 @@ _READERS: Final[Mapping[str, Callable[[pb.Operation], Kind]]] = {
     "sum_along": lambda message: _sum_along_from_wire(message.sum_along),
     "transpose": lambda _: Transpose(),
     "slice": lambda message: _slice_from_wire(message.slice),
+    "segment": lambda message: _segment_from_wire(message.segment),
 }

@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from deadheat.runtime.dtypes import element_type
 from deadheat.runtime.programs import GemmShape, Rectangle, uncovered
 
 #: The largest panel. Of the best rate 1024 x 1024 reaches 97 %, this 99 % (measured on x86 with
@@ -34,6 +35,11 @@ LAST_PART: Final = 0.05
 LAST_PANEL: Final = 0.01
 #: Panels that have to have ended before their variance says something.
 MIN_PANELS: Final = 4
+#: Of a segment each panel is a band of whole rows. What its operations make of one is to stay in a
+#: core's part of the cache, if MIN_SIDE rows do: BLAS packs all of B anew for each band.
+MAX_BAND_BYTES: Final = 4 << 20
+#: The lowest band of a segment, when there are not enough rows left for higher ones.
+LAST_ROWS: Final = 64
 #: Cuts and bands are multiples of this, which suits every BLAS kernel.
 GRAIN: Final = 16
 
@@ -102,6 +108,8 @@ class Panels:
     is_symmetric: bool = False
     #: Rows from here on lack operands that are on their way; None when all are there.
     row_arrived: int | None = None
+    #: A panel is all of its band: a column of the result needs all columns of what is before.
+    is_in_whole_rows: bool = False
     #: Elements that have been computed.
     area_done: int = field(init=False, default=0)
     #: Rows from here on belong to somebody else now.
@@ -180,9 +188,11 @@ class Panels:
         return image
 
     def halve(self, panel: Panel) -> bool:
-        """Puts a panel back as two of half its columns (it did not fit in memory); False when it
-        is too small for that."""
+        """Puts a panel back as two of half its columns, or rows (it did not fit in memory); False
+        when it is too small for that."""
         r = panel.rectangle
+        if self.is_in_whole_rows:
+            return self._halve_rows(panel)
         if r.columns < 2:
             return False
         middle = (r.column_start + r.column_stop) // 2
@@ -190,6 +200,16 @@ class Panels:
         for start, stop in ((r.column_start, middle), (middle, r.column_stop)):
             half = Rectangle(r.row_start, r.row_stop, start, stop)
             self._returned.append(Panel(half, panel.band))
+        return True
+
+    def _halve_rows(self, panel: Panel) -> bool:
+        r = panel.rectangle
+        if r.rows < 2:
+            return False
+        middle = (r.row_start + r.row_stop) // 2
+        self._bands[panel.band].open -= 1
+        for start, stop in ((r.row_start, middle), (middle, r.row_stop)):
+            self._returned.append(Panel(r.with_rows(start, stop), panel.band))
         return True
 
     @property
@@ -249,10 +269,13 @@ class Panels:
         left = self.row_stop - start
         if left <= 0:
             return False
-        side = self._side(left * self.rectangle.columns)
-        # Not much higher than the panels at its end will want to be: half of what is left.
-        height = min(left, _up(max(min(side, left // 2), min(MIN_SIDE, side))))
-        if left - height < MIN_SIDE // 2:
+        if self.is_in_whole_rows:
+            height = self._rows(left)
+        else:
+            side = self._side(left * self.rectangle.columns)
+            # Not much higher than the panels at its end will want to be: half of what is left.
+            height = min(left, _up(max(min(side, left // 2), min(MIN_SIDE, side))))
+        if left - height < (LAST_ROWS if self.is_in_whole_rows else MIN_SIDE) // 2:
             height = left  # Rather a higher band than a sliver after it, which would be slow.
         if self.row_arrived is not None and self.row_arrived - start < height:
             # Rather a lower band than a wait, but none so low that it is slow for its size.
@@ -267,12 +290,36 @@ class Panels:
 
     def _width(self, band: _Band) -> int:
         height, rest = band.row_stop - band.row_start, self._column_stop - self._column
+        if self.is_in_whole_rows:
+            return rest
         left = (self.row_stop - band.row_stop) * self.rectangle.columns + rest * height
         side = self._side(left)
         width = _up(max(1, side * side // height))
         # Several panels of nearly one width rather than full ones and a sliver.
         count = max(1, round(rest / width))
         return min(rest, _up(-(-rest // count)))
+
+    def _rows(self, left: int) -> int:
+        """The height of a band that is one panel, with so many rows left."""
+        columns = max(1, self.rectangle.columns)
+        flops = self.shape.with_rows(1).flops
+        widest = max(
+            part.columns * element_type(part.dtype).itemsize
+            for part in (self.shape, *self.shape.parts)
+        )
+        most = min(
+            MAX_BAND_BYTES / max(1, widest),
+            MAX_PANEL_FLOPS / max(1.0, flops),
+            MAX_PANEL_S / (self._element_s * columns),
+        )
+        share = min(
+            left / (PANELS_LEFT * self.threads),
+            self._pace.chunk(left * columns, self.threads) / columns,
+        )
+        least = MIN_SIDE if left > 2 * MIN_SIDE * self.threads else LAST_ROWS
+        # A row may be so much work that few of them take long.
+        least = min(least, max(GRAIN, int(4 * most)))
+        return min(left, _up(max(least, int(min(most, share)))))
 
     @property
     def _element_s(self) -> float:

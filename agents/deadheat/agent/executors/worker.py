@@ -23,7 +23,7 @@ from deadheat.agent.executors.pool import PROGRESS_INTERVAL_S, Block, Pool, Task
 from deadheat.runtime import pages, wire
 from deadheat.runtime.dtypes import element_type, numpy_dtype
 from deadheat.runtime.frames import FrameSocket
-from deadheat.runtime.programs import Op, is_symmetric, work_shape
+from deadheat.runtime.programs import Op, Segment, is_symmetric, work_shape
 from deadheat.v1 import agent_pb2, local_pb2, types_pb2
 
 _OPS: Final = {Op.PRODUCT: agent_pb2.SPEED_OP_PRODUCT, Op.SUM: agent_pb2.SPEED_OP_SUM}
@@ -78,6 +78,7 @@ def _task(message: local_pb2.RunSubtask, descriptors: list[int], threads: int) -
             assign.predicted_s,
             is_symmetric(operation),
             message.row_stop if message.HasField("row_stop") else None,
+            is_in_whole_rows=isinstance(operation.kind, Segment),
         ),
         is_inline=message.result.is_inline,
         progress_s=assign.progress_s or PROGRESS_INTERVAL_S,

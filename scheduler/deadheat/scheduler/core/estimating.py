@@ -98,26 +98,39 @@ def problem(world: World, program: Program, policy: JobPolicy) -> Problem:
 
 def solve(given: Problem, now: float) -> Plan:
     """Plans level by level, as a job is: an operation starts when all that it reads is complete."""
-    made = _planned(given, given.program, now, may_rewrite=True)
+    program, apart = given.program, frozenset[str]()
+    made = _planned(given, program, now, apart, may_rewrite=True)
     rewritten = []
     while made.program is not None:
         # Its order was decided first; what it is made of is planned like any other program.
         rewritten.append(made)
-        made = _planned(given, made.program, now, may_rewrite=False)
+        same = set(program.operations)
+        program = made.program
+        apart |= {one.result for one in program.operations if one not in same}
+        made = _planned(given, program, now, apart, may_rewrite=False)
     if not rewritten:
         return made
     order = rewritten[0].order if len(given.program.operations) == 1 else None
     return replace(made, program=rewritten[-1].program, order=order)
 
 
-def _planned(given: Problem, program: Program, now: float, *, may_rewrite: bool) -> Plan:
+def _planned(
+    given: Problem, program: Program, now: float, apart: frozenset[str], *, may_rewrite: bool
+) -> Plan:
     pool = given.pool
     steps: list[Step] = []
     makespan_s = pool_flops = 0.0
     lower_bound = 0
     for work in _levels(program):
         wanted = PlanningInput(
-            program, work, pool, given.policy, given.excluded, may_rewrite=may_rewrite
+            program,
+            work,
+            pool,
+            given.policy,
+            given.excluded,
+            may_rewrite=may_rewrite,
+            may_join=not steps,
+            apart=apart,
         )
         made = plan(wanted, now=now)
         if made.program is not None:

@@ -30,6 +30,7 @@ def document(report: JobReport, plans: Sequence[Mapping[str, object]]) -> Mappin
         "efficiency": report.efficiency,
         "serial_s": report.serial_s,
         "parallel_s": _parallel_s(report),
+        "waiting_s": _waiting_s(report),
         "serial_fraction": report.serial_fraction,
         "resplits": report.resplits,
         "error": {"code": failure.code, "message": failure.message} if failure else None,
@@ -43,6 +44,25 @@ def _parallel_s(report: JobReport) -> float | None:
     if report.makespan_s is None or not starts:
         return None
     return max(0.0, report.makespan_s - min(starts))
+
+
+def _waiting_s(report: JobReport) -> float | None:
+    """Seconds that a device waited between its parts, on the average: what barriers really took,
+    with planning, sending and sealing. None for jobs without any barrier but the last."""
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for placement in report.placements:
+        start_s, finish_s = placement.start_s, placement.finish_s
+        if start_s is not None and finish_s is not None:
+            spans.setdefault(placement.device, []).append((start_s, finish_s))
+    if len({placement.operation for placement in report.placements}) < 2 or not spans:
+        return None
+    waited_s = 0.0
+    for own in spans.values():
+        reached_s = min(start_s for start_s, _ in own)
+        for start_s, finish_s in sorted(own):
+            waited_s += max(0.0, start_s - reached_s)
+            reached_s = max(reached_s, finish_s)
+    return waited_s / len(spans)
 
 
 def _outcome(report: JobReport) -> str:
@@ -65,6 +85,12 @@ def _outcome(report: JobReport) -> str:
         lines.append(
             f"  the first and the last device finished {report.finish_spread:.1%} of that time "
             f"apart; {moved}"
+        )
+    waited_s = _waiting_s(report)
+    if waited_s is not None:
+        lines.append(
+            f"  between operations a device waited {_seconds(waited_s)} on the average, with their "
+            "planning, sending and collecting"
         )
     lines += _amdahl(report)
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from deadheat.scheduler.core.machine import (
 from deadheat.scheduler.core.queueing import rank_of
 from deadheat.scheduler.core.state import Job, Step
 from deadheat.scheduler.core.world import World
-from deadheat.scheduler.planner.inputs import Work
+from deadheat.scheduler.planner.inputs import Cut, Work
 from deadheat.scheduler.planner.plan import Plan
 
 #: Jobs that have not ended; one more is refused (the shell checks before it submits).
@@ -60,7 +60,11 @@ def on_submitted(world: World, event: events.JobSubmitted) -> None:
     )
     if job.policy.timeout_s is not None:
         world.wake_at(world.now + job.policy.timeout_s, "job", job.id)
-    make_results(world, job)
+    # An empty result is complete before anything is planned, and needs its room at once.
+    has_work = len(job.steps) > 1 and all(step.gaps for step in job.steps)
+    job.joins_first = has_work and job.policy.cut is Cut.BALANCED
+    if not job.joins_first:
+        make_results(world, job)
     advance(world, job)
 
 
@@ -165,6 +169,9 @@ def _take_plan(world: World, event: events.PlanMade) -> None:
 def _accept(world: World, job: Job, plan: Plan) -> None:
     job.pending_plan, job.pending_since_s = plan, world.now
     world.pending[job.id] = job
+    if job.joins_first:
+        job.joins_first = False
+        make_results(world, job)
     if job.results_ready:
         planning.carry_out(world, job)
         advance(world, job)
@@ -191,7 +198,7 @@ def _complete_step(world: World, job: Job, step: Step) -> None:
     if not step.result_id:
         step.is_done = True
         return
-    if not job.results_ready:
+    if not job.results_ready or job.joins_first:
         return
     step.is_sealing = True
     world.emit(SealResult(job.id, step.index, step.result_id, _operand_ids(job, step)))

@@ -64,6 +64,8 @@ def request(world: World, job: Job, work: Sequence[Work]) -> None:
         Policy(job.policy.cut),
         excluded,
         may_rewrite=job.plans == 0,
+        may_join=job.joins_first,
+        apart=job.apart,
     )
     world.emit(MakePlan(job.id, job.planning_ticket, given))
 
@@ -98,8 +100,14 @@ def rewrite(world: World, job: Job, plan: Plan, program: Program) -> None:
         else _intermediate_id(job, index)
         for index, operation in enumerate(program.operations)
     ]
-    # Chains are rewritten from the first to the last, so that those before keep their numbers.
-    job.program, job.groups = program, {**job.groups, **plan.groups}
+    numbers = {operation.result: index for index, operation in enumerate(program.operations)}
+    # What is meant for some devices only is joined with nothing, so it keeps its name.
+    groups = {
+        numbers[job.steps[index].operation.result]: devices for index, devices in job.groups.items()
+    }
+    same = {step.operation for step in job.steps}
+    job.apart |= {made.result for made in program.operations if made not in same}
+    job.program, job.groups = program, {**groups, **plan.groups}
     job.steps = [
         new_step(program, ids, index, operation)
         for index, operation in enumerate(program.operations)
@@ -114,7 +122,7 @@ def rewrite(world: World, job: Job, plan: Plan, program: Program) -> None:
         for step in job.steps
         if step.result_id and step.operation.result not in before
     ]
-    if missing:
+    if missing and not job.joins_first:
         job.results_ready = False
         world.emit(MakeResults(job.id, missing))
 
@@ -170,7 +178,8 @@ def _note_plan(world: World, job: Job, plan: Plan, planned_at_s: float) -> Mappi
     world.pool_flops = plan.pool_flops or world.pool_flops
     job.bytes_lower_bound += plan.bytes_lower_bound
     at_s = planned_at_s - job.started_s
-    if job.predicted_makespan_s is None:
+    is_first_look = plan.program is not None and job.estimated_s is None and job.joins_first
+    if job.predicted_makespan_s is None and not is_first_look:
         # What later plans predict is in them; the promise was made first.
         whole_s = plan.makespan_s if job.estimated_s is None else job.estimated_s
         job.predicted_makespan_s = at_s + max(whole_s, plan.makespan_s)

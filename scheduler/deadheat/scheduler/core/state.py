@@ -268,6 +268,11 @@ class Job:
     is_urgent: bool = False
     #: Operations that are meant for some devices only.
     groups: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    #: Its operations may be joined to segments. Room for its results is made when that is decided,
+    #: since most of them are then made nowhere.
+    joins_first: bool = False
+    #: Results of operations that were decided on already, and are not joined.
+    apart: frozenset[str] = frozenset()
     state: JobState = JobState.QUEUED
     note: str = ""
     failure: Failure | None = None

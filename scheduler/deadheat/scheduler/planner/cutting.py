@@ -23,8 +23,9 @@ def tried(prices: Prices, policy: Policy) -> list[Cutting]:
     by_rows = rows(prices, policy)
     found = [by_rows]
     strip = prices.shape.rows / max(1, len(by_rows.used))
+    may_be_columns = not prices.shape.parts  # Of a segment every column needs all that is before.
     several = prices.is_far or (len(by_rows.used) > 1 and strip < LOW_STRIP)
-    if several and len(prices.pool) > 1:
+    if several and may_be_columns and len(prices.pool) > 1:
         by_columns = columns(prices, policy)
         if by_columns:
             found.append(by_columns)

@@ -1,6 +1,7 @@
-"""Deciding what a program is made of: the order of a chain, a product cut along its inner side.
+"""Deciding what a program is made of: the order of a chain, a product cut along its inner side,
+segments of operations without barriers between them.
 
-Such an operation is replaced by several others before anything is assigned. Which ones depends on
+Such operations are replaced by others before anything is assigned. Which ones depends on
 the pool, so it is decided here, by predicted seconds; how a program is rewritten is in `rewriting`.
 """
 
@@ -23,6 +24,7 @@ from deadheat.scheduler.planner.plan import Alternative, Order, Plan
 from deadheat.scheduler.planner.pool import Pool, ordered
 from deadheat.scheduler.planner.pricing import price
 from deadheat.scheduler.planner.rewriting import expand_chain, product_names, split_inner
+from deadheat.scheduler.planner.segmenting import with_segments
 from deadheat.scheduler.planner.selecting import selected
 
 #: An inner dimension so many times the result's longer side is worth looking at.
@@ -48,7 +50,7 @@ def decided(given: PlanningInput) -> Plan | None:
         is_product = given.may_rewrite and isinstance(operation.kind, Gemm)
         if is_product and (found := _split(given, work.operation)):
             return found
-    return None
+    return with_segments(given) if given.may_join else None
 
 
 # Chains

@@ -50,20 +50,29 @@ def fill(
     # side needs, and more with each unit of its long side.
     short = sum(piece.area * min(piece.rows, piece.columns) for piece in pieces) / max(1, total)
     even = max(1.0, total / len(pool))
-    heights = np.full(len(pool), min(short, even**0.5))
-    widths = even / heights
-    rates = whole.rates(heights, widths)
-    each = np.maximum(whole.row_bytes, whole.column_bytes)
-    fetch_s = heights * each / whole.bandwidth
-    move_s = (each / heights + whole.cell_bytes + whole.out_bytes) / whole.bandwidth
+    sides = np.full(len(pool), min(short, even**0.5))
+    rates = whole.rates(sides, even / sides)
+    each = along = np.maximum(whole.row_bytes, whole.column_bytes)
+    caps = whole.area_that_fits(total)
+    if _by_rows(whole):
+        sides = np.full(len(pool), float(whole.shape.columns))
+        rates = whole.rates(even / sides, sides)
+        each, along = whole.column_bytes, whole.row_bytes
+        caps = np.minimum(total, whole.rows_that_fit(sides) * whole.shape.columns)
+    fetch_s = sides * each / whole.bandwidth
+    move_s = (along / sides + whole.cell_bytes + whole.out_bytes) / whole.bandwidth
     compute_s = whole.flops_per_element / pool.effective(rates)
     both_s = np.where(pool.overlaps, np.maximum(move_s, compute_s), move_s + compute_s)
-    caps = whole.area_that_fits(total)
     if float(caps.sum(dtype=np.float64)) < total:
         raise no_room(whole, "elements", total)
     areas = selected(total, whole.start_s + fetch_s, np.maximum(both_s, 1e-15), caps, policy)
-    whole = whole.shared_port(areas / heights * (areas > 0), heights)
+    whole = whole.shared_port(areas / sides * (areas > 0), sides)
     return whole, _carve(whole, rates, pieces, areas)
+
+
+def _by_rows(prices: Prices) -> bool:
+    """Segments are cut in rows only: every column needs all that is before."""
+    return bool(prices.shape.parts)
 
 
 def _carve(
@@ -83,7 +92,9 @@ def _carve(
             number = queue[at][0]
             is_last = at == len(queue) - 1
             part, left = (
-                (left, replace(left, row_start=left.row_stop)) if is_last else _split(left, wanted)
+                (left, replace(left, row_start=left.row_stop))
+                if is_last
+                else _split(left, wanted, by_rows=_by_rows(prices))
             )
             if part.area:
                 cuts.append((number, part))
@@ -95,9 +106,9 @@ def _carve(
     return found
 
 
-def _split(piece: Rectangle, area: int) -> tuple[Rectangle, Rectangle]:
-    """About so much of a piece along its longer side, in grains, and the rest."""
-    if piece.rows >= piece.columns:
+def _split(piece: Rectangle, area: int, *, by_rows: bool) -> tuple[Rectangle, Rectangle]:
+    """About so much of a piece along its longer side (or in rows), in grains, and the rest."""
+    if by_rows or piece.rows >= piece.columns:
         rows = _grained(area / piece.columns, piece.rows)
         middle = piece.row_start + rows
         return piece.with_rows(piece.row_start, middle), piece.with_rows(middle, piece.row_stop)

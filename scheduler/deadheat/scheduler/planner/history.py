@@ -101,6 +101,8 @@ class SpeedHistory:
 
     def learn(self, shape: GemmShape, idle_s: float) -> tuple[SpeedHistory, Verdict]:
         """With one more measurement: what the whole idle device needs for a shape."""
+        if shape.parts:
+            return self._learn_segment(shape, idle_s)
         point, kind = SpeedPoint(shape, idle_s), Kind.of(shape)
         if not point.is_sane or idle_s < MIN_MEASURED_S:
             return self, Verdict.REFUSED
@@ -124,6 +126,18 @@ class SpeedHistory:
         taken_over = known_s / mixed.model.seconds(shape)
         bias = _clamped(_mixed(self.bias, known_s / idle_s, idle_s) / taken_over)
         return replace(mixed, bias=bias), Verdict.MIXED
+
+    def _learn_segment(self, shape: GemmShape, idle_s: float) -> tuple[SpeedHistory, Verdict]:
+        """It tells nothing of any of its operations alone, but of the device as it is now."""
+        kind = Kind.of(max(shape.parts, key=lambda part: part.flops))
+        known_s = self.model.seconds(shape)
+        if not math.isfinite(idle_s) or idle_s < MIN_MEASURED_S or known_s <= 0.0:
+            return self, Verdict.REFUSED
+        if kind not in self.warm:
+            return replace(self, warm=self.warm | {kind}), Verdict.FIRST
+        if abs(idle_s - known_s) > MAX_ERROR * known_s:
+            return self, Verdict.OUTLIER
+        return replace(self, bias=_mixed(self.bias, known_s / idle_s, idle_s)), Verdict.MIXED
 
     def _with(self, kind: Kind, points: tuple[SpeedPoint, ...], count: Count) -> SpeedHistory:
         counts = {**self.counts, kind: count}

@@ -62,3 +62,6 @@ class PlanningInput:
     #: Whether operations may still be replaced by others that come to the same (nothing has been
     #: assigned yet).
     may_rewrite: bool = False
+    #: Whether operations may still be joined to segments, but for those that make these results.
+    may_join: bool = False
+    apart: frozenset[str] = frozenset()

@@ -7,7 +7,7 @@ so that the order in which devices are told makes no difference to a plan.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -165,15 +165,14 @@ class Pool:
 
     def rates_each(self, heights: Floats, widths: Floats, shape: GemmShape) -> Floats:
         """Idle speed of each device for its own rectangle; for a typical one in large pools."""
-        inner, dtype, op = shape.inner, shape.dtype, shape.op
         if len(self) > EXACT_DEVICES:
             given = heights > 0
             rows, columns = float(np.median(heights[given])), float(np.median(widths[given]))
-            typical = (max(1, round(rows)), inner, max(1, round(columns)))
-            return self.rates(GemmShape(*typical, dtype, op))
+            typical = replace(shape, rows=max(1, round(rows)), columns=max(1, round(columns)))
+            return self.rates(typical)
         found = [
             self.models[model].flops_rate(
-                GemmShape(max(1, round(height)), inner, max(1, round(width)), dtype, op)
+                replace(shape, rows=max(1, round(height)), columns=max(1, round(width)))
             )
             for model, height, width in zip(
                 self.model_of.tolist(), heights.tolist(), widths.tolist()

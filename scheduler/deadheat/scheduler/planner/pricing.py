@@ -33,12 +33,14 @@ from deadheat.runtime.programs import (
     Operation,
     Program,
     Rectangle,
+    Segment,
     Slice,
     Softmax,
     Sum,
     SumAlong,
     Transpose,
     Unary,
+    needed_blocks,
     read_by_rows,
 )
 from deadheat.scheduler.planner.pool import Floats, Integers, Pool
@@ -230,6 +232,8 @@ def _operands(program: Program, operation: Operation) -> tuple[_Part, _Part, _Pa
             return [], [], [(names[0], min(rows, block or rows) * sizes[0])]
         case Unary() | Cast() | Transpose() | Slice():
             return [], [], [(names[0], sizes[0])]
+        case Segment():
+            return _along_rows(program, operation)
         case other:
             assert_never(other)
 
@@ -249,6 +253,24 @@ def _sides(program: Program, operation: Operation) -> tuple[_Part, _Part, _Part]
         elif matrix.columns > 1:
             by_column.append((name, size))
     return by_row, by_column, by_cell
+
+
+def _along_rows(program: Program, operation: Operation) -> tuple[_Part, _Part, _Part]:
+    """A segment is cut in rows only: what all rows need is counted in parts of its columns, since
+    whoever makes a row makes all of it."""
+    types = program.types
+    whole = types[operation.result].whole()
+    by_row: _Part = []
+    by_column: _Part = []
+    first = needed_blocks(operation, types, whole.with_rows(0, 1))
+    last = needed_blocks(operation, types, whole.with_rows(whole.row_stop - 1, whole.row_stop))
+    for (name, part), (_, other) in zip(first, last):
+        size = types[name].element.itemsize
+        if part == other:
+            by_column.append((name, part.area * size / whole.columns))
+        else:
+            by_row.append((name, float(part.columns * size)))
+    return by_row, by_column, []
 
 
 def _missing(program: Program, parts: Iterable[tuple[str, float]], pool: Pool) -> Floats:

@@ -203,6 +203,8 @@ class SpeedModel:
         flops = shape.flops
         if flops <= 0:
             return 0.0
+        if shape.parts:
+            return sum(self.seconds(part.with_rows(shape.rows)) for part in shape.parts)
         curve, factor = self._curve(shape)
         if curve is None:
             return flops / UNKNOWN_FLOPS

@@ -217,7 +217,9 @@ class Shell:
 
 
 def _is_small(given: PlanningInput) -> bool:
-    return len(given.pool) * len(given.work) <= INLINE_PLANNING
+    # What may be joined is priced whole.
+    count = len(given.program.operations) if given.may_join else len(given.work)
+    return len(given.pool) * count <= INLINE_PLANNING
 
 
 def _planned(wanted: effects.MakePlan, now: float) -> events.PlanMade:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from deadheat.runtime.programs import Rectangle, read_by_rows, work_shape
@@ -394,4 +394,5 @@ class Device:
 def flops_per_element(assign: effects.SendAssign) -> float:
     """The work in one element of an operation's result."""
     types = {operand.name: operand.type for operand in assign.operands}
-    return replace(work_shape(assign.operation, types), rows=1, columns=1).flops
+    shape = work_shape(assign.operation, types)
+    return shape.with_rows(1).flops / shape.columns
