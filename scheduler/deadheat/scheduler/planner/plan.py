@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from deadheat.runtime.programs import Program, Rectangle
+from deadheat.runtime.programs import Program, Rectangle, merged, uncovered
 from deadheat.runtime.units import format_seconds
 from deadheat.scheduler.planner.amdahl import CurvePoint
 from deadheat.scheduler.planner.pool import Flags, Floats, Integers, Pool
@@ -103,7 +103,7 @@ class Step:
 
     operation: int
     rectangle: Rectangle
-    #: "rows", "columns" (of rectangles), or a baseline's name.
+    #: "rows", "columns" (of rectangles), "pieces", "round", or a baseline's name.
     cut: str
     pool: Pool
     used: Integers
@@ -140,6 +140,21 @@ class Step:
                 self.speed_flops.tolist(),
             )
         )
+
+    @property
+    def given_area(self) -> int:
+        """Elements that somebody gets."""
+        heights = self.bounds[:, 1] - self.bounds[:, 0]
+        return int((heights * (self.bounds[:, 3] - self.bounds[:, 2])).sum())
+
+    @property
+    def left(self) -> tuple[Rectangle, ...]:
+        """What nobody gets yet, since the memories do not hold more now."""
+        if (
+            self.given_area == self.rectangle.area
+        ):  # Of a large plan no object is made to find that out.
+            return ()
+        return merged(uncovered(self.rectangle, (p.rectangle for p in self.placements)))
 
     def reasons(self, limit: int | None = None) -> list[Reason]:
         """The numbers that decided, for the first `limit` devices."""
@@ -218,6 +233,8 @@ class Plan:
     #: Operations that are meant for some devices only, with the ids of these.
     groups: Mapping[int, frozenset[str]] = field(default_factory=dict)
     order: Order | None = None
+    #: Elements that nobody gets yet, since the memories do not hold more now.
+    left_area: int = 0
 
     @property
     def placements(self) -> Sequence[Placement]:
