@@ -98,6 +98,7 @@ def test_a_product_of_many_times_the_agents_memory_streams_through(tmp_path: Pat
         far_cluster(tmp_path, memory="32MiB", agent_memory="24MiB") as found,
         Client(found.address) as client,
     ):
+        assert 30 < (client.estimate(a, b).rounds or 0) < 50
         before = {pid: Usage.of(pid).anonymous_bytes for pid in (found.agent, found.executor)}
         with peaks(found.agent, found.executor) as peak:
             job = client.submit_matmul(a, b)

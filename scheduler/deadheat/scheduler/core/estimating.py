@@ -76,6 +76,8 @@ class Estimate:
     left_out: Sequence[LeftOut] = ()
     refusal: Failure | None = None
     note: str = ""
+    #: How often the devices' memories are filled until all is done; 0 without a plan.
+    rounds: int = 0
 
 
 def estimate(world: World, program: Program, policy: JobPolicy, now: float) -> Plan:
@@ -183,14 +185,8 @@ def summary(given: Problem, made: Plan) -> Estimate:
         devices=[_device(program, parts[name], times) for name in sorted(parts)],
         alternatives=_alternatives(made),
         left_out=[out for name, out in sorted(left_out.items()) if name not in parts],
-        note=_in_rounds(math.ceil(max(times.values(), default=1.0))),
+        rounds=math.ceil(max(times.values(), default=1.0)),
     )
-
-
-def _in_rounds(rounds: int) -> str:
-    if rounds < 2:
-        return ""
-    return f"in about {rounds} rounds, since the devices' memories do not hold all of it at once"
 
 
 def _bytes_moved(placement: Placement) -> int:
