@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from deadheat.agent.cache import BlockCache, Memory, Pin
+from deadheat.agent.cache import BlockCache, Pin
+from deadheat.agent.memory import Memory
 from deadheat.agent.peers import Peers
 from deadheat.runtime import wire
 from deadheat.runtime.errors import LimitReached, Unavailable

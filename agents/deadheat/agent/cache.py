@@ -11,10 +11,7 @@ event loop; other threads only read the figures.
 from __future__ import annotations
 
 import asyncio
-import mmap
-import os
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from deadheat.agent.fetching import GetStub, fetched
+from deadheat.agent.memory import Memory
 from deadheat.agent.peers import Peer
 from deadheat.runtime.errors import LimitReached, NotFound, Unavailable
 from deadheat.runtime.programs import MatrixType, Rectangle
@@ -32,22 +30,6 @@ from deadheat.store.regions import Region
 MAX_BLOCKS: Final = 256
 #: So many matrices are told to the scheduler: those used last.
 MAX_TOLD: Final = 64
-
-
-class Memory:
-    """Anonymous memory with a descriptor. Goes with the last reference, if nobody closed it: who
-    asked for it in a thread may have been cancelled before it was there."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
-        self.descriptor = os.memfd_create("deadheat-block", os.MFD_CLOEXEC)
-        self.close = weakref.finalize(self, os.close, self.descriptor)
-        try:
-            os.posix_fallocate(self.descriptor, 0, max(1, size_bytes))
-            self.buffer = memoryview(mmap.mmap(self.descriptor, max(1, size_bytes)))[:size_bytes]
-        except OSError as error:
-            self.close()
-            raise LimitReached(f"no memory for {format_bytes(size_bytes)}: {error}") from None
 
 
 @dataclass(eq=False)
