@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.scheduler.core.harness import Pool, check_cover, state_of
 
 from deadheat.scheduler.core import effects, events
@@ -128,3 +132,44 @@ def test_memory_is_not_promised_twice_while_a_result_waits_for_room() -> None:
     for job in jobs:
         work(pool, job)
     assert [state_of(job) for job in jobs] == ["done", "done"]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(4, 24), min_size=1, max_size=3),
+    st.lists(st.tuples(st.integers(1, 900), st.integers(1, 900)), min_size=1, max_size=4),
+    st.lists(st.sampled_from(["end", "end", "end", "fail", "leave", "give"]), max_size=40),
+    st.randoms(use_true_random=False),
+)
+def test_whatever_ends_fails_or_leaves_every_job_is_done_within_memory(
+    memories: list[int], sizes: list[tuple[int, int]], happenings: list[str], chance: Random
+) -> None:
+    pool = Pool()
+    for number, mib in enumerate(memories):
+        pool.join(f"n{number}", host=f"h{number}", memory_bytes=mib * MIB)
+    jobs = [pool.submit(side, inner, side) for side, inner in sizes]
+    for what in [*happenings, *["end"] * 10_000]:
+        active = all_active(pool)
+        if not active:
+            break
+        one = chance.choice(active)
+        pool.pass_time(0.01)
+        for node in list(pool.nodes):
+            pool.sample(node)
+        if what == "fail" and one.deaths == 0:
+            pool.fail(one)
+        elif what == "give":
+            pool.progress(one, one.area // 2, took_s=0.01)
+        elif what == "leave" and len(memories) > 1:
+            number = int(one.node[1:])
+            pool.feed(events.NodeLeft(one.node, "1", "stopped"))
+            pool.join(one.node, host=f"h{number}", memory_bytes=memories[number] * MIB)
+        else:
+            pool.finish(one)
+        for request in pool.take_sent(effects.SendResize):
+            if request.subtask in pool.core.world.subtasks:
+                pool.give_up(request)
+        check_memory(pool)
+        for job in jobs:
+            check_cover(job)
+    assert [state_of(job) for job in jobs] == ["done"] * len(jobs)

@@ -9,14 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.scheduler.planner.builders import GIGABIT, device, problem, product
+from tests.scheduler.planner.test_operations import KINDS
+from tests.scheduler.planner.test_operations import program as built
 
 from deadheat.runtime.errors import LimitReached
-from deadheat.runtime.programs import Program, Rectangle, needed_bytes, uncovered
+from deadheat.runtime.programs import Gemm, Kind, Program, Rectangle, needed_bytes, uncovered
 from deadheat.scheduler.planner.inputs import Device, PlanningInput, Policy, Pool, Work
 from deadheat.scheduler.planner.plan import Placement, Plan
 from deadheat.scheduler.planner.planner import plan
 
 MIB = 1 << 20
+#: Operands of a product whose first is read transposed.
+LYING = ((600, 1200), (600, 900))
 
 
 def needed(program: Program, rectangle: Rectangle) -> int:
@@ -160,3 +164,17 @@ def test_not_even_a_grain_fits_is_an_error_that_says_how_much_is_missing() -> No
     words = r"16 x 16 elements of C, .* need 33556480 bytes .* far/cpu, has 25165824 bytes"
     with pytest.raises(LimitReached, match=words):
         plan(problem(product(2000, 1 << 17, 2000), [far]), now=0.0)
+
+
+@pytest.mark.parametrize("mib", [2, 5])
+@pytest.mark.parametrize(("kind", "shapes"), [*KINDS, (Gemm(transpose_a=True), LYING)], ids=str)
+def test_every_kind_of_operation_is_worked_within_memory(
+    kind: Kind, shapes: tuple[tuple[int, int], ...], mib: int
+) -> None:
+    far = [device(name, link=GIGABIT, memory_bytes=mib * MIB) for name in ("a", "b")]
+    workers = Workers(built(kind, shapes), far)
+    workers.work()
+    pieces = [placement.rectangle for placement in workers.done]
+    whole = workers.program.types["C"].whole()
+    assert uncovered(whole, pieces) == []
+    assert sum(piece.area for piece in pieces) == whole.area
