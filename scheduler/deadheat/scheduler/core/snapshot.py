@@ -9,7 +9,6 @@ from typing import Final
 
 import numpy as np
 
-from deadheat.runtime.programs import needed_bytes
 from deadheat.scheduler.core.machine import NodeState
 from deadheat.scheduler.core.state import LAUNCH_S, UNKNOWN_LATENCY_S, Device, Job, Node
 from deadheat.scheduler.core.world import World
@@ -76,7 +75,7 @@ def _columns(
         _UNBOUNDED_BYTES if near else _limit_bytes(device) for near, device in zip(local, devices)
     ]
     free = [
-        limit if near else max(0, limit - device.assigned_bytes)
+        max(0, limit - device.assigned_bytes) if device.active and not near else limit
         for near, limit, device in zip(local, memory, devices)
     ]
     for other in world.pending.values():
@@ -123,13 +122,12 @@ def _limit_bytes(device: Device) -> int:
 def _take_pending(other: Job, numbers: Mapping[str, int], free: list[int]) -> None:
     """Memory that work needs which is planned but waits for room for its result."""
     assert other.pending_plan is not None
-    types = other.program.types
-    for placement in other.pending_plan.placements:
-        number = numbers.get(placement.device)
-        if number is not None:
-            operation = other.program.operations[placement.operation]
-            needed = needed_bytes(operation, types, placement.rectangle)
-            free[number] = max(0, free[number] - needed)
+    for step in other.pending_plan.steps:
+        needed = step.memory_bytes(other.program).tolist()
+        for device, size_bytes in zip(step.used.tolist(), needed):
+            number = numbers.get(step.pool.ids[device])
+            if number is not None:
+                free[number] = max(0, free[number] - size_bytes)
 
 
 def _add_pending(other: Job, numbers: Mapping[str, int], ready_s: list[float]) -> None:

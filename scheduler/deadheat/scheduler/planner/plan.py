@@ -18,6 +18,7 @@ from deadheat.runtime.programs import Program, Rectangle, merged, uncovered
 from deadheat.runtime.units import format_seconds
 from deadheat.scheduler.planner.amdahl import CurvePoint
 from deadheat.scheduler.planner.pool import Flags, Floats, Integers, Pool
+from deadheat.scheduler.planner.pricing import memory_sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,15 @@ class Step:
         """Elements that somebody gets."""
         heights = self.bounds[:, 1] - self.bounds[:, 0]
         return int((heights * (self.bounds[:, 3] - self.bounds[:, 2])).sum())
+
+    def memory_bytes(self, program: Program) -> Integers:
+        """What each part needs of its device's memory, if that maps nothing of the store's."""
+        row, column, cell = memory_sizes(program, program.operations[self.operation])
+        heights = self.bounds[:, 1] - self.bounds[:, 0]
+        widths = self.bounds[:, 3] - self.bounds[:, 2]
+        sizes = heights * row + widths * column + heights * widths * cell
+        found: Integers = sizes.astype(np.int64)
+        return found
 
     @property
     def left(self) -> tuple[Rectangle, ...]:

@@ -26,7 +26,7 @@ from deadheat.scheduler.planner.inputs import Cut, PlanningInput, Policy, Work
 from deadheat.scheduler.planner.layouts import Cutting, fits
 from deadheat.scheduler.planner.plan import NOBODY, Alternative, Plan, Step, Unused
 from deadheat.scheduler.planner.pool import Floats, Integers, Pool, ordered
-from deadheat.scheduler.planner.pricing import Prices, memory_sizes, price
+from deadheat.scheduler.planner.pricing import Prices, price
 from deadheat.scheduler.planner.strips import single, weighted_rows
 
 
@@ -164,11 +164,7 @@ def _needed_bytes(program: Program, pool: Pool, steps: Sequence[Step]) -> Intege
     """Memory of each device that its parts need."""
     needed = np.zeros(len(pool), dtype=np.int64)
     for step in steps:
-        row, column, cell = memory_sizes(program, program.operations[step.operation])
-        heights = step.bounds[:, 1] - step.bounds[:, 0]
-        widths = step.bounds[:, 3] - step.bounds[:, 2]
-        sizes = heights * row + widths * column + heights * widths * cell
-        np.add.at(needed, _numbers(pool, step), sizes.astype(np.int64))
+        np.add.at(needed, _numbers(pool, step), step.memory_bytes(program))
     # Who maps the store's memory needs none of its own.
     return np.where(pool.is_local, 0, needed)
 
