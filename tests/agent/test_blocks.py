@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from deadheat.agent.blocks import Blocks
-from deadheat.agent.cache import BlockCache, Memory
+from deadheat.agent.cache import BlockCache
+from deadheat.agent.memory import Memory
 from deadheat.runtime import wire
 from deadheat.runtime.programs import MatrixType
 from deadheat.v1 import agent_pb2, local_pb2

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deadheat.agent.cache import Memory
 from deadheat.agent.calibration import Fingerprint, load, path_of, save
 from deadheat.agent.executors.link import ExecutorLink
+from deadheat.agent.memory import Memory
 from deadheat.runtime import wire
 from deadheat.runtime.dtypes import numpy_dtype
 from deadheat.runtime.programs import (

@@ -236,3 +236,33 @@ def test_a_dead_executor_fails_what_waits_for_rows() -> None:
         await agent.until_free()
 
     with_agent(test, allowed=B_CHUNKS + A_CHUNKS // 2)
+
+
+def test_who_finds_no_room_fetches_nothing_and_waits_for_it() -> None:
+    async def test(agent: Agent) -> None:
+        agent.cache.limit_bytes = A.nbytes + B.nbytes + M * N * 8
+        agent.cache.reserve(1 << 20)  # Whoever was cancelled, and is in his last panel.
+        agent.assign("first")
+        agent.assign("second")
+        while agent.cache.waiting < 2:
+            await asyncio.sleep(0)
+        assert not agent.store.asked
+        agent.cache.release(1 << 20)
+        for _ in range(2):  # The second has room for its result when the first is done.
+            finished = await agent.hear("finished", "failed")
+            assert finished.progress.subtask_id in ("first", "second")
+        pieces, right = agent.delivered()
+        assert right
+        assert sum(piece.area for piece in pieces) == 2 * M * N
+
+    with_agent(test, allowed=None)
+
+
+def test_what_never_fits_is_given_up_at_once() -> None:
+    async def test(agent: Agent) -> None:
+        agent.cache.limit_bytes = A.nbytes + B.nbytes
+        agent.assign()
+        failed = await agent.hear("finished", "failed")
+        assert failed.failure.code == "limit_reached"
+
+    with_agent(test, allowed=None)

@@ -14,6 +14,7 @@ from deadheat.client import Client, Estimate, InvalidInput, TimedOut
 KEYS = {
     *("m", "k", "n", "dtype", "flops", "predicted_makespan_s", "bytes_to_move"),
     *("bytes_lower_bound", "pool_flops", "devices", "alternatives", "left_out", "refused", "note"),
+    "rounds",
 }
 DEVICE_KEYS = {
     *("node", "device", "kind", "share", "availability", "speed_flops", "ready_s", "transfer_s"),
@@ -33,6 +34,7 @@ def test_an_estimate_has_every_key_and_leaves_no_job(client: Client) -> None:
         max(device["predicted_finish_s"] for device in found.devices)
     )
     assert (found.bytes_to_move, found.refused, found.note) == (0, None, None)
+    assert found.rounds == 1
     assert len(client.reports()) == jobs
 
 

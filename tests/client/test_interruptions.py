@@ -27,7 +27,10 @@ def matrices(client: Client) -> int:
     return client._loop.call(count())
 
 
-def test_operands_of_which_one_does_not_fit_leave_none_behind() -> None:
+def test_operands_of_which_one_does_not_fit_leave_none_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DEADHEAT_DISK", "32MiB")
     with LocalCluster([], memory_bytes=16 * MIB) as small, Client(small.address) as client:
         with pytest.raises(LimitReached, match="of shared memory needed"):
             client.matmul(np.ones((100, 10_000)), np.ones((10_000, 1_000)), where="cluster")

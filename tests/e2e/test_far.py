@@ -19,6 +19,9 @@ pytestmark = [pytest.mark.root, needs_namespaces]
 
 RNG = np.random.default_rng(23)
 MIB = 1 << 20
+#: What a process may need beside the blocks that its memory limit is for: chunks on their way, what
+#: BLAS packs a panel into. It does not grow with the matrices.
+SLACK_BYTES = 48 * MIB
 
 
 def integers(rows: int, columns: int) -> np.ndarray:
@@ -82,11 +85,50 @@ def _passes_by(scheduler: int, client: Client, big: np.ndarray, thin: np.ndarray
 def test_what_does_not_fit_into_any_memory_is_refused_by_name_and_the_next_is_served(
     tmp_path: Path,
 ) -> None:
-    a, b = integers(4096, 1024), integers(1024, 512)  # 32 MiB of operands and 16 of result.
+    a, b = integers(32, 100_000), integers(100_000, 32)  # 16 rows and columns: 24.4 MiB.
     with far_cluster(tmp_path, agent_memory="24MiB") as found, Client(found.address) as client:
         with pytest.raises(LimitReached, match="far/cpu, has 25165824 bytes"):
             client.submit_matmul(a, b)
-        assert np.array_equal(client.submit_matmul(a[:512], b).result(60), a[:512] @ b)
+        a, b = a[:, :4096], b[:4096]
+        assert np.array_equal(client.submit_matmul(a, b).result(60), a @ b)
+
+
+def test_a_product_of_many_times_the_agents_memory_streams_through(tmp_path: Path) -> None:
+    a, b = integers(2896, 2896), integers(2896, 2896)  # 64 MiB each, and the result as well.
+    with (
+        far_cluster(tmp_path, memory="32MiB", agent_memory="24MiB") as found,
+        Client(found.address) as client,
+    ):
+        assert 30 < (client.estimate(a, b).rounds or 0) < 50
+        before = {pid: Usage.of(pid).anonymous_bytes for pid in (found.agent, found.executor)}
+        with peaks(found.agent, found.executor) as peak:
+            job = client.submit_matmul(a, b)
+            assert np.array_equal(job.result(300), a @ b)
+        assert 0 < peak.memfd[found.agent] <= 24 * MIB
+        for pid, bytes_before in before.items():
+            assert peak.anonymous[pid] - bytes_before < SLACK_BYTES
+        report = job.report().as_dict()
+        assert len(report["placements"]) > 20
+        assert report["bytes_moved"] < 1.2 * 36 * 24 * MIB
+
+
+def test_a_product_of_many_times_the_shared_memory_is_mapped_from_disk() -> None:
+    a, b = integers(2896, 2896), integers(2896, 2896)
+    with LocalCluster(TWO_AGENTS, memory_bytes=32 * MIB) as cluster, Client(cluster.address) as one:
+        assert np.array_equal(one.submit_matmul(a, b).result(120), a @ b)
+        # And once more from what is there, with operands that do not fit beside one another.
+        lazy = one.put(a) @ one.put(b).T
+        assert np.array_equal(one.submit(lazy).result(120), a @ b.T)
+
+
+def test_jobs_that_fit_one_at_a_time_wait_for_one_another(tmp_path: Path) -> None:
+    jobs = [(integers(900, 1000), integers(1000, 900)) for _ in range(3)]  # 20 MiB each.
+    with far_cluster(tmp_path, agent_memory="24MiB") as found, Client(found.address) as client:
+        with peaks(found.agent) as peak:
+            running = [client.submit_matmul(a, b) for a, b in jobs]
+            for job, (a, b) in zip(running, jobs):
+                assert np.array_equal(job.result(120), a @ b)
+        assert 0 < peak.memfd[found.agent] <= 24 * MIB
 
 
 def test_only_the_ends_of_a_segment_travel(tmp_path: Path) -> None:

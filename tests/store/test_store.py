@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from deadheat.store.regions import Region
 from deadheat.v1 import local_pb2
 from deadheat.v1 import matrix_pb2 as pb
 
+HALF = MatrixType(512, 1536, "float64")
 Test = Callable[[RunningStore], Coroutine[Any, Any, None]]
 
 
@@ -255,9 +258,68 @@ def test_memory_that_is_short_spills_what_nobody_maps(tmp_path: Path) -> None:
             assert np.array_equal(await fetched(store, matrix_id, array), array)
         spilled = next(path for path in (tmp_path / "state" / "matrices").glob("*.npy"))
         assert read_header(spilled).shape == (512, 512)
-        await refused(store.create(2048, 2048), LimitReached, "of shared memory needed")
+        words = r"64.0 MiB of shared memory needed; .* of 8.0 MiB are .* of 64.0 MiB are in use"
+        await refused(store.create(4096, 2048), LimitReached, words)
 
     run(tmp_path, test, memory=8 * MIB)
+
+
+def test_what_is_larger_than_the_memory_is_made_on_disk(tmp_path: Path) -> None:
+    array = values(1024, 1536)  # 12 MiB.
+
+    async def test(store: RunningStore) -> None:
+        mapped = await store.fill(array)
+        streamed = await store.create(1024, 1536)
+        for start in (0, 512):
+            part = Rectangle(start, start + 512, 0, 1536)
+            source = Region(memoryview(array[start : start + 512].tobytes()), HALF, HALF.whole())
+            await transfer.put(store.stub, streamed, f"u{start}", part, source)
+        await store.seal(streamed)
+        durable = await store.fill(array, durable=True)
+        places = {info.id: info.place for info in (await store.listing()).matrices}
+        assert places == dict.fromkeys((mapped, streamed, durable), "disk")
+        shared = store.share()
+        for matrix_id in (mapped, streamed, durable):
+            assert np.array_equal(await fetched(store, matrix_id, array), array)
+            mapping = await asyncio.to_thread(shared.map, matrix_id)
+            assert np.array_equal(np.frombuffer(mapping.buffer).reshape(array.shape), array)
+            del mapping
+        with pytest.raises(Conflict, match="is sealed"):
+            await asyncio.to_thread(shared.map, mapped, writable=True)
+        shared.close()
+        # Whoever deletes it has the room for another.
+        await store.delete(mapped)
+        await store.delete(streamed)
+        disk = tmp_path / "state" / "matrices"
+        wait_until(lambda: [one.stem for one in disk.glob("*.npy")] == [durable], "the room")
+
+    run(tmp_path, test, memory=8 * MIB)
+
+
+def test_a_matrix_on_disk_that_is_being_written_survives_its_store(tmp_path: Path) -> None:
+    array = values(1024, 1536)
+
+    async def write(store: RunningStore) -> str:
+        matrix_id = await store.create(1024, 1536)
+        shared = store.share()
+        mapping = await asyncio.to_thread(shared.map, matrix_id, writable=True)
+        np.frombuffer(mapping.buffer)[:] = array.reshape(-1)
+        del mapping
+        shared.close()
+        os.kill(store.child.pid, signal.SIGKILL)
+        return matrix_id
+
+    async def read(store: RunningStore, matrix_id: str) -> None:
+        await store.seal(matrix_id)
+        assert np.array_equal(await fetched(store, matrix_id, array), array)
+
+    async def both() -> None:
+        async with running_store(tmp_path, memory=8 * MIB) as store:
+            matrix_id = await write(store)
+        async with running_store(tmp_path, memory=8 * MIB) as store:
+            await read(store, matrix_id)
+
+    asyncio.run(both())
 
 
 def test_a_full_disk_refuses_and_goes_on_serving(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from deadheat.agent.cache import BlockCache, Memory, Pin
+from deadheat.agent.cache import BlockCache, Pin
+from deadheat.agent.memory import Memory
 from deadheat.agent.peers import Peers
 from deadheat.runtime import wire
-from deadheat.runtime.errors import Unavailable
+from deadheat.runtime.errors import LimitReached, Unavailable
 from deadheat.runtime.programs import MatrixType, Rectangle, read_by_rows
 from deadheat.store import transfer
 from deadheat.store.descriptors import DescriptorClient
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 #: So many rows of an operand that is on its way are enough to begin with: the lowest panels that
 #: are still fast have about as many.
 FIRST_ROWS: Final = 256
+#: A sub-task waits so long for memory that others have here: longer than any panel takes.
+ROOM_PATIENCE_S: Final = 60.0
 
 
 @dataclass(eq=False)
@@ -108,7 +111,31 @@ class Blocks:
 
     async def prepare(self, assign: agent_pb2.Assign) -> Prepared:
         """All that a sub-task needs before it can begin: of operands that are read row by row the
-        first rows. The rest of them goes on arriving."""
+        first rows. The rest of them goes on arriving.
+
+        The scheduler knows what it has assigned, but not that a cancelled sub-task still has its
+        memory until its panel ends, nor that devices of one agent share its cache. So whoever finds
+        no room keeps nothing, waits until somebody has released some, and begins anew. Raises
+        LimitReached if there never is.
+        """
+        now = asyncio.get_running_loop().time
+        until_s: float | None = None
+        while True:
+            try:
+                return await self._prepare(assign)
+            except LimitReached as error:
+                in_vain = _size_bytes(assign) > self._cache.limit_bytes
+                until_s = until_s or now() + ROOM_PATIENCE_S
+                if error.field != "memory" or in_vain or self.shared or now() >= until_s:
+                    raise
+                crowded = error
+            try:
+                async with asyncio.timeout_at(until_s):
+                    await self._cache.wait_for_room()
+            except TimeoutError:
+                raise crowded from None
+
+    async def _prepare(self, assign: agent_pb2.Assign) -> Prepared:
         prepared = Prepared()
         try:
             pins = {} if self.shared else await self._pin_all(assign, prepared)
@@ -138,6 +165,7 @@ class Blocks:
         """Blocks of all operands that are streamed; what every row needs comes whole and first."""
         by_rows = read_by_rows(wire.operation_from_wire(assign.operations[0]))
         needed_bytes = _size_bytes(assign)
+        self._check_room(assign)
         pins: dict[int, Pin] = {}
         for index in sorted(range(len(by_rows)), key=lambda index: by_rows[index]):
             block = assign.operands[index]
@@ -166,6 +194,21 @@ class Blocks:
         for pin in prepared.arriving:
             await pin.wait(assign.rectangle.row_start + FIRST_ROWS)
         return pins
+
+    def _check_room(self, assign: agent_pb2.Assign) -> None:
+        """Before anything is fetched: what has to be given up again was fetched for nothing."""
+        needed_bytes = _size_bytes(assign)
+        for block in assign.operands:
+            matrix = wire.matrix_type_from_wire(block.type, field=block.name)
+            wanted = wire.rectangle_from_wire(block.rectangle, within=matrix, field=block.name)
+            is_inline = block.WhichOneof("source") == "inline"
+            if is_inline or self._cache.is_pinned(block.matrix_id, wanted):
+                needed_bytes -= wanted.area * matrix.element.itemsize
+        if not assign.result_matrix_id:  # It travels inline.
+            matrix = wire.matrix_type_from_wire(assign.result_type, field="result_type")
+            place = wire.rectangle_from_wire(assign.rectangle, within=matrix, field="rectangle")
+            needed_bytes -= place.area * matrix.element.itemsize
+        self._cache.check_room(needed_bytes)
 
     async def _mapped(
         self, name: str, matrix_id: str, prepared: Prepared, *, writable: bool

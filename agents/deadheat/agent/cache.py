@@ -11,10 +11,7 @@ event loop; other threads only read the figures.
 from __future__ import annotations
 
 import asyncio
-import mmap
-import os
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from deadheat.agent.fetching import GetStub, fetched
+from deadheat.agent.memory import Memory
 from deadheat.agent.peers import Peer
 from deadheat.runtime.errors import LimitReached, NotFound, Unavailable
 from deadheat.runtime.programs import MatrixType, Rectangle
@@ -32,22 +30,6 @@ from deadheat.store.regions import Region
 MAX_BLOCKS: Final = 256
 #: So many matrices are told to the scheduler: those used last.
 MAX_TOLD: Final = 64
-
-
-class Memory:
-    """Anonymous memory with a descriptor. Goes with the last reference, if nobody closed it: who
-    asked for it in a thread may have been cancelled before it was there."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
-        self.descriptor = os.memfd_create("deadheat-block", os.MFD_CLOEXEC)
-        self.close = weakref.finalize(self, os.close, self.descriptor)
-        try:
-            os.posix_fallocate(self.descriptor, 0, max(1, size_bytes))
-            self.buffer = memoryview(mmap.mmap(self.descriptor, max(1, size_bytes)))[:size_bytes]
-        except OSError as error:
-            self.close()
-            raise LimitReached(f"no memory for {format_bytes(size_bytes)}: {error}") from None
 
 
 @dataclass(eq=False)
@@ -210,8 +192,11 @@ class BlockCache:
         #: Those used last come last.
         self._blocks: OrderedDict[Block, None] = OrderedDict()
         self._of: dict[str, list[Block]] = {}
-        #: Set and cleared whenever a fetch has begun.
+        #: Set and cleared whenever a fetch has begun, and whenever there is more room.
         self._begun = asyncio.Event()
+        self._freed = asyncio.Event()
+        #: How many wait for room.
+        self.waiting = 0
 
     @property
     def free_bytes(self) -> int:
@@ -219,6 +204,12 @@ class BlockCache:
 
     def reserve(self, size_bytes: int) -> None:
         """Makes room; raises LimitReached if what is in use leaves too little."""
+        self.check_room(size_bytes)
+        self._evict_while(lambda: self.used_bytes + size_bytes > self.limit_bytes)
+        self.used_bytes += size_bytes
+
+    def check_room(self, size_bytes: int) -> None:
+        """Raises LimitReached if what is in use leaves too little."""
         if size_bytes > self.limit_bytes - self.used_bytes + self.idle_bytes:
             in_use = self.used_bytes - self.idle_bytes
             raise LimitReached(
@@ -226,11 +217,27 @@ class BlockCache:
                 f"{format_bytes(self.limit_bytes)} are in use (setting: memory)",
                 field="memory",
             )
-        self._evict_while(lambda: self.used_bytes + size_bytes > self.limit_bytes)
-        self.used_bytes += size_bytes
+
+    def is_pinned(self, matrix_id: str, rectangle: Rectangle) -> bool:
+        """Whether somebody needs a block that holds it already."""
+        blocks = self._of.get(matrix_id, ())
+        return any(one.pins and rectangle.is_inside(one.rectangle) for one in blocks)
 
     def release(self, size_bytes: int) -> None:
         self.used_bytes -= size_bytes
+        self._tell_freed()
+
+    async def wait_for_room(self) -> None:
+        """Until somebody needs less than now."""
+        self.waiting += 1
+        try:
+            await self._freed.wait()
+        finally:
+            self.waiting -= 1
+
+    def _tell_freed(self) -> None:
+        self._freed.set()
+        self._freed.clear()
 
     def pin(
         self,
@@ -323,6 +330,7 @@ class BlockCache:
             self._forget(block)
         elif block in self._blocks:
             self.idle_bytes += block.size_bytes
+            self._tell_freed()
         self._free_if_over(block)
 
     def _evict_while(self, is_needed: Callable[[], bool]) -> None:

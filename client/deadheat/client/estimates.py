@@ -29,7 +29,8 @@ class Estimate:
 
     Seconds count from then; shares and ratios are 0 to 1. `bytes_to_move` cross a network and
     `bytes_lower_bound` is what no cut does without. `refused` says with code and message why it
-    would not be accepted, `note` why it would wait; then there are no predictions.
+    would not be accepted, `note` why it would wait; then there are no predictions. `rounds` is how
+    often the devices' memories are filled until all is done: 1 if they hold it at once.
     """
 
     m: int
@@ -46,6 +47,7 @@ class Estimate:
     left_out: list[dict[str, str]]
     refused: dict[str, str] | None
     note: str | None
+    rounds: int | None
 
     def as_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -71,6 +73,7 @@ class Estimate:
             left_out=[{"device": out.device, "reason": out.reason} for out in found.left_out],
             refused={"code": refusal.code, "message": refusal.message} if refusal else None,
             note=found.note or None,
+            rounds=found.rounds or None,
         )
 
 

@@ -523,6 +523,7 @@ class JobServiceEstimateResponse(_message.Message):
     LEFT_OUT_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
     flops: _builtins.float
     predicted_makespan_s: _builtins.float
     """Absent if it would be refused or would wait."""
@@ -532,6 +533,10 @@ class JobServiceEstimateResponse(_message.Message):
     """Sum of the available speeds of all devices that it may use."""
     note: _builtins.str
     """For people: why it would wait before it starts. Empty if it would not."""
+    rounds: _builtins.int
+    """How often the devices' memories are filled until all is done: 1 if they hold it at once, 0
+    without a prediction.
+    """
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___EstimatedDevice]: ...
     @_builtins.property
@@ -555,10 +560,11 @@ class JobServiceEstimateResponse(_message.Message):
         left_out: _abc.Iterable[Global___LeftOutDevice] | None = ...,
         refusal: _types_pb2.Failure | None = ...,
         note: _builtins.str = ...,
+        rounds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bytes_lower_bound", b"_bytes_lower_bound", "_bytes_to_move", b"_bytes_to_move", "_pool_flops", b"_pool_flops", "_predicted_makespan_s", b"_predicted_makespan_s", "_refusal", b"_refusal", "bytes_lower_bound", b"bytes_lower_bound", "bytes_to_move", b"bytes_to_move", "pool_flops", b"pool_flops", "predicted_makespan_s", b"predicted_makespan_s", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_lower_bound", b"_bytes_lower_bound", "_bytes_to_move", b"_bytes_to_move", "_pool_flops", b"_pool_flops", "_predicted_makespan_s", b"_predicted_makespan_s", "_refusal", b"_refusal", "alternatives", b"alternatives", "bytes_lower_bound", b"bytes_lower_bound", "bytes_to_move", b"bytes_to_move", "devices", b"devices", "flops", b"flops", "left_out", b"left_out", "note", b"note", "pool_flops", b"pool_flops", "predicted_makespan_s", b"predicted_makespan_s", "refusal", b"refusal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_lower_bound", b"_bytes_lower_bound", "_bytes_to_move", b"_bytes_to_move", "_pool_flops", b"_pool_flops", "_predicted_makespan_s", b"_predicted_makespan_s", "_refusal", b"_refusal", "alternatives", b"alternatives", "bytes_lower_bound", b"bytes_lower_bound", "bytes_to_move", b"bytes_to_move", "devices", b"devices", "flops", b"flops", "left_out", b"left_out", "note", b"note", "pool_flops", b"pool_flops", "predicted_makespan_s", b"predicted_makespan_s", "refusal", b"refusal", "rounds", b"rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bytes_lower_bound: _TypeAlias = _typing.Literal["bytes_lower_bound"]  # noqa: Y015
     _WhichOneofArgType__bytes_lower_bound: _TypeAlias = _typing.Literal["_bytes_lower_bound", b"_bytes_lower_bound"]  # noqa: Y015

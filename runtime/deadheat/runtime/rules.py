@@ -214,6 +214,12 @@ def needed_blocks(
             yield from elementwise.needed_blocks(operation, kind, types, rectangle)
 
 
+def needed_bytes(operation: Operation, types: Types, rectangle: Rectangle) -> int:
+    """Bytes of that part of each operand, and of the rectangle itself."""
+    blocks = [*needed_blocks(operation, types, rectangle), (operation.result, rectangle)]
+    return sum(block.area * types[name].element.itemsize for name, block in blocks)
+
+
 def read_by_rows(operation: Operation) -> tuple[bool, ...]:
     """For each operand, whether a row of the result needs only the same row of it. Of such a one
     the first rows are enough to begin with."""

@@ -35,7 +35,7 @@ class InMemory:
 
 @dataclass(slots=True)
 class OnDisk:
-    """Spilled or persisted, as a `.npy` file of ours."""
+    """Spilled, persisted, or too large for memory from the first: a `.npy` file of ours."""
 
     path: Path
     data_offset: int

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 from deadheat.runtime import logs, pages
-from deadheat.runtime.dtypes import numpy_dtype
 from deadheat.runtime.errors import Conflict, InvalidInput, LimitReached
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.pages import HUGE_BYTES
@@ -32,7 +31,8 @@ from deadheat.store.catalog import (
     UserFile,
     check_unchanged,
 )
-from deadheat.store.npyfiles import FileIdentity, header_bytes
+from deadheat.store.npyfiles import FileIdentity
+from deadheat.store.ondisk import make_durable, new_npy, write_npy
 from deadheat.store.regions import Region
 
 log = logs.get("store")
@@ -40,7 +40,6 @@ log = logs.get("store")
 SWEEP_INTERVAL_S: Final = 5.0
 #: Uploads open in one matrix; a result has one for each device that works on it.
 MAX_UPLOADS: Final = 100_000
-_COPY_BYTES: Final = 64 << 20
 #: Memory that gets huge pages in one go: about 50 ms, during which an arena cannot be unlinked.
 _JOIN_BYTES: Final = 32 << 20
 
@@ -78,14 +77,13 @@ class Store:
         matrix_id = matrix_id or new_id("m")
         self.catalog.check_new(matrix_id)
         async with self._blocking:
-            arena = await self._take_arena(matrix_type.size_bytes)
-        if known := self.catalog.by_request(request_id):  # Two of the same call, side by side.
-            await self._free(InMemory(arena))
-            return known
+            if known := self.catalog.by_request(request_id):  # Two of the same call, side by side.
+                return known
+            place = await self._take_place(matrix_id, matrix_type)
         matrix = Matrix(
             id=matrix_id,
             type=matrix_type,
-            place=InMemory(arena),
+            place=place,
             owner=owner,
             created_at=time.time(),
             ttl_s=SEALED_TTL_S if ttl_s is None else ttl_s,
@@ -139,6 +137,26 @@ class Store:
             raise
         return matrix
 
+    async def _take_place(self, matrix_id: str, matrix_type: MatrixType) -> Place:
+        """In shared memory if it can be. What is larger than that, or finds it full of matrices
+        that are in use, is made on disk at once, and mapped from there like from memory."""
+        try:
+            return InMemory(await self._take_arena(matrix_type.size_bytes))
+        except LimitReached as full:
+            used, limit = self.catalog.disk_bytes, self.catalog.disk_limit_bytes
+            if used + matrix_type.size_bytes > limit:
+                raise LimitReached(
+                    f"{full}; nor is it on disk, where {format_bytes(used)} of "
+                    f"{format_bytes(limit)} are in use (setting: disk)"
+                ) from None
+        path = self.catalog.disk / f"{matrix_id}.npy"
+        place = await asyncio.to_thread(new_npy, path, matrix_type)
+        log.info(
+            "made a matrix on disk",
+            extra=logs.keys("create", matrix=matrix_id, bytes=matrix_type.size_bytes),
+        )
+        return place
+
     async def _take_arena(self, size_bytes: int) -> Arena:
         """Room in shared memory, made by spilling what nobody maps if it must be."""
         while True:
@@ -185,7 +203,10 @@ class Store:
             return
         if matrix.is_durable:
             async with self._blocking:
-                await self._spill(matrix, durable=True)
+                if isinstance(matrix.place, OnDisk):
+                    await asyncio.to_thread(make_durable, matrix.place.path)
+                else:
+                    await self._spill(matrix, durable=True)
         self._mappings.pop(matrix.id, None)
         self.catalog.seal(matrix)
 
@@ -263,7 +284,7 @@ class Store:
             return
         path = self.catalog.disk / f"{matrix.id}.npy"
         arena = matrix.place.arena
-        place = await asyncio.to_thread(_write_npy, path, matrix.type, arena.reader, durable)
+        place = await asyncio.to_thread(write_npy, path, matrix.type, arena.reader, durable)
         self._mappings.pop(matrix.id, None)
         try:
             old = self.catalog.move_to_disk(matrix, place)
@@ -282,7 +303,7 @@ class Store:
         deadline = time.monotonic() + budget_s
         for matrix in self.catalog:
             in_memory = isinstance(matrix.place, InMemory)
-            if discard or (in_memory and not matrix.is_sealed and matrix.grants == 0):
+            if discard or (not matrix.is_sealed and matrix.grants == 0):
                 self._mappings.pop(matrix.id, None)
                 await self._free(self.catalog.remove(matrix))
             elif in_memory and matrix.is_sealed and time.monotonic() < deadline:
@@ -308,37 +329,13 @@ def data_offset(matrix: Matrix) -> int:
 def open_place(matrix: Matrix, *, writable: bool) -> tuple[int, int, int]:
     """A descriptor (the caller closes it), the offset of the data in it, and their size."""
     place, size = matrix.place, matrix.type.size_bytes
-    if writable:
-        if matrix.is_sealed or not isinstance(place, InMemory):
-            raise Conflict(f"matrix {matrix.id!r} is sealed: nobody writes it any more")
-        return os.dup(place.arena.descriptor), 0, size
+    if writable and matrix.is_sealed:
+        raise Conflict(f"matrix {matrix.id!r} is sealed: nobody writes it any more")
     match place:
         case InMemory(arena):
-            return os.dup(arena.reader), 0, size
+            return os.dup(arena.descriptor if writable else arena.reader), 0, size
         case OnDisk(path, offset):
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC), offset, size
+            access = os.O_RDWR if writable else os.O_RDONLY
+            return os.open(path, access | os.O_CLOEXEC), offset, size
         case UserFile(_, offset, _, descriptor):
             return os.dup(descriptor), offset, size
-
-
-def _write_npy(path: Path, matrix_type: MatrixType, source: int, durable: bool) -> OnDisk:
-    header = header_bytes((matrix_type.rows, matrix_type.columns), numpy_dtype(matrix_type.dtype))
-    part, size = path.with_suffix(".part"), matrix_type.size_bytes
-    try:
-        with open(part, "wb") as file:
-            file.write(header)
-            file.flush()
-            done = 0
-            while done < size:
-                done += os.sendfile(file.fileno(), source, done, min(_COPY_BYTES, size - done))
-            if durable:
-                os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise LimitReached(f"cannot write {path}: {error.strerror}") from None
-    if durable:
-        directory = os.open(path.parent, os.O_RDONLY)
-        os.fsync(directory)
-        os.close(directory)
-    return OnDisk(path, len(header), size)

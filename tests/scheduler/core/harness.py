@@ -102,8 +102,9 @@ class Pool:
         cpus: frozenset[int] | None = None,
         held: tuple[events.HeldSubtask, ...] = (),
         peer_address: str = "",
+        memory_bytes: int = 1 << 34,
     ) -> None:
-        facts = DeviceFacts(f"{name}/cpu", "cpu", "test", 1, 1 << 34, model(gflops).points)
+        facts = DeviceFacts(f"{name}/cpu", "cpu", "test", 1, memory_bytes, model(gflops).points)
         taken = {cpu for node in self.nodes.values() for cpu in node.cpus}
         self.feed(
             events.NodeRegistered(

@@ -135,11 +135,11 @@ def test_an_empty_product_costs_nothing() -> None:
 
 
 def test_without_devices_or_room_there_is_no_plan() -> None:
-    program = product(1 << 17, 1 << 17, 1 << 17)
+    program = product(1 << 10, 1 << 27, 1 << 10)  # 16 of its rows are 16 GiB.
     with pytest.raises(Unavailable, match="no device may be used"):
         estimating.estimate(Pool().core.world, program, JobPolicy(), 0.0)
     remote = pool_of(50.0, host="elsewhere")
-    with pytest.raises(LimitReached, match=r"need more memory .* 17179869184 bytes"):
+    with pytest.raises(LimitReached, match=r"more memory than any .* 17179869184 bytes"):
         estimating.estimate(remote.core.world, program, JobPolicy(), remote.now)
 
 
@@ -174,3 +174,23 @@ def test_there_is_room_until_there_is_not(monkeypatch: pytest.MonkeyPatch) -> No
     full = admission.room_refusal(pool.core.world)
     assert full is not None
     assert full.message == "1 jobs are open; the limit is 1"
+
+
+def test_what_is_worked_in_rounds_is_estimated_as_a_whole() -> None:
+    def found(memory_bytes: int) -> estimating.Estimate:
+        pool = Pool()
+        pool.join("far", host="elsewhere", memory_bytes=memory_bytes)
+        return summary(pool, product(2896, 2896, 2896))
+
+    once, often = found(1 << 34), found(24 << 20)
+    assert once.rounds == 1
+    assert 33 <= often.rounds <= 45
+    assert [device.share for device in often.devices] == [pytest.approx(1.0)]
+    assert often.makespan_s is not None
+    assert once.makespan_s is not None
+    assert often.makespan_s > once.makespan_s
+    assert often.bytes_to_move is not None
+    assert often.bytes_to_move > 4 * once.bytes_to_move  # type: ignore[operator]
+    assert often.bytes_lower_bound == pytest.approx(often.bytes_to_move, rel=0.1)
+    assert often.devices[0].finish_s == pytest.approx(often.makespan_s, rel=0.01)
+    assert often.devices[0].memory_bytes <= 24 << 20

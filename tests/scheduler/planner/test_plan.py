@@ -138,6 +138,8 @@ def test_every_plan_covers_the_result_once_and_keeps_memory(
     except LimitReached:
         return
     assert plan(given_problem, now=0.0) == found
+    if found.left_area:
+        return  # The rest follows when memory is free again: see `test_rounds`.
     whole = given_problem.program.types["C"].whole()
     rectangles = [placement.rectangle for placement in found.placements]
     assert uncovered(whole, rectangles) == []

@@ -351,3 +351,20 @@ def test_every_job_of_any_scenario_is_covered_or_fails_with_a_reason(
     if result.makespan_s is not None and all(not d.noise for d in found.devices):
         assert best_s is not None
         assert best_s <= result.makespan_s * (1 + 1e-9)
+
+
+def test_what_memories_do_not_hold_is_worked_in_rounds_and_ends_together() -> None:
+    speeds = {"a": (50.0, 0.1), "b": (30.0, 0.05), "c": (10.0, 0.1)}
+    devices = [
+        device(name, speed_gflops=speed, memory_gb=memory, bandwidth_gbps=10.0, noise=0.03)
+        for name, (speed, memory) in speeds.items()
+    ]
+    result = run_one(scenario(devices, [matmul(6000)]), Cut.BALANCED)
+    (report,) = result.reports
+    assert report.state is JobState.DONE
+    check_cover(report)
+    assert result.placements > 50
+    assert result.spread is not None
+    assert result.spread < 0.05
+    assert result.efficiency is not None
+    assert result.efficiency > 0.65

@@ -95,6 +95,10 @@ def _print(found: Estimate) -> None:
             f"  moves      {format_bytes(found.bytes_to_move or 0)} between hosts, "
             f"at least {format_bytes(found.bytes_lower_bound or 0)}"
         )
+        if found.rounds and found.rounds > 1:
+            click.echo(
+                f"  rounds     {found.rounds}: the devices' memories do not hold all of it at once"
+            )
     if found.devices:
         click.echo()
         _print_devices(found.devices)

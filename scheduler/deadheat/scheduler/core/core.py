@@ -23,6 +23,7 @@ class Core:
         self.world.now = now
         try:
             _HANDLERS[type(event)](self.world, event)
+            jobs.retry_waiting(self.world)
             nodes.check_drained(self.world)
         finally:
             effects = self.world.take_effects()

@@ -7,8 +7,9 @@ reads a plan for people.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+import math
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,6 +76,8 @@ class Estimate:
     left_out: Sequence[LeftOut] = ()
     refusal: Failure | None = None
     note: str = ""
+    #: How often the devices' memories are filled until all is done; 0 without a plan.
+    rounds: int = 0
 
 
 def estimate(world: World, program: Program, policy: JobPolicy, now: float) -> Plan:
@@ -86,14 +89,15 @@ def estimate(world: World, program: Program, policy: JobPolicy, now: float) -> P
 
 
 def problem(world: World, program: Program, policy: JobPolicy) -> Problem:
-    """As if a user without other jobs asked. With a time limit it may go before others of its
-    priority, as a job does that would miss its limit otherwise."""
+    """As if a user without other jobs asked, and as if nothing were in the devices' memories: a job
+    waits for that, so it only counts what they have in all. With a time limit it may go before
+    others of its priority, as a job does that would miss its limit otherwise."""
     nobody = Job("", "", "", "", program, policy, world.serial, world.now, [])
     cost_s = program.flops / max(1.0, world.pool_flops)
     tag = world.queue.would_be(cost_s, world.now) if policy.timeout_s is None else -LEVEL / 2
     nobody.rank = rank_of(policy.priority, tag)
     pool, excluded = snapshot.pool(world, nobody, set())
-    return Problem(program, Policy(policy.cut), pool, excluded)
+    return Problem(program, Policy(policy.cut), pool.with_free(pool.memory_bytes), excluded)
 
 
 def solve(given: Problem, now: float) -> Plan:
@@ -120,8 +124,10 @@ def _planned(
     pool = given.pool
     steps: list[Step] = []
     makespan_s = pool_flops = 0.0
-    lower_bound = 0
-    for work in _levels(program):
+    lower_bound = left_area = 0
+    levels = deque(_levels(program))
+    while levels:
+        work = levels.popleft()
         wanted = PlanningInput(
             program,
             work,
@@ -136,11 +142,28 @@ def _planned(
         if made.program is not None:
             return made
         steps += made.steps
-        makespan_s = max(makespan_s, made.makespan_s)
+        times = _rounds(program, made)
+        if crowded_out := [one for one in work if one.operation not in times]:
+            levels.appendleft(crowded_out)  # When the memories are free again.
+        begun_s, made_s = makespan_s, max(makespan_s, made.makespan_s)
+        most = max(times.values(), default=1.0)
+        makespan_s = begun_s + (made_s - begun_s) * most
+        left_area += made.left_area
         pool_flops = max(pool_flops, made.pool_flops)
-        lower_bound += made.bytes_lower_bound
+        lower_bound += round(made.bytes_lower_bound * most)
         pool = pool.with_ready(np.maximum(pool.ready_s, makespan_s))
-    return Plan(tuple(steps), makespan_s, pool_flops, lower_bound)
+    return Plan(tuple(steps), makespan_s, pool_flops, lower_bound, left_area=left_area)
+
+
+def _rounds(program: Program, made: Plan) -> Mapping[int, float]:
+    """How often each operation has to be done as it was planned until all of it is: more than once
+    where the memories hold a part of it at a time. Only the first round is planned; later ones are
+    taken to be like it."""
+    given: dict[int, int] = defaultdict(int)
+    for step in made.steps:
+        given[step.operation] += step.given_area
+    wholes = {number: program.types[program.operations[number].result] for number in given}
+    return {number: wholes[number].whole().area / area for number, area in given.items()}
 
 
 def _levels(program: Program) -> Sequence[Sequence[Work]]:
@@ -165,16 +188,22 @@ def summary(given: Problem, made: Plan) -> Estimate:
             parts[placement.device].append((placement, reasons[placement.device]))
     left_out = {out.device: out for step in made.steps for out in step.left_out(MAX_LISTED)}
     program = made.program or given.program
+    times = _rounds(program, made)
     return Estimate(
         flops=program.flops,
         makespan_s=made.makespan_s,
-        bytes_to_move=sum(p.predicted_bytes_in + p.predicted_bytes_out for p in made.placements),
+        bytes_to_move=round(sum(_bytes_moved(p) * times[p.operation] for p in made.placements)),
         bytes_lower_bound=made.bytes_lower_bound,
         pool_flops=made.pool_flops,
-        devices=[_device(program, parts[name]) for name in sorted(parts)],
+        devices=[_device(program, parts[name], times) for name in sorted(parts)],
         alternatives=_alternatives(made),
         left_out=[out for name, out in sorted(left_out.items()) if name not in parts],
+        rounds=math.ceil(max(times.values(), default=1.0)),
     )
+
+
+def _bytes_moved(placement: Placement) -> int:
+    return placement.predicted_bytes_in + placement.predicted_bytes_out
 
 
 def without_plan(given: Problem, refusal: Failure | None, note: str = "") -> Estimate:
@@ -183,12 +212,15 @@ def without_plan(given: Problem, refusal: Failure | None, note: str = "") -> Est
     return Estimate(given.program.flops, left_out=left_out, refusal=refusal, note=note)
 
 
-def _device(program: Program, parts: Sequence[tuple[Placement, Reason]]) -> DeviceEstimate:
+def _device(
+    program: Program, parts: Sequence[tuple[Placement, Reason]], times: Mapping[int, float]
+) -> DeviceEstimate:
     placements = [placement for placement, _ in parts]
     # A device that got several pieces of one operation has one reason for all of them.
     reasons = list(dict.fromkeys(reason for _, reason in parts))
     first = reasons[0]
-    flops = sum(_flops(program, placement) for placement in placements)
+    flops = sum(_flops(program, placement) * times[placement.operation] for placement in placements)
+    of_reason = {reason: times[placement.operation] for placement, reason in parts}
     return DeviceEstimate(
         node=first.node,
         device=first.device,
@@ -197,13 +229,17 @@ def _device(program: Program, parts: Sequence[tuple[Placement, Reason]]) -> Devi
         availability=first.availability,
         speed_flops=first.speed_flops,
         ready_s=first.ready_s,
-        transfer_s=sum(reason.transfer_s for reason in reasons),
-        compute_s=sum(reason.compute_s for reason in reasons),
-        finish_s=max(reason.finish_s for reason in reasons),
-        bytes_in=sum(placement.predicted_bytes_in for placement in placements),
-        bytes_out=sum(placement.predicted_bytes_out for placement in placements),
+        transfer_s=sum(reason.transfer_s * of_reason[reason] for reason in reasons),
+        compute_s=sum(reason.compute_s * of_reason[reason] for reason in reasons),
+        finish_s=max(_finish_s(reason, of_reason[reason]) for reason in reasons),
+        bytes_in=round(sum(p.predicted_bytes_in * times[p.operation] for p in placements)),
+        bytes_out=round(sum(p.predicted_bytes_out * times[p.operation] for p in placements)),
         memory_bytes=_memory_bytes(program, placements),
     )
+
+
+def _finish_s(reason: Reason, times: float) -> float:
+    return reason.ready_s + (reason.finish_s - reason.ready_s) * times
 
 
 def _flops(program: Program, placement: Placement) -> float:

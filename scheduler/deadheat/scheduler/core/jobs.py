@@ -25,6 +25,9 @@ from deadheat.scheduler.planner.plan import Plan
 
 #: Jobs that have not ended; one more is refused (the shell checks before it submits).
 MAX_OPEN_JOBS: Final = 10_000
+#: So many of those that wait for memory are looked at when some is free, the first in rank first:
+#: each look is a plan. Those behind them wait for them, too.
+MAX_RETRIED: Final = 16
 
 
 def on_submitted(world: World, event: events.JobSubmitted) -> None:
@@ -93,9 +96,23 @@ def make_results(world: World, job: Job) -> None:
 
 def advance_all(world: World) -> None:
     """The pool has changed: whoever waits for it is looked at again, the first in rank first."""
+    world.waiting_memory.clear()
     for job in sorted(world.open.values(), key=lambda job: (job.rank, job.serial)):
         advance(world, job)
         rebalance.look_anew(world, job)
+
+
+def retry_waiting(world: World) -> None:
+    """Sub-tasks have ended: whoever waits for memory is planned again, the first in rank first."""
+    if not world.waiting_memory or world.retried == world.released:
+        return
+    world.retried = world.released
+    waiting = (world.open[name] for name in world.waiting_memory if name in world.open)
+    for job in sorted(waiting, key=lambda job: (job.rank, job.serial))[:MAX_RETRIED]:
+        world.waiting_memory.discard(job.id)
+        if job.plans:
+            job.cause = "memory is free for more of it"
+        advance(world, job)
 
 
 def advance(world: World, job: Job) -> None:
@@ -115,6 +132,8 @@ def advance(world: World, job: Job) -> None:
         if step.gaps and not step.is_done and _is_ready(made_by, step)
         for gap in step.gaps
     ]
+    if job.id in world.waiting_memory:
+        return
     if work and world.planning:
         world.awaiting_plan.add(job.id)
     elif work:
@@ -163,7 +182,10 @@ def _take_plan(world: World, event: events.PlanMade) -> None:
         planning.rewrite(world, job, plan, plan.program)
         advance(world, job)
     else:
-        _accept(world, job, plan)
+        if plan.left_area:
+            planning.wait_for_memory(world, job, plan)
+        if plan.steps:
+            _accept(world, job, plan)
 
 
 def _accept(world: World, job: Job, plan: Plan) -> None:

@@ -135,6 +135,8 @@ def take_sample(world: World, device: Device, sampled: events.DeviceSampled) -> 
         return
     device.samples.append(sample)
     device.seen.add(sample)
+    if sampled.memory_free_bytes > device.memory_free_bytes and device.facts.kind == "gpu":
+        world.released += 1  # Somebody else has left the card.
     device.memory_free_bytes = max(0, sampled.memory_free_bytes)
     world.note_held(device, frozenset(sampled.held[:MAX_HELD]))
     _roll_up(world, device, sample)

@@ -25,6 +25,7 @@ from deadheat.scheduler.planner.inputs import PlanningInput, Policy, Work
 from deadheat.scheduler.planner.plan import Plan
 
 NO_AGENT: Final = "waiting: no agent is connected"
+NO_MEMORY: Final = "waiting: the agents' memory is in use"
 
 
 def new_step(program: Program, result_ids: Sequence[str], index: int, operation: Operation) -> Step:
@@ -57,6 +58,7 @@ def request(world: World, job: Job, work: Sequence[Work]) -> None:
     job.is_planning = True
     world.planning = job.id
     job.planning_ticket += 1
+    job.released_before = world.released
     given = PlanningInput(
         job.program,
         tuple(work),
@@ -73,6 +75,19 @@ def request(world: World, job: Job, work: Sequence[Work]) -> None:
 def is_usable(world: World, device_id: str) -> bool:
     device = world.devices.get(device_id)
     return device is not None and world.nodes[device.node].is_usable
+
+
+def wait_for_memory(world: World, job: Job, plan: Plan) -> None:
+    """Some of it fits into no memory now: it is planned again when sub-tasks have ended."""
+    world.waiting_memory.add(job.id)
+    world.retried = job.released_before  # Some may have while this plan was made.
+    if plan.steps:
+        return
+    if job.state is JobState.QUEUED:
+        job.started_s = None
+    if not any(step.active for step in job.steps):
+        job.note = NO_MEMORY
+        world.emit(NotifyJob(job.id))
 
 
 def exceeds_limit(world: World, job: Job, plan: Plan) -> events.Failure | None:

@@ -111,7 +111,7 @@ def plan_next_check(world: World, job: Job) -> None:
 
     A moment that is over already is not waited for again: then the next report decides.
     """
-    if not _may_rebalance(job):
+    if not _may_rebalance(world, job):
         return
     when_s = max(job.next_dry_s - LEAD_S, job.rebalance_after_s)
     if job.releasing:
@@ -143,7 +143,7 @@ def expire_answers(world: World, job: Job) -> None:
 def consider(world: World, job: Job) -> None:
     """Re-balances a job if a device is about to run dry and moving work pays."""
     is_due = world.now >= max(job.next_dry_s - LEAD_S, job.rebalance_after_s)
-    if not _may_rebalance(job) or job.releasing or not is_due:
+    if not _may_rebalance(world, job) or job.releasing or not is_due:
         return
     for step in job.steps:
         if step.active and step.inline is None:
@@ -157,12 +157,14 @@ def consider(world: World, job: Job) -> None:
     plan_next_check(world, job)
 
 
-def _may_rebalance(job: Job) -> bool:
+def _may_rebalance(world: World, job: Job) -> bool:
     return (
         job.state is JobState.RUNNING
         and job.policy.cut is Cut.BALANCED
         and not job.is_planning
         and job.pending_plan is None
+        # What waits for memory is more work for whoever is dry, as soon as he has room.
+        and job.id not in world.waiting_memory
     )
 
 

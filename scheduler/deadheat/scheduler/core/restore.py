@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from deadheat.runtime.programs import uncovered
+from deadheat.runtime.programs import needed_bytes, uncovered
 from deadheat.scheduler.core import jobs, planning, subtasks
 from deadheat.scheduler.core.effects import Effect, JobRow, MakeResults, PlacementRow
 from deadheat.scheduler.core.events import DeviceFacts
@@ -180,6 +180,7 @@ def _restore_placement(
             speed_flops=row.speed_flops,
         ),
         planned_at_s=started_s,
+        memory_bytes=needed_bytes(step.operation, job.program.types, row.rectangle),
         rank=job.rank,
         state=state,
         row_done=row.rectangle.row_start,

@@ -72,9 +72,15 @@ def _columns(
             _add_pending(other, {d.facts.id: n for n, d in enumerate(devices)}, ready_s)
     measured = [_measured(job, operations, d, now) if d.active else math.nan for d in devices]
     memory = [
-        _UNBOUNDED_BYTES if near else device.memory_free_bytes
-        for near, device in zip(local, devices)
+        _UNBOUNDED_BYTES if near else _limit_bytes(device) for near, device in zip(local, devices)
     ]
+    free = [
+        max(0, limit - device.assigned_bytes) if device.active and not near else limit
+        for near, limit, device in zip(local, memory, devices)
+    ]
+    for other in world.pending.values():
+        if other is not job:
+            _take_pending(other, {d.facts.id: n for n, d in enumerate(devices)}, free)
     far_latency_s = [
         (device.latency_s or UNKNOWN_LATENCY_S) if not near else 0.0
         for near, device in zip(local, devices)
@@ -93,6 +99,7 @@ def _columns(
         ready_s=np.array(ready_s),
         launch_s=np.full(len(devices), LAUNCH_S),
         memory_bytes=np.array(memory, dtype=np.int64),
+        free_bytes=np.array(free, dtype=np.int64),
         is_local=is_local,
         bandwidth_bytes_per_s=np.array([device.bandwidth_bytes_per_s for device in devices]),
         latency_s=np.array(far_latency_s),
@@ -101,6 +108,26 @@ def _columns(
         holders=_holders(job, devices),
         store_bytes_per_s=world.store_bytes_per_s,
     )
+
+
+def _limit_bytes(device: Device) -> int:
+    """What a device has for blocks when nothing of ours is there. A card's memory is also others',
+    so there its samples bound it."""
+    limit = device.facts.memory_bytes
+    if device.facts.kind != "gpu":
+        return limit
+    return min(limit, device.memory_free_bytes + device.assigned_bytes)
+
+
+def _take_pending(other: Job, numbers: Mapping[str, int], free: list[int]) -> None:
+    """Memory that work needs which is planned but waits for room for its result."""
+    assert other.pending_plan is not None
+    for step in other.pending_plan.steps:
+        needed = step.memory_bytes(other.program).tolist()
+        for device, size_bytes in zip(step.used.tolist(), needed):
+            number = numbers.get(step.pool.ids[device])
+            if number is not None:
+                free[number] = max(0, free[number] - size_bytes)
 
 
 def _add_pending(other: Job, numbers: Mapping[str, int], ready_s: list[float]) -> None:

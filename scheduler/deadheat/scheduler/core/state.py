@@ -75,6 +75,13 @@ class Device:
             if subtask.rank <= rank and subtask.job != without_job
         )
 
+    @property
+    def assigned_bytes(self) -> int:
+        """Memory that what it was given needs until it has said that it is done: unlike a sample,
+        this is true at every moment. What was taken from a sub-task is still counted, since the
+        device keeps its blocks whole."""
+        return sum(subtask.memory_bytes for subtask in self.active.values())
+
     def learn_bandwidth(self, size_bytes: int, seconds: float) -> None:
         if size_bytes >= 1 << 20 and seconds > 0:
             rate = size_bytes / seconds
@@ -136,6 +143,8 @@ class Subtask:
     plan: int
     placement: Placement
     planned_at_s: float
+    #: What its operands and its part of the result need where they are streamed to.
+    memory_bytes: int
     #: Smaller runs first on a device.
     rank: float = 0.0
     state: SubtaskState = SubtaskState.ASSIGNED
@@ -282,6 +291,8 @@ class Job:
     computed_s: float | None = None
     results_ready: bool = True
     planning_ticket: int = 0
+    #: How many sub-tasks had ended when the plan at hand was asked for (see `World.released`).
+    released_before: int = 0
     is_planning: bool = False
     pending_plan: Plan | None = None
     pending_since_s: float = 0.0

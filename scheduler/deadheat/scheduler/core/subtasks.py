@@ -9,6 +9,7 @@ from deadheat.runtime.programs import (
     Rectangle,
     merged,
     needed_blocks,
+    needed_bytes,
     uncovered,
 )
 from deadheat.scheduler.core import sharing
@@ -44,6 +45,7 @@ def create(world: World, job: Job, plan: Plan, planned_at_s: float) -> list[Subt
     for made in plan.steps:
         step = job.steps[made.operation]
         gap = open_[made.operation, made.rectangle]
+        step.gaps += [Gap(rest, gap.attempt, gap.deaths) for rest in made.left]
         created += [
             _create_one(world, job, step, gap, placement, planned_at_s)
             for placement in made.placements
@@ -67,6 +69,7 @@ def _create_one(
         plan=job.plans,
         placement=placement,
         planned_at_s=planned_at_s,
+        memory_bytes=needed_bytes(step.operation, job.program.types, placement.rectangle),
         rank=job.rank,
         row_done=placement.rectangle.row_start,
         expected_finish_s=planned_at_s + placement.predicted_finish_s,
@@ -179,8 +182,9 @@ def keep_only(subtask: Subtask, pieces: Iterable[Rectangle]) -> list[Rectangle]:
 
 
 def forget(world: World, subtask: Subtask) -> None:
-    """It is not active any more: nobody waits for it."""
+    """It is not active any more: nobody waits for it, and its memory is free."""
     world.subtasks.pop(subtask.id, None)
+    world.released += 1
     job = world.jobs[subtask.job]
     job.steps[subtask.operation].active -= 1
     if device := world.devices.get(subtask.device):

@@ -41,6 +41,11 @@ class World:
         self.planning = ""
         self.awaiting_plan: set[str] = set()
         self.pending: dict[str, Job] = {}
+        #: Jobs of which something fits into no memory now. They are planned again when sub-tasks
+        #: have ended: how many ever did, and how many had when that was last done.
+        self.waiting_memory: set[str] = set()
+        self.released = 0
+        self.retried = 0
         #: Available flops a second of the whole pool, as the newest plan found them.
         self.pool_flops = 0.0
         self.requests: dict[str, str] = {}
@@ -92,6 +97,7 @@ class World:
     def remember_ended(self, job: Job) -> None:
         self.open.pop(job.id, None)
         self.pending.pop(job.id, None)
+        self.waiting_memory.discard(job.id)
         self.queue.leave(job.id, self.now)
         self._ended.append(job.id)
         self._ended_subtasks += len(job.subtasks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from deadheat.runtime.errors import LimitReached
 from deadheat.scheduler.planner.columns import columns
 from deadheat.scheduler.planner.inputs import Policy
 from deadheat.scheduler.planner.layouts import Cutting
@@ -19,8 +20,17 @@ LOW_STRIP: Final = 256
 
 def tried(prices: Prices, policy: Policy) -> list[Cutting]:
     """Every cut that is sensible, the best one first: strips of rows unless another is clearly
-    better, but the single device if it is not worse."""
-    by_rows = rows(prices, policy)
+    better, but the single device if it is not worse.
+
+    Raises LimitReached if the memories hold it in no shape.
+    """
+    try:
+        by_rows = rows(prices, policy)
+    except LimitReached:
+        # Strips need all of the second operand; columns of rectangles may do with less.
+        if by_columns := columns(prices, policy):
+            return [by_columns]
+        raise
     found = [by_rows]
     strip = prices.shape.rows / max(1, len(by_rows.used))
     may_be_columns = not prices.shape.parts  # Of a segment every column needs all that is before.

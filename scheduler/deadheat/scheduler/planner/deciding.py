@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from deadheat.runtime.dtypes import element_type
+from deadheat.runtime.errors import LimitReached
 from deadheat.runtime.programs import Chain, Gemm, GemmShape, Operation, Program, Sum
 from deadheat.scheduler.planner import cutting
 from deadheat.scheduler.planner.balance import balance, level
@@ -157,9 +158,12 @@ def _split(given: PlanningInput, index: int) -> Plan | None:
     wanted = policy.may_split_inner and policy.cut is Cut.BALANCED and len(pool) > 1
     if not (deep and wanted and shape.flops) or program.types[operation.result].element.is_exact:
         return None
-    whole = cutting.best(
-        price(program, operation, program.types[operation.result].whole(), pool), policy
-    )
+    try:
+        whole = cutting.best(
+            price(program, operation, program.types[operation.result].whole(), pool), policy
+        )
+    except LimitReached:
+        return None  # It is worked in rounds; whether parts would fit is another question.
     parts, devices, parts_s = _parts(program, operation, pool, policy)
     if len(parts) < 2:
         return None

@@ -102,7 +102,7 @@ def _carve(
             if not is_last and (left.area or wanted <= 0):
                 at += 1
                 wanted = queue[at][1] + min(0, wanted)
-        found.append(_costed(prices, rates, piece, cuts, ready_s))
+        found.append(costed(prices, rates, piece, cuts, ready_s))
     return found
 
 
@@ -125,7 +125,7 @@ def _grained(exact: float, most: int) -> int:
     return min(most, max(0, round(exact / grain)) * grain)
 
 
-def _costed(
+def costed(
     prices: Prices,
     rates: Floats,
     piece: Rectangle,

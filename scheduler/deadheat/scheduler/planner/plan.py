@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from deadheat.runtime.programs import Program, Rectangle
+from deadheat.runtime.programs import Program, Rectangle, merged, uncovered
 from deadheat.runtime.units import format_seconds
 from deadheat.scheduler.planner.amdahl import CurvePoint
 from deadheat.scheduler.planner.pool import Flags, Floats, Integers, Pool
+from deadheat.scheduler.planner.pricing import memory_sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Step:
 
     operation: int
     rectangle: Rectangle
-    #: "rows", "columns" (of rectangles), or a baseline's name.
+    #: "rows", "columns" (of rectangles), "pieces", "round", or a baseline's name.
     cut: str
     pool: Pool
     used: Integers
@@ -140,6 +141,30 @@ class Step:
                 self.speed_flops.tolist(),
             )
         )
+
+    @property
+    def given_area(self) -> int:
+        """Elements that somebody gets."""
+        heights = self.bounds[:, 1] - self.bounds[:, 0]
+        return int((heights * (self.bounds[:, 3] - self.bounds[:, 2])).sum())
+
+    def memory_bytes(self, program: Program) -> Integers:
+        """What each part needs of its device's memory, if that maps nothing of the store's."""
+        row, column, cell = memory_sizes(program, program.operations[self.operation])
+        heights = self.bounds[:, 1] - self.bounds[:, 0]
+        widths = self.bounds[:, 3] - self.bounds[:, 2]
+        sizes = heights * row + widths * column + heights * widths * cell
+        found: Integers = sizes.astype(np.int64)
+        return found
+
+    @property
+    def left(self) -> tuple[Rectangle, ...]:
+        """What nobody gets yet, since the memories do not hold more now."""
+        if (
+            self.given_area == self.rectangle.area
+        ):  # Of a large plan no object is made to find that out.
+            return ()
+        return merged(uncovered(self.rectangle, (p.rectangle for p in self.placements)))
 
     def reasons(self, limit: int | None = None) -> list[Reason]:
         """The numbers that decided, for the first `limit` devices."""
@@ -218,6 +243,8 @@ class Plan:
     #: Operations that are meant for some devices only, with the ids of these.
     groups: Mapping[int, frozenset[str]] = field(default_factory=dict)
     order: Order | None = None
+    #: Elements that nobody gets yet, since the memories do not hold more now.
+    left_area: int = 0
 
     @property
     def placements(self) -> Sequence[Placement]:

@@ -4,7 +4,8 @@
 dimension) is first rewritten as them. Then, for each piece of work in turn: (1) price every device,
 (2) cut it in every shape that is sensible, water-filling each, (3) take the one that ends first, or
 the best single device, (4) say what was not chosen and why, and pass each device's finish on as its
-ready time for the next piece.
+ready time for the next piece. What the memories do not hold at once is given out as far as they do
+(`rounds`); the rest is for a later plan.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deadheat.runtime.errors import Unavailable
-from deadheat.scheduler.planner import cutting, shapes
+from deadheat.runtime.errors import LimitReached, Unavailable
+from deadheat.runtime.programs import Program
+from deadheat.scheduler.planner import cutting, rounds, shapes
 from deadheat.scheduler.planner.amdahl import CurvePoint, speed_up_curve
 from deadheat.scheduler.planner.balance import apportioned
 from deadheat.scheduler.planner.deciding import decided
-from deadheat.scheduler.planner.filling import fill
+from deadheat.scheduler.planner.filling import Filled, fill
 from deadheat.scheduler.planner.inputs import Cut, PlanningInput, Policy, Work
 from deadheat.scheduler.planner.layouts import Cutting, fits
 from deadheat.scheduler.planner.plan import NOBODY, Alternative, Plan, Step, Unused
@@ -31,7 +33,8 @@ from deadheat.scheduler.planner.strips import single, weighted_rows
 def plan(given: PlanningInput, *, now: float) -> Plan:
     """Plans all of `given.work`; times in the result count from `now`.
 
-    Raises Unavailable without devices and LimitReached if the operands fit no device.
+    Raises Unavailable without devices and LimitReached if not even a small part of some result
+    fits any device. What fits only later is left out, and said in `left_area`.
     """
     del now  # Snapshots carry ages, not dates; the caller stamps the plan.
     if not len(given.pool):
@@ -41,17 +44,18 @@ def plan(given: PlanningInput, *, now: float) -> Plan:
     pool = given.pool
     steps: list[Step] = []
     pool_flops = 0.0
+    left_area = 0
     for works in _together(given):
-        if len(works) == 1:
-            made, available_flops = _plan_step(given, works[0], pool)
-        else:
-            made, available_flops = _fill_steps(given, works, pool)
+        made, available_flops = _steps(given, works, pool)
         steps += made
         pool_flops = max(pool_flops, available_flops)
-        pool = _after(pool, made)
+        left_area += sum(work.rectangle.area for work in works) - sum(
+            step.given_area for step in made
+        )
+        pool = _after(given.program, pool, made)
     makespan_s = max((step.makespan_s for step in steps), default=0.0)
     bound = sum(step.bytes_lower_bound for step in steps)
-    return Plan(tuple(steps), makespan_s, pool_flops, bound)
+    return Plan(tuple(steps), makespan_s, pool_flops, bound, left_area=left_area)
 
 
 def _together(given: PlanningInput) -> list[list[Work]]:
@@ -64,6 +68,26 @@ def _together(given: PlanningInput) -> list[list[Work]]:
     return list(found.values())
 
 
+def _steps(given: PlanningInput, works: Sequence[Work], pool: Pool) -> tuple[list[Step], float]:
+    """Pieces of one operation: all at once if the memories hold them, else a round of them.
+
+    They are cut by what the memories hold when they are free. Only if a part does not fit into what
+    is free now, its device waits for it, and the others get what they should have then.
+    """
+    try:
+        if len(works) == 1:
+            made = _plan_step(given, works[0], pool)
+        else:
+            made = _fill_steps(given, works, pool)
+    except LimitReached:
+        return _round_steps(given, works, pool)
+    if given.policy.cut is Cut.BALANCED:
+        needed = _needed_bytes(given.program, pool, made[0])
+        if bool((needed > pool.free_bytes).any()):
+            return _round_steps(given, works, pool)
+    return made
+
+
 def _fill_steps(
     given: PlanningInput, works: Sequence[Work], pool: Pool
 ) -> tuple[list[Step], float]:
@@ -72,14 +96,32 @@ def _fill_steps(
     pool = _allowed(works[0], pool)
     pieces = [work.rectangle for work in works]
     prices, carved = fill(given.program, operation, pieces, pool, given.policy)
+    return _filled_steps(works[0].operation, "pieces", prices, carved)
+
+
+def _round_steps(
+    given: PlanningInput, works: Sequence[Work], pool: Pool
+) -> tuple[list[Step], float]:
+    """A step for each piece of which the memories hold something now."""
+    operation = given.program.operations[works[0].operation]
+    pool = _allowed(works[0], pool)
+    pieces = [work.rectangle for work in works]
+    prices, carved = rounds.next_round(given.program, operation, pieces, pool, given.policy)
+    return _filled_steps(works[0].operation, "round", prices, carved)
+
+
+def _filled_steps(
+    operation: int, cut: str, prices: Prices, carved: Sequence[Filled]
+) -> tuple[list[Step], float]:
+    pool = prices.pool
     found = []
     for filled in carved:
         costs = filled.costs
         found.append(
             Step(
-                operation=works[0].operation,
+                operation=operation,
                 rectangle=filled.rectangle,
-                cut="pieces",
+                cut=cut,
                 pool=pool,
                 used=filled.used,
                 bounds=filled.bounds,
@@ -101,16 +143,30 @@ def _fill_steps(
     return found, float((pool.rates(prices.shape) * pool.availability).sum())
 
 
-def _after(pool: Pool, steps: Sequence[Step]) -> Pool:
+def _after(program: Program, pool: Pool, steps: Sequence[Step]) -> Pool:
     """The pool when the steps' work has been given out."""
     ready_s = np.array(pool.ready_s, copy=True)
     for step in steps:
-        numbers = step.used
-        if len(step.pool) != len(pool):
-            ids = [step.pool.ids[device] for device in step.used.tolist()]
-            numbers = np.array([pool.number_of[id_] for id_ in ids], dtype=np.int64)
-        np.maximum.at(ready_s, numbers, step.finish_s)
-    return pool.with_ready(ready_s)
+        np.maximum.at(ready_s, _numbers(pool, step), step.finish_s)
+    free_bytes = np.maximum(0, pool.free_bytes - _needed_bytes(program, pool, steps))
+    return pool.with_ready(ready_s).with_free(free_bytes)
+
+
+def _numbers(pool: Pool, step: Step) -> Integers:
+    """The numbers in the pool of those that a step uses: it may know only some of the devices."""
+    if len(step.pool) == len(pool):
+        return step.used
+    ids = [step.pool.ids[device] for device in step.used.tolist()]
+    return np.array([pool.number_of[id_] for id_ in ids], dtype=np.int64)
+
+
+def _needed_bytes(program: Program, pool: Pool, steps: Sequence[Step]) -> Integers:
+    """Memory of each device that its parts need."""
+    needed = np.zeros(len(pool), dtype=np.int64)
+    for step in steps:
+        np.add.at(needed, _numbers(pool, step), step.memory_bytes(program))
+    # Who maps the store's memory needs none of its own.
+    return np.where(pool.is_local, 0, needed)
 
 
 def _allowed(work: Work, pool: Pool) -> Pool:

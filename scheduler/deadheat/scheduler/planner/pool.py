@@ -60,8 +60,10 @@ class Device:
     ready_s: float
     #: Sending it a sub-task and starting it there.
     launch_s: float
+    #: Its limit for blocks, and what of it is not in use now (None: all).
     memory_bytes: int
     link: Link
+    free_bytes: int | None = None
     #: What it does right now for the operation in question, instead of model and availability.
     measured_flops: float | None = None
     #: Ids of matrices that it has already, whole.
@@ -82,7 +84,9 @@ class Pool:
     bias: Floats
     ready_s: Floats
     launch_s: Floats
+    #: The limit of each for blocks, and what of it nothing that was assigned needs.
     memory_bytes: Integers
+    free_bytes: Integers
     is_local: Flags
     bandwidth_bytes_per_s: Floats
     latency_s: Floats
@@ -113,6 +117,10 @@ class Pool:
             ready_s=np.array([row.ready_s for row in rows], dtype=np.float64),
             launch_s=np.array([row.launch_s for row in rows], dtype=np.float64),
             memory_bytes=np.array([row.memory_bytes for row in rows], dtype=np.int64),
+            free_bytes=np.array(
+                [row.memory_bytes if row.free_bytes is None else row.free_bytes for row in rows],
+                dtype=np.int64,
+            ),
             is_local=np.array([row.link.is_local for row in rows], dtype=np.bool_),
             bandwidth_bytes_per_s=np.array(
                 [row.link.bandwidth_bytes_per_s for row in rows], dtype=np.float64
@@ -146,6 +154,9 @@ class Pool:
 
     def with_ready(self, ready_s: Floats) -> Pool:
         return self._replaced(ready_s=ready_s)
+
+    def with_free(self, free_bytes: Integers) -> Pool:
+        return self._replaced(free_bytes=free_bytes)
 
     def without_overlap(self) -> Pool:
         return self._replaced(overlaps=np.zeros(len(self), dtype=np.bool_))

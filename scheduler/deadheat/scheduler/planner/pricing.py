@@ -191,7 +191,6 @@ def price(program: Program, operation: Operation, rectangle: Rectangle, pool: Po
     by_row, by_column, by_cell = _operands(program, operation)
     far = ~pool.is_local
     out = float(result.element.itemsize)
-    row, column, cell = (sum(size for _, size in part) for part in (by_row, by_column, by_cell))
     return Prices(
         pool=pool,
         shape=shape,
@@ -199,10 +198,17 @@ def price(program: Program, operation: Operation, rectangle: Rectangle, pool: Po
         column_bytes=_missing(program, by_column, pool),
         cell_bytes=_missing(program, by_cell, pool),
         out_bytes=np.where(far, out, 0.0),
-        memory_bytes=(row, column, cell + out),
+        memory_bytes=memory_sizes(program, operation),
         flops_per_element=whole.flops / max(1, whole.rows * whole.columns),
         bandwidth=pool.bandwidth_bytes_per_s,
     )
+
+
+def memory_sizes(program: Program, operation: Operation) -> tuple[float, float, float]:
+    """Bytes that a device needs for each row, each column and each element of a rectangle of an
+    operation's result: operands and result, if it maps nothing of the store's."""
+    row, column, cell = (sum(size for _, size in part) for part in _operands(program, operation))
+    return row, column, cell + program.types[operation.result].element.itemsize
 
 
 _Part = list[tuple[str, float]]

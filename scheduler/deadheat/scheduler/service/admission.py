@@ -120,6 +120,7 @@ def estimate_to_wire(
         left_out=[pb.LeftOutDevice(device=out.device, reason=out.reason) for out in found.left_out],
         refusal=convert.failure_to_wire(found.refusal) if found.refusal else None,
         note=found.note,
+        rounds=found.rounds,
     )
 
 
