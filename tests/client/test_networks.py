@@ -44,7 +44,7 @@ def test_forward_is_numpys(shared: Client, activation: str) -> None:
 
 
 @pytest.mark.parametrize("cut", CUTS)
-def test_forward_is_one_operation_for_each_layer(shared: Client, cut: Any) -> None:
+def test_forward_has_no_barrier_where_the_planner_may_join_layers(shared: Client, cut: Any) -> None:
     mlp = network([300, 400, 200, 10])
     x = RNG.standard_normal((900, 300))
     job = shared.submit_forward(mlp, x, softmax=True, cut=cut)
@@ -52,7 +52,8 @@ def test_forward_is_one_operation_for_each_layer(shared: Client, cut: Any) -> No
     report = job.report()
     assert report.kind == "mlp"
     operations = {placement["operation"] for placement in report.as_dict()["placements"]}
-    assert operations == {"gemm1", "gemm2", "gemm3", "softmax4"}
+    layers = {"gemm1", "gemm2", "gemm3", "softmax4"}
+    assert operations == ({"softmax4"} if cut == "balanced" else layers)
 
 
 @pytest.mark.parametrize("given", ["float16", "float32", "float64", "uint8", "int64", "bool"])
