@@ -269,12 +269,7 @@ class Blocks:
         held = MatrixType(home.rows, home.columns, matrix.dtype)
         for piece in pieces:
             started_s = time.monotonic()
-            inside = Rectangle(
-                piece.row_start - home.row_start,
-                piece.row_stop - home.row_start,
-                piece.column_start - home.column_start,
-                piece.column_stop - home.column_start,
-            )
+            inside = piece.relative_to(home)
             source = Region(memory.buffer, held, inside)
             upload = f"{assign.subtask_id}.{piece}"
             prepared.bytes_out += await transfer.put(

@@ -170,12 +170,7 @@ class Loan:
         home, wanted = self.block.rectangle, self.wanted
         assert self.block.memory is not None
         held = MatrixType(home.rows, home.columns, self.block.matrix.dtype)
-        inside = Rectangle(
-            wanted.row_start - home.row_start,
-            wanted.row_stop - home.row_start,
-            wanted.column_start - home.column_start,
-            wanted.column_stop - home.column_start,
-        )
+        inside = wanted.relative_to(home)
         return Region(self.block.memory.buffer, held, inside)
 
 

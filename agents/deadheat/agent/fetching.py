@@ -31,6 +31,16 @@ STORE_PATIENCE_S: Final = 60.0
 PEER_PATIENCE_S: Final = 3.0
 
 
+def patiently() -> AsyncRetrying:
+    """Tries for as long as a sub-task waits for a store that is away."""
+    return AsyncRetrying(
+        stop=stop_after_delay(STORE_PATIENCE_S),
+        wait=wait_random_exponential(multiplier=0.1, max=2.0),
+        retry=retry_if_exception_type(Unavailable),
+        reraise=True,
+    )
+
+
 async def fetched(
     stub: GetStub,
     peers: Sequence[Peer],
@@ -70,11 +80,6 @@ async def fetched(
         else:
             return
     # While the store is away (killed and started again, or the scheduler's too) work waits.
-    async for attempt in AsyncRetrying(
-        stop=stop_after_delay(STORE_PATIENCE_S),
-        wait=wait_random_exponential(multiplier=0.1, max=2.0),
-        retry=retry_if_exception_type(Unavailable),
-        reraise=True,
-    ):
+    async for attempt in patiently():
         with attempt:
             await transfer.get(stub(), matrix_id, rectangle, into, done=arrived, on_arrived=note)

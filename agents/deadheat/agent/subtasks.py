@@ -7,14 +7,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, assert_never
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay
-from tenacity.wait import wait_random_exponential
-
 from deadheat.agent.blocks import Blocks, Prepared
 from deadheat.agent.core import attempts
 from deadheat.agent.core.attempts import Attempts
 from deadheat.agent.executors.link import ExecutorLink
-from deadheat.agent.fetching import STORE_PATIENCE_S
+from deadheat.agent.fetching import patiently
 from deadheat.runtime import logs
 from deadheat.runtime.errors import DeadheatError, Unavailable
 from deadheat.runtime.programs import Rectangle
@@ -191,13 +188,7 @@ class Subtasks:
             return await self._blocks.prepare(assign)
         except Unavailable:
             # While the store is away (killed and started again, or the scheduler's too) work waits.
-            retrying = AsyncRetrying(
-                stop=stop_after_delay(STORE_PATIENCE_S),
-                wait=wait_random_exponential(multiplier=0.1, max=2.0),
-                retry=retry_if_exception_type(Unavailable),
-                reraise=True,
-            )
-            prepared: Prepared = await retrying(self._blocks.prepare, assign)
+            prepared: Prepared = await patiently()(self._blocks.prepare, assign)
             return prepared
 
     def _run(self, subtask: str) -> None:
@@ -224,12 +215,7 @@ class Subtasks:
             return
         try:
             # With the store of the moment each time: one that was killed is another one now.
-            async for attempt in AsyncRetrying(
-                stop=stop_after_delay(STORE_PATIENCE_S),
-                wait=wait_random_exponential(multiplier=0.1, max=2.0),
-                retry=retry_if_exception_type(Unavailable),
-                reraise=True,
-            ):
+            async for attempt in patiently():
                 with attempt:
                     await self._blocks.deliver(assign, prepared, pieces)
         except Unavailable as error:

@@ -128,7 +128,7 @@ class Transfers:
         )
         if is_kept:
             array = np.ascontiguousarray(source.array, numpy_dtype(matrix.dtype))
-            if known := await self._sent_before(matrix, array.view(np.uint8).reshape(-1).data):
+            if known := await self._sent_before(matrix, _bytes_of(array)):
                 return known
         ttl_s = KEPT_TTL_S if is_kept else None
         matrix_id = await self._made(matrix, lambda id_: self._copy_in(source, id_), durable, ttl_s)
@@ -157,7 +157,7 @@ class Transfers:
         """A matrix in a store on another host: the one that we sent there before, if it is still
         there and holds the very same bytes, or else a new one."""
         array = np.ascontiguousarray(source.array, numpy_dtype(matrix.dtype))
-        buffer = array.view(np.uint8).reshape(-1).data
+        buffer = _bytes_of(array)
         if durable or matrix.size_bytes < LEAST_BYTES:
             region = Region(buffer, matrix, matrix.whole())
             return await self._made(
@@ -320,9 +320,15 @@ class Transfers:
             size = format_bytes(matrix.size_bytes)
             raise LimitReached(f"no memory for the result, {matrix}: {size}") from None
         if array.size:
-            target = array.view(np.uint8).reshape(-1).data
+            target = _bytes_of(array)
             await transfer.get(self._connection.matrices, result.matrix_id, matrix.whole(), target)
         return array
+
+
+def _bytes_of(array: Array) -> memoryview:
+    """The elements of a contiguous array, as they are."""
+    data: memoryview = array.view(np.uint8).reshape(-1).data
+    return data
 
 
 def _copy_rows(target: Array, source: Array) -> None:

@@ -77,6 +77,15 @@ class Rectangle:
     def with_rows(self, row_start: int, row_stop: int) -> Rectangle:
         return Rectangle(row_start, row_stop, self.column_start, self.column_stop)
 
+    def relative_to(self, home: Rectangle) -> Rectangle:
+        """The same place in a matrix that is `home` alone."""
+        return Rectangle(
+            self.row_start - home.row_start,
+            self.row_stop - home.row_start,
+            self.column_start - home.column_start,
+            self.column_stop - home.column_start,
+        )
+
     def is_within(self, matrix: MatrixType) -> bool:
         return (
             0 <= self.row_start <= self.row_stop <= matrix.rows

@@ -31,7 +31,7 @@ LEAST_BANDWIDTH_SHARE: Final = 0.25
 
 def peers(world: World, job: Job, node: Node, matrix_id: str, block: Rectangle) -> tuple[str, ...]:
     """Addresses to ask for a block that `node` gets now; remembers that it does."""
-    if _is_near(world, node):
+    if world.is_near(node):
         return ()
     receivers = job.receivers.setdefault(matrix_id, deque(maxlen=MAX_RECEIVERS))
     least = LEAST_BANDWIDTH_SHARE * _bandwidth(node)
@@ -42,7 +42,7 @@ def peers(world: World, job: Job, node: Node, matrix_id: str, block: Rectangle) 
             continue
         if peer.host != node.host and _is_loopback(peer.peer_address):
             continue
-        if not _is_near(world, peer) and _bandwidth(peer) >= least:
+        if not world.is_near(peer) and _bandwidth(peer) >= least:
             found[peer.peer_address] = None
         if len(found) == MAX_PEERS:
             break
@@ -53,7 +53,7 @@ def peers(world: World, job: Job, node: Node, matrix_id: str, block: Rectangle) 
 
 def blocks_travel(world: World) -> bool:
     """Whether some agent that gets work does not map the store's memory."""
-    return any(node.is_usable and not _is_near(world, node) for node in world.nodes.values())
+    return any(node.is_usable and not world.is_near(node) for node in world.nodes.values())
 
 
 def _earlier(receivers: deque[tuple[str, Rectangle]], block: Rectangle) -> Iterator[str]:
@@ -69,10 +69,6 @@ def _holders(world: World, matrix_id: str, turn: int) -> Iterator[str]:
     for id_ in chain(islice(devices, first, None), islice(devices, first)):
         if device := world.devices.get(id_):
             yield device.node
-
-
-def _is_near(world: World, node: Node) -> bool:
-    return node.shares_memory and node.host == world.host
 
 
 def _is_loopback(address: str) -> bool:

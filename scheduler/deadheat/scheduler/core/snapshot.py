@@ -61,7 +61,7 @@ def _columns(
     now = world.now
     devices = [device for _, device in usable]
     numbers: dict[SpeedModel, int] = {}
-    local = [node.shares_memory and node.host == world.host for node, _ in usable]
+    local = [world.is_near(node) for node, _ in usable]
     is_local = np.array(local, dtype=np.bool_)
     rank = math.inf if job is None else job.rank
     horizon_s = 0.0 if job is None else job.cost_s

@@ -59,6 +59,10 @@ class World:
         self._deadlines: list[tuple[float, str, str]] = []
         self._effects: list[Effect] = []
 
+    def is_near(self, node: Node) -> bool:
+        """Whether it maps the store's memory."""
+        return node.shares_memory and node.host == self.host
+
     def emit(self, *effects: Effect) -> None:
         self._effects.extend(effects)
 
