@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -23,13 +22,13 @@ from deadheat.client.connection import Connection
 from deadheat.client.expressions import Held, leaf
 from deadheat.client.lazy import Lazy
 from deadheat.client.lowering import lower
+from deadheat.client.model_reports import Model, content_hash
 from deadheat.client.nn.description import described, rebuilt
 from deadheat.client.nn.files import save as save_file
 from deadheat.client.nn.parameters import check_finite
 from deadheat.client.nn.passes import forward
 from deadheat.client.nn.sequential import Sequential
 from deadheat.client.programs import Programs
-from deadheat.client.reports import iso
 from deadheat.client.transfers import Transfers, as_array
 from deadheat.runtime import hosts, rpc, wire
 from deadheat.runtime.dtypes import name_of
@@ -55,57 +54,6 @@ class Reported(Protocol):
     """A report of a training, as `Client.train` returns it."""
 
     def as_dict(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class Model:
-    """A version of a model that the cluster keeps.
-
-    `inputs` and `outputs` are columns of samples and results, and `dtype` is theirs; all three are
-    None for a model that cannot be served. `metadata` is what `save` was given; `data_hash`,
-    `training` and `code_version` say of which data, by which training (None: not said, or not
-    asked for, as in a list) and by which deadheat it was made.
-    """
-
-    name: str
-    version: int
-    user: str
-    created_at: str
-    size_bytes: int
-    inputs: int | None
-    outputs: int | None
-    dtype: str | None
-    metadata: Mapping[str, Any]
-    data_hash: str | None
-    code_version: str
-    training: Mapping[str, Any] | None = None
-    layers: Sequence[Mapping[str, Any]] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """As `deadheat models show --json` prints it."""
-        return asdict(self)
-
-    @staticmethod
-    def of(message: pb.Model) -> Model:
-        is_served = message.HasField("samples")
-        samples = (
-            wire.matrix_type_from_wire(message.samples, field="samples") if is_served else None
-        )
-        return Model(
-            name=message.name,
-            version=message.version,
-            user=message.user,
-            created_at=iso(message.created_at),
-            size_bytes=message.size_bytes,
-            inputs=samples.columns if samples else None,
-            outputs=message.outputs.columns if samples else None,
-            dtype=samples.dtype if samples else None,
-            metadata=json.loads(message.metadata),
-            data_hash=message.data_hash or None,
-            code_version=message.code_version,
-            training=json.loads(message.training) if message.training else None,
-            layers=json.loads(message.layers) if message.layers else None,
-        )
 
 
 @dataclass(frozen=True)
@@ -387,18 +335,7 @@ def _rows(X: ArrayLike, *, is_checked: bool) -> tuple[Array, tuple[int, ...]]:  
 
 
 def _type_of(rows: Array) -> MatrixType:
-    return MatrixType(*rows.shape, name_of(rows.dtype, field="X"))
-
-
-def content_hash(data: ArrayLike | Sequence[ArrayLike]) -> str:
-    """A hash of arrays: of their dtypes, shapes and elements."""
-    found = hashlib.blake2b(digest_size=32)
-    parts = data if isinstance(data, (tuple, list)) else (data,)
-    for number_, part in enumerate(parts):
-        array = np.ascontiguousarray(arrays.array_of(part, f"data[{number_}]"))
-        found.update(f"{name_of(array.dtype, field='data')} {array.shape}\n".encode())
-        found.update(array.reshape(-1).view(np.uint8).data)
-    return f"blake2b:{found.hexdigest()}"
+    return MatrixType(rows.shape[0], rows.shape[1], name_of(rows.dtype, field="X"))
 
 
 def _json(value: Any, field: str) -> str:
