@@ -266,9 +266,32 @@ class Models:
             answer = await self._asked("calling a model", "Forward", request, limit_s)
             outputs = wire.matrix_type_from_wire(answer.type, field="outputs")
             made = as_array(memoryview(bytearray(answer.data)), outputs)
-            return made.reshape((*shape[:-1], outputs.columns) if len(shape) < 3 else made.shape)
+            return made[0] if len(shape) == 1 else made
 
-        return self._link.submit(ask())
+        return self._future(ask())
+
+    def _future(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Work on the client's loop as a future, which a client that is closed does not leave
+        open: a loop that stops tells nobody."""
+        answer: Future[T] = Future()
+
+        async def follow() -> None:
+            try:
+                made = await work
+            except asyncio.CancelledError:
+                if answer.set_running_or_notify_cancel():
+                    answer.set_exception(Unavailable("the client was closed before the answer"))
+                raise
+            except Exception as error:  # noqa: BLE001 - raised where the future is asked.
+                if answer.set_running_or_notify_cancel():
+                    answer.set_exception(error)
+            else:
+                if answer.set_running_or_notify_cancel():
+                    answer.set_result(made)
+
+        following = self._link.submit(follow())
+        answer.add_done_callback(lambda it: following.cancel() if it.cancelled() else None)
+        return answer
 
     async def _asked(
         self, doing: str, method: str, request: Any, timeout_s: float = rpc.CALL_TIMEOUT_S

@@ -105,29 +105,27 @@ def test_samples_that_are_not_there_are_named() -> None:
 
 
 #: Steps that go row by row, and some that do not: by what is accepted, rows must not mix.
-KINDS = st.sampled_from(
-    [
-        (Gemm(), 1, "w"),
-        (Gemm(transpose_b=True), 1, "w"),
-        (Unary(UnaryFunction.TANH), 1, ""),
-        (Softmax(), 1, ""),
-        (ADD, 1, "b"),
-        (ADD, 2, ""),
-        (MULTIPLY, 2, ""),
-        (Gemm(transpose_b=True), 2, ""),
-        (SumAlong(0), 1, ""),
-        (SumAlong(1), 1, ""),
-        (Transpose(), 1, ""),
-        (Slice(Rectangle(0, 2, 0, 4)), 1, ""),
-    ]
-)
+STEPS: list[tuple[Kind, int, str]] = [
+    (Gemm(), 1, "w"),
+    (Gemm(transpose_b=True), 1, "w"),
+    (Unary(UnaryFunction.TANH), 1, ""),
+    (Softmax(), 1, ""),
+    (ADD, 1, "b"),
+    (ADD, 2, ""),
+    (MULTIPLY, 2, ""),
+    (Gemm(transpose_b=True), 2, ""),
+    (SumAlong(0), 1, ""),
+    (SumAlong(1), 1, ""),
+    (Transpose(), 1, ""),
+    (Slice(Rectangle(0, 2, 0, 4)), 1, ""),
+]
 
 
 @given(st.data())
 def test_in_what_is_accepted_no_row_meets_another(data: st.DataObject) -> None:
     steps: list[tuple[Kind, tuple[str, ...]]] = []
     for number in range(data.draw(st.integers(1, 5))):
-        kind, count, more = data.draw(KINDS)
+        kind, count, more = data.draw(st.sampled_from(STEPS))
         known = ["x", *(f"s{before + 1}" for before in range(number))]
         names = [data.draw(st.sampled_from(known)) for _ in range(count)]
         steps.append((kind, (*names, more) if more else tuple(names)))
@@ -150,4 +148,5 @@ def computed(made: Pass, rows: np.ndarray) -> np.ndarray:
     given_ = {"x": rows, "w": rng.standard_normal((WIDTH, WIDTH)), "b": rng.random((1, WIDTH))}
     batch = made.of(len(rows), rows.tobytes())
     found = evaluate(np, batch, {name: given_[name] for name in batch.sources})
-    return found[batch.results[0]]
+    made_rows: np.ndarray = found[batch.results[0]]
+    return made_rows
