@@ -29,7 +29,11 @@ def close(made: Array, expected: Array) -> bool:
 
 def held(cluster: LocalCluster) -> set[str]:
     """Matrices that are held for models."""
-    with grpc.insecure_channel(cluster.address) as channel:
+    return held_at(cluster.address)
+
+
+def held_at(address: str) -> set[str]:
+    with grpc.insecure_channel(address) as channel:
         asked = cluster_pb2.ClusterServiceGetClusterRequest()
         store = ClusterServiceStub(channel).GetCluster(asked, timeout=10).store
     with grpc.insecure_channel(f"127.0.0.1:{store.port}") as channel:
