@@ -18,6 +18,7 @@ from deadheat.runtime.units import KIB
 from deadheat.scheduler.core import effects
 from deadheat.scheduler.core.models import Registry, Version, check_name, holder_of
 from deadheat.scheduler.core.serving import Pass, served
+from deadheat.scheduler.records.clock import Clock
 from deadheat.scheduler.records.models import Models
 from deadheat.scheduler.records.tables import ModelRecord
 from deadheat.scheduler.service.convert import timestamp
@@ -85,10 +86,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             found = await self._store.hold_for(holder_of(model_id), list(parameters))
             for info in found:
                 _check_stored(info, parameters[info.id])
+            version = self._registry.reserve(model_id, request.name, request.request_id)
         except DeadheatError:
             self._in_background(self._release(holder_of(model_id)))
             raise
-        version = self._registry.reserve(model_id, request.name, request.request_id)
         await self._shell.commit(
             effects.ModelRow(
                 id=model_id,
@@ -118,7 +119,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self, request: pb.ModelServiceGetRequest, context: Context
     ) -> pb.ModelServiceGetResponse:
         record = await self._record(self._registry.find(request.name, request.version))
-        return pb.ModelServiceGetResponse(model=self._model(record, is_whole=True))
+        model = await asyncio.to_thread(_model, record, self._shell.clock, is_whole=True)
+        return pb.ModelServiceGetResponse(model=model)
 
     async def _record(self, version: Version) -> ModelRecord:
         record = await asyncio.to_thread(self._models.get, version.id)
@@ -135,9 +137,12 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         records = await asyncio.to_thread(self._models.listed, request.name, limit)
         # What is being saved or deleted just now is in the records only, or still.
         there = [record for record in records if self._registry.has(record.id)]
-        return pb.ModelServiceListResponse(
-            models=[self._model(record, is_whole=False) for record in there]
-        )
+        clock = self._shell.clock
+
+        def listed() -> list[pb.Model]:
+            return [_model(record, clock, is_whole=False) for record in there]
+
+        return pb.ModelServiceListResponse(models=await asyncio.to_thread(listed))
 
     async def Delete(
         self, request: pb.ModelServiceDeleteRequest, context: Context
@@ -208,29 +213,30 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             raise NotFound(f"model {version} was deleted", field="name")
         return made
 
-    def _model(self, record: ModelRecord, *, is_whole: bool) -> pb.Model:
-        clock = self._shell.clock
-        message = pb.Model(
-            name=record.name,
-            version=record.version,
-            user=record.user,
-            created_at=timestamp(clock, clock.monotonic(record.created_at)),
-            size_bytes=record.size_bytes,
-            metadata=record.about,
-            data_hash=record.data_hash,
-            code_version=record.code_version,
-        )
-        if record.program is not None:
-            program = _program(types_pb2.Program.FromString(record.program))
-            types = program.types
-            samples, outputs = types[record.samples], types[program.results[0]]
-            message.samples.CopyFrom(wire.matrix_type_to_wire(samples))
-            message.outputs.CopyFrom(wire.matrix_type_to_wire(outputs))
-        if is_whole:
-            message.training = record.training
-            message.layers = record.layers
-            message.parameters.extend(_parameter_to_wire(one) for one in record.parameters)
-        return message
+
+def _model(record: ModelRecord, clock: Clock, *, is_whole: bool) -> pb.Model:
+    """Not for the event loop: a list has many programs to look at."""
+    message = pb.Model(
+        name=record.name,
+        version=record.version,
+        user=record.user,
+        created_at=timestamp(clock, clock.monotonic(record.created_at)),
+        size_bytes=record.size_bytes,
+        metadata=record.about,
+        data_hash=record.data_hash,
+        code_version=record.code_version,
+    )
+    if record.program is not None:
+        program = _program(types_pb2.Program.FromString(record.program))
+        types = program.types
+        samples, outputs = types[record.samples], types[program.results[0]]
+        message.samples.CopyFrom(wire.matrix_type_to_wire(samples))
+        message.outputs.CopyFrom(wire.matrix_type_to_wire(outputs))
+    if is_whole:
+        message.training = record.training
+        message.layers = record.layers
+        message.parameters.extend(_parameter_to_wire(one) for one in record.parameters)
+    return message
 
 
 def _check_documents(request: pb.ModelServiceSaveRequest) -> None:
