@@ -41,7 +41,7 @@ class Case:
 
 
 #: Those whose repeats can be chosen.
-REPEATED = ("versus", "held_back", "late_hog", "three_hosts")
+REPEATED = ("versus", "held_back", "late_hog", "three_hosts", "serving")
 
 
 def versus(peer: str, load: str, size: int, estimate_s: float, **given: Any) -> Case:
@@ -74,6 +74,7 @@ NUMPY_PINNED_4096 = versus(NUMPY, "pinned", 4096, 45)
 DASK_IDLE_4096 = versus(DASK, "idle", 4096, 60, target=2.2)
 RAY_IDLE_4096 = versus(RAY, "idle", 4096, 50)
 BREAKDOWN = Case("breakdown", "breakdown", 30)
+SERVING = Case("serving", "serving", 35, {"target": 5.0})
 SAME_B = Case("same-b", "same_operand", 25, {"size": 2048, "target": 0.60})
 
 #: At most ten minutes together.
@@ -88,6 +89,7 @@ QUICK = (
     RAY_IDLE_4096,
     Case("held-4096", "held_back", 50, {"size": 4096}),
     SAME_B,
+    SERVING,
 )
 
 #: At most eighty minutes together; those first whose targets say most.
@@ -114,6 +116,7 @@ FULL = (
         {"size": 6144, "target": 1.15, "makespan_target": 1.20},
     ),
     SAME_B,
+    SERVING,
     Case("memory-4gib", "memory", 45, {"gib": 4.0, "target_mib": 64.0}),
     *OURS,
     *PLANNER,

@@ -98,6 +98,15 @@ def test_what_all_agents_need_leaves_the_store_once(tmp_path: Path) -> None:
     assert sent["--peers", "off"] > 4.9 * matrix_bytes, sent
 
 
+def test_weights_of_a_served_model_move_once(tmp_path: Path) -> None:
+    with cluster(tmp_path, agents=1) as found:
+        module = "tests.e2e.served_model"
+        said = json.loads(found.command(found.address, "6", module=module))
+    first, *others = (report["bytes_moved"] for report in said["reports"])
+    assert first >= said["size_bytes"]
+    assert all(moved < 0.05 * first for moved in others), (first, others)
+
+
 def test_a_program_is_computed_by_streaming(tmp_path: Path) -> None:
     with cluster(tmp_path) as found:
         module = "tests.e2e.streamed_program"

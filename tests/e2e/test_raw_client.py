@@ -36,7 +36,7 @@ def test_reflection_lists_the_services_and_their_methods(cluster: LocalCluster) 
     with grpc.insecure_channel(cluster.address) as channel:
         listed = reflect(channel, list_services="").list_services_response.service
         names = {service.name for service in listed}
-        ours = {f"deadheat.v1.{name}Service" for name in ("Job", "Cluster", "Agent")}
+        ours = {f"deadheat.v1.{name}Service" for name in ("Job", "Cluster", "Agent", "Model")}
         assert ours | {"grpc.health.v1.Health"} <= names
         answer = reflect(channel, file_containing_symbol="deadheat.v1.JobService")
         file = FileDescriptorProto.FromString(

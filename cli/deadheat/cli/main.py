@@ -26,6 +26,7 @@ _COMMANDS: Final = (
     ("job", "jobs", "Show, wait for, cancel, or fetch the result of a job."),
     ("explain", "jobs", "Say why each device got its share of a job."),
     ("estimate", "estimate", "Say what work would cost, before anything runs."),
+    ("models", "models", "Keep networks on the cluster, by name and version."),
     ("nodes", "nodes", "List nodes and devices, and what they have to give."),
     ("node", "nodes", "Drain a node, or resume it."),
     ("simulate", "simulate", "Run a scenario on devices that do not exist."),

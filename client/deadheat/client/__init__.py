@@ -8,6 +8,7 @@ from deadheat.client.cluster import LocalCluster
 from deadheat.client.estimates import Estimate
 from deadheat.client.jobs import Job
 from deadheat.client.lazy import Lazy
+from deadheat.client.model_reports import Model
 from deadheat.client.reports import Report
 from deadheat.runtime.errors import (
     ClusterError,
@@ -38,6 +39,7 @@ __all__ = [
     "Lazy",
     "LimitReached",
     "LocalCluster",
+    "Model",
     "NotFound",
     "Offline",
     "Report",

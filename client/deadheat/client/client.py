@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -19,6 +20,7 @@ from deadheat.client.connection import Connection, LoopThread
 from deadheat.client.expressions import Held
 from deadheat.client.jobs import Job, failure_of
 from deadheat.client.lazy import Lazy
+from deadheat.client.models import Link, Models
 from deadheat.client.places import News, Places
 from deadheat.client.products import Products
 from deadheat.client.programs import here
@@ -161,6 +163,28 @@ class Client(Products, Trainings):
             await connection.close()
             raise
         return connection
+
+    @property
+    def models(self) -> Models:
+        """Networks that the cluster keeps by name and version, and serves."""
+        return Models(
+            Link(
+                owner=self,
+                call=self._call,
+                submit=self._submitted,
+                connection=lambda: self._connection,
+                transfers=lambda: self._transfers,
+                download=self._download,
+            )
+        )
+
+    def _submitted(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        try:
+            self._ensure_cluster()
+        except BaseException:
+            work.close()
+            raise
+        return self._loop.submit(work)
 
     @property
     def address(self) -> str:

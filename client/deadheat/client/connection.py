@@ -22,11 +22,13 @@ from deadheat.v1 import cluster_pb2
 from deadheat.v1.cluster_pb2_grpc import ClusterServiceStub
 from deadheat.v1.job_pb2_grpc import JobServiceStub
 from deadheat.v1.matrix_pb2_grpc import MatrixServiceStub
+from deadheat.v1.model_pb2_grpc import ModelServiceStub
 
 if TYPE_CHECKING:
     from deadheat.v1.cluster_pb2_grpc import ClusterServiceAsyncStub
     from deadheat.v1.job_pb2_grpc import JobServiceAsyncStub
     from deadheat.v1.matrix_pb2_grpc import MatrixServiceAsyncStub
+    from deadheat.v1.model_pb2_grpc import ModelServiceAsyncStub
 
 T = TypeVar("T")
 
@@ -91,6 +93,7 @@ class Connection:
         self._data_channel: grpc.aio.Channel | None = None
         self.jobs: JobServiceAsyncStub = JobServiceStub(self._channel)
         self.cluster: ClusterServiceAsyncStub = ClusterServiceStub(self._channel)
+        self.models: ModelServiceAsyncStub = ModelServiceStub(self._channel)
         self._matrices: MatrixServiceAsyncStub | None = None
         self.shared: DescriptorClient | None = None
         self.inline_limit_bytes = rpc.INLINE_LIMIT_BYTES

@@ -32,11 +32,13 @@ from deadheat.scheduler.core.machine import JobState
 from deadheat.scheduler.core.restore import restore
 from deadheat.scheduler.records import database, retention
 from deadheat.scheduler.records.clock import Clock
+from deadheat.scheduler.records.models import Models, end_served
 from deadheat.scheduler.records.reading import Reader
 from deadheat.scheduler.records.writer import Writer
 from deadheat.scheduler.service.agents import AgentServicer, AgentSessions
 from deadheat.scheduler.service.cluster import ClusterServicer
 from deadheat.scheduler.service.jobs import JobServicer
+from deadheat.scheduler.service.models import ModelServicer
 from deadheat.scheduler.service.shell import Shell
 from deadheat.scheduler.service.storelink import StoreLink
 from deadheat.v1 import (
@@ -46,6 +48,8 @@ from deadheat.v1 import (
     cluster_pb2_grpc,
     job_pb2,
     job_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
 )
 
 log = logs.get("scheduler")
@@ -61,6 +65,7 @@ _SERVICES: Final = tuple(
     for module, name in (
         (job_pb2, "JobService"),
         (cluster_pb2, "ClusterService"),
+        (model_pb2, "ModelService"),
         (agent_pb2, "AgentService"),
     )
 )
@@ -106,8 +111,9 @@ class Daemon:
             port = rpc.open_port(server, settings.listen, settings.tls)
             await notify.while_extending("starting the store", self.store.start())
             stack.push_async_callback(self._stop_store)
-            shell, reader = await self._open_records(path, stack)
-            self._add_services(server, shell, reader)
+            shell, reader, models = await self._open_records(path, stack)
+            self._add_services(server, shell, reader, models)
+            stack.callback(models.close)
             await server.start()
             stack.push_async_callback(self._stop_server, server)
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
@@ -127,23 +133,30 @@ class Daemon:
         self.store.abandon()
         stop.set()
 
-    async def _open_records(self, path: Path, stack: AsyncExitStack) -> tuple[Shell, Reader]:
+    async def _open_records(
+        self, path: Path, stack: AsyncExitStack
+    ) -> tuple[Shell, Reader, ModelServicer]:
         writing = database.open_engine(path, writes=True)
         reading = database.open_engine(path, writes=False)
         stack.callback(writing.dispose)
         stack.callback(reading.dispose)
+        await asyncio.to_thread(end_served, writing, self.clock)
         writer, reader = Writer(writing, self.clock), Reader(reading, self.clock)
+        models = Models(reading)
         stack.callback(writer.stop, 1.0)
         self.writer = writer
         shell = Shell(self.core, writer, self.clock, self.store, self.sessions)
         stack.callback(shell.close)
         nodes = await asyncio.to_thread(reader.nodes)
         jobs = await asyncio.to_thread(reader.unfinished_jobs)
-        matrices = await self.store.matrices([job.row.id for job in jobs])
+        registry = await asyncio.to_thread(models.registry)
+        matrices = await self.store.matrices([job.row.id for job in jobs], registry.holders)
         shell.resume(restore(self.core.world, self.clock.now(), nodes, jobs, matrices))
-        return shell, reader
+        return shell, reader, ModelServicer(shell, self.store, models, registry)
 
-    def _add_services(self, server: grpc.aio.Server, shell: Shell, reader: Reader) -> None:
+    def _add_services(
+        self, server: grpc.aio.Server, shell: Shell, reader: Reader, models: ModelServicer
+    ) -> None:
         cluster_id = new_id("c")
         self.sessions.attach(self.store, cluster_id)
         job_pb2_grpc.add_JobServiceServicer_to_server(
@@ -152,6 +165,7 @@ class Daemon:
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(
             ClusterServicer(shell, self.store, cluster_id), server
         )
+        model_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
         agent_pb2_grpc.add_AgentServiceServicer_to_server(
             AgentServicer(shell, self.sessions), server
         )

@@ -182,6 +182,7 @@ class Pool:
         user: str = "tester",
         priority: int = 0,
         program: Program | None = None,
+        model: str = "",
     ) -> Job:
         self._jobs += 1
         made = program or product(m, k, n)
@@ -198,6 +199,7 @@ class Pool:
                     "" if inline else f"result{self._jobs}" + f"-{index}" * bool(index)
                     for index in range(len(made.operations))
                 ],
+                model=model,
             )
         )
         return self.jobs[job_id]

@@ -61,6 +61,9 @@ class JobRow:
     policy: JobPolicy
     submitted_s: float
     result_ids: Sequence[str]
+    #: The model whose calls it computes; it is not begun again after a restart, and its rows are
+    #: not kept. Empty: none.
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +146,42 @@ class EventRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelRow:
+    """A version of a model. Documents are JSON, as they were given."""
+
+    id: str
+    name: str
+    version: int
+    request_id: str
+    user: str
+    created_s: float
+    size_bytes: int
+    layers: str
+    parameters: Sequence[Mapping[str, object]]
+    #: The forward pass, serialized; None where it cannot be served.
+    program: bytes | None
+    samples: str
+    metadata: str
+    data_hash: str
+    code_version: str
+    training: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsDeleted:
+    ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Prune:
     """What is older than it is kept: seconds before `now_s` (see records/retention.py)."""
 
     now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PruneServed:
+    """Jobs that computed calls of models, but for the newest."""
 
 
 Change = (
@@ -163,7 +198,10 @@ Change = (
     | PlacementChange
     | PlacementPiece
     | EventRow
+    | ModelRow
+    | ModelsDeleted
     | Prune
+    | PruneServed
 )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from deadheat.runtime.errors import JobFailed
+from deadheat.runtime.programs import UNSENT, Program
 from deadheat.scheduler.core import events, rebalance, report, subtasks
 from deadheat.scheduler.core.effects import (
     Change,
@@ -37,9 +39,11 @@ def finish(world: World, job: Job) -> None:
         job.state = JOB.next(job.state, JobEvent.START)
     job.state = JOB.next(job.state, JobEvent.FINISH)
     job.finished_s = world.now
+    # Who called a model is there, or will call again: its rows are not kept.
+    kept = [] if job.model else job.steps
     results: list[Change] = [
         ResultBytes(job.id, step.operation.result, bytes(step.inline))
-        for step in job.steps
+        for step in kept
         if step.inline is not None and step.operation.result in job.program.results
     ]
     unwanted = [
@@ -81,10 +85,21 @@ def _end(world: World, job: Job, changes: Sequence[Change], give_up: Sequence[st
         EventRow(world.now, f"job_{job.state.value}", job=job.id),
     )
     world.emit(NotifyJob(job.id), ReleaseJob(job.id, give_up))
+    if job.model:
+        job.program = _without_bytes(job.program)
     world.remember_ended(job)
     for other in world.open.values():  # Devices are free that were not.
         if other.state is JobState.RUNNING:
             rebalance.look_anew(world, other)
+
+
+def _without_bytes(program: Program) -> Program:
+    """The program without what travelled inside: hundreds of ended jobs are remembered."""
+    operands = tuple(
+        operand if operand.inline is None else replace(operand, inline=None, matrix_id=UNSENT)
+        for operand in program.operands
+    )
+    return Program(operands, program.operations, program.results)
 
 
 def abandon(world: World, subtask: Subtask, why: str, *, died: bool, failed: bool = False) -> None:

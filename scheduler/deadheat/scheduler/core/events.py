@@ -170,6 +170,8 @@ class JobSubmitted:
     #: What an estimate of all operations came to before it was admitted; plans are made of those
     #: that can begin, and say nothing of the others.
     estimated_s: float | None = None
+    #: The model whose calls it computes (see `effects.JobRow`).
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ def on_submitted(world: World, event: events.JobSubmitted) -> None:
             planning.new_step(event.program, event.result_ids, index, operation)
             for index, operation in enumerate(event.program.operations)
         ],
+        model=event.model,
     )
     enter(world, job)
     world.commit(
@@ -58,6 +59,7 @@ def on_submitted(world: World, event: events.JobSubmitted) -> None:
             job.policy,
             job.submitted_s,
             event.result_ids,
+            event.model,
         ),
         EventRow(world.now, "job_submitted", job=job.id),
     )

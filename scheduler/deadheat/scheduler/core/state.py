@@ -269,6 +269,8 @@ class Job:
     serial: int
     submitted_s: float
     steps: list[Step]
+    #: The model whose calls it computes: nothing of it is kept but its record.
+    model: str = ""
     #: Whose sub-tasks go first on a device (see queueing.py).
     rank: float = 0.0
     #: About how long it takes if it has the pool for itself: the horizon of forecasts for it.

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from deadheat.runtime import wire
 from deadheat.runtime.programs import MatrixType, Program
 from deadheat.scheduler.core import effects
-from deadheat.scheduler.records import retention, tables
+from deadheat.scheduler.records import models, retention, tables
 from deadheat.scheduler.records.clock import Clock
 
 Row = dict[str, Any]
@@ -55,6 +55,8 @@ def apply(connection: Connection, changes: Iterable[effects.Change], clock: Cloc
     for change in changes:
         if isinstance(change, effects.Prune):
             retention.prune(connection, change, clock)
+        elif isinstance(change, effects.PruneServed):
+            retention.prune_served(connection)
         else:
             kept.append(change)
     rows = (row for change in kept for row in _TRANSLATE[type(change)](change, clock))
@@ -186,13 +188,15 @@ def _sample(change: effects.SampleRow, clock: Clock) -> Iterator[Statement]:
 
 def _job(change: effects.JobRow, clock: Clock) -> Iterator[Statement]:
     policy, program = change.policy, change.program
+    # Rows of calls come and go; the record is of the job.
+    to_wire = wire.outline_to_wire if change.model else wire.program_to_wire
     row = {
         "id": change.id,
         "request_id": change.request_id,
         "user": change.user,
         "kind": change.kind,
         "state": "queued",
-        "program": wire.program_to_wire(program).SerializeToString(deterministic=True),
+        "program": to_wire(program).SerializeToString(deterministic=True),
         "policy": {
             "cut": policy.cut.value,
             "timeout_s": policy.timeout_s,
@@ -201,6 +205,7 @@ def _job(change: effects.JobRow, clock: Clock) -> Iterator[Statement]:
         },
         "submitted_at": clock.datetime(change.submitted_s),
         "resplits": 0,
+        "model": change.model or None,
     }
     yield "insert", _JOBS, (), row
     for operand in program.operands:
@@ -348,4 +353,6 @@ _TRANSLATE: Final[Mapping[type[Any], Callable[[Any, Clock], Iterator[Statement]]
     effects.PlacementChange: _placement_change,
     effects.PlacementPiece: _placement_piece,
     effects.EventRow: _event,
+    effects.ModelRow: models.row,
+    effects.ModelsDeleted: models.deleted,
 }

@@ -8,7 +8,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, MetaData, String, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -119,6 +129,8 @@ class JobRecord(Base):
     resplits: Mapped[int]
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_message: Mapped[str | None] = mapped_column(Text)
+    #: Name and version of the model whose calls it computed.
+    model: Mapped[str | None] = mapped_column(String(96), index=True)
     __table_args__ = (Index(None, "user", "submitted_at"),)
 
 
@@ -197,3 +209,34 @@ class EventRecord(Base):
     job_id: Mapped[str | None] = mapped_column(JobId, index=True)
     node: Mapped[str | None] = mapped_column(Name)
     detail: Mapped[str] = mapped_column(Text)
+
+
+class ModelNameRecord(Base):
+    """The highest number that a version of this name ever had."""
+
+    __tablename__ = "model_names"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    newest: Mapped[int] = mapped_column(BigInteger)
+
+
+class ModelRecord(Base):
+    """A version of a model; its matrices are in the store, held for it."""
+
+    __tablename__ = "models"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), ForeignKey("model_names.name"))
+    version: Mapped[int] = mapped_column(BigInteger)
+    request_id: Mapped[str] = mapped_column(String(128), unique=True)
+    user: Mapped[str] = mapped_column(String(128))
+    created_at: Mapped[datetime]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    layers: Mapped[str] = mapped_column(Text)
+    parameters: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    program: Mapped[bytes | None]
+    samples: Mapped[str] = mapped_column(String(128))
+    #: The column's name means something else to SQLAlchemy.
+    about: Mapped[str] = mapped_column("metadata", Text)
+    data_hash: Mapped[str] = mapped_column(String(128))
+    code_version: Mapped[str] = mapped_column(String(32))
+    training: Mapped[str] = mapped_column(Text)
+    __table_args__ = (UniqueConstraint("name", "version"),)

@@ -59,6 +59,11 @@ class Admission:
             raise from_code(refusal.code, refusal.message)
         return estimate
 
+    def check_room(self) -> None:
+        """Raises what any job would be refused with now, whatever it is."""
+        if refusal := self._room_refusal():
+            raise from_code(refusal.code, refusal.message)
+
     def _room_refusal(self) -> Failure | None:
         writer = self._shell.writer
         problem = (writer.problem or "no reason known") if writer.is_stalled else ""

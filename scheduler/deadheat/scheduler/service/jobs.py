@@ -21,7 +21,7 @@ from deadheat.scheduler.core.state import Job
 from deadheat.scheduler.records.reading import Reader
 from deadheat.scheduler.service import convert
 from deadheat.scheduler.service.admission import Admission, estimate_to_wire
-from deadheat.scheduler.service.once import MAX_REQUEST_ID, Once
+from deadheat.scheduler.service.once import Once, check_request_id
 from deadheat.scheduler.service.shell import Shell
 from deadheat.scheduler.service.storelink import StoreLink
 from deadheat.v1 import job_pb2 as pb
@@ -52,9 +52,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         self, request: pb.JobServiceSubmitRequest, context: Context
     ) -> pb.JobServiceSubmitResponse:
         request_id = request.request_id
-        if not request_id or len(request_id) > MAX_REQUEST_ID:
-            message = f"request_id must be 1 to {MAX_REQUEST_ID} characters"
-            raise InvalidInput(message, field="request_id")
+        check_request_id(request_id)
         if known := self._shell.core.world.requests.get(request_id):
             return pb.JobServiceSubmitResponse(job_id=known)
         if under_way := self._submitting.get(request_id):
@@ -95,7 +93,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         submitted = events.JobSubmitted(
             job=job_id,
             request_id=request.request_id,
-            user=_printable(request.user) or "unknown",
+            user=printable(request.user) or "unknown",
             kind=kind,
             program=program,
             policy=policy,
@@ -274,7 +272,7 @@ def _unknown(job_id: str) -> NotFound:
     return NotFound(f"there is no job {job_id!r} on this scheduler", field="job_id")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Names end up on terminals and in logs."""
     return "".join(character for character in text if character.isprintable())[:128]
 

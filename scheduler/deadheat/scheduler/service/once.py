@@ -21,6 +21,13 @@ MAX_REQUEST_ID: Final = 128
 MAX_REMEMBERED: Final = 4096
 
 
+def check_request_id(request_id: str) -> None:
+    """Raises InvalidInput for an id that is none."""
+    if not request_id or len(request_id) > MAX_REQUEST_ID:
+        message = f"request_id must be 1 to {MAX_REQUEST_ID} characters"
+        raise InvalidInput(message, field="request_id")
+
+
 class Once:
     """One for each service, on its event loop. What failed is not remembered."""
 
@@ -29,9 +36,7 @@ class Once:
 
     async def answer(self, method: str, request_id: str, make: Callable[[], Awaitable[T]]) -> T:
         """The answer to a request; raises InvalidInput for an id that is none."""
-        if not request_id or len(request_id) > MAX_REQUEST_ID:
-            message = f"request_id must be 1 to {MAX_REQUEST_ID} characters"
-            raise InvalidInput(message, field="request_id")
+        check_request_id(request_id)
         key = (method, request_id)
         if known := self._answers.get(key):
             found: T = await asyncio.shield(known)

@@ -83,6 +83,17 @@ class Shell:
             turn.committed = self._loop.create_future()
             await turn.committed
 
+    async def commit(self, *changes: effects.Change) -> None:
+        """Records what the core knows nothing of; returns when it is durable."""
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def is_done() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        self.writer.submit(changes, lambda: self._loop.call_soon_threadsafe(is_done))
+        await done
+
     def is_ending(self, job: str) -> bool:
         """Whether its end is decided but not durable yet: nobody may hear of it."""
         return job in self._ending
@@ -173,6 +184,8 @@ class Shell:
         job = self.core.world.jobs.get(job_id)
         if job is None:
             return True
+        if job.model:  # Its operands are the model's.
+            return False
         return any(operand.inline is None for operand in job.program.operands) or any(
             step.result_id for step in job.steps
         )

@@ -128,8 +128,12 @@ class StoreLink:
 
     async def hold(self, job: str, matrix_ids: Sequence[str]) -> list[pb.MatrixInfo]:
         """Keeps operands for a job; raises NotFound for one that is not there."""
+        return await self.hold_for(holder_of(job), matrix_ids)
+
+    async def hold_for(self, holder: str, matrix_ids: Sequence[str]) -> list[pb.MatrixInfo]:
+        """Keeps matrices for somebody; raises NotFound for one that is not there."""
         request = pb.MatrixServiceHoldRequest(
-            request_id=new_id("r"), matrix_ids=matrix_ids, holder=holder_of(job)
+            request_id=new_id("r"), matrix_ids=matrix_ids, holder=holder
         )
         with rpc.translated("holding operands"):
             answer = await self.stub.Hold(request, timeout=rpc.CALL_TIMEOUT_S)
@@ -160,16 +164,22 @@ class StoreLink:
             for matrix_id in give_up:
                 delete = pb.MatrixServiceDeleteRequest(request_id=new_id("r"), matrix_id=matrix_id)
                 await self.stub.Delete(delete, timeout=rpc.CALL_TIMEOUT_S)
-            request = pb.MatrixServiceReleaseRequest(request_id=new_id("r"), holder=holder_of(job))
+        await self.release_of(holder_of(job))
+
+    async def release_of(self, holder: str) -> None:
+        """Ends all that somebody holds."""
+        request = pb.MatrixServiceReleaseRequest(request_id=new_id("r"), holder=holder)
+        with rpc.translated("releasing matrices"):
             await self.stub.Release(request, timeout=rpc.CALL_TIMEOUT_S)
 
-    async def matrices(self, open_jobs: Sequence[str]) -> Matrices:
-        """What is there after a restart; holds of jobs that are not open any more are ended."""
+    async def matrices(self, open_jobs: Sequence[str], others: Sequence[str]) -> Matrices:
+        """What is there after a restart; holds of jobs that are not open any more, and of anybody
+        else but these `others`, are ended."""
         with rpc.translated("listing matrices"):
             answer = await self.stub.List(pb.MatrixServiceListRequest(), timeout=rpc.CALL_TIMEOUT_S)
-        wanted = {holder_of(job) for job in open_jobs}
+        wanted = {*map(holder_of, open_jobs), *others}
         stale = {holder for info in answer.matrices for holder in info.holders} - wanted
         for holder in stale:
-            await self.release(holder.removeprefix("job:"), ())
+            await self.release_of(holder)
         sealed = {m.id for m in answer.matrices if m.state == pb.MATRIX_STATE_SEALED}
         return Matrices(frozenset(m.id for m in answer.matrices), frozenset(sealed))
