@@ -11,6 +11,7 @@ from deadheat.agent.executors.panels import (
     LAST_ROWS,
     MAX_BAND_BYTES,
     MAX_PANEL_FLOPS,
+    MAX_SIDE,
     Panel,
     Panels,
 )
@@ -91,7 +92,7 @@ def test_sizes_fall_towards_the_end() -> None:
     while panel := made.take():
         made.finish(panel)
         sizes.append(panel.rectangle.area)
-    most = MAX_PANEL_FLOPS / (2 * 8192)
+    most = min(MAX_SIDE**2, MAX_PANEL_FLOPS / (2 * 8192))
     assert max(sizes) <= most * 1.1
     assert sizes[0] >= most * 0.9
     assert sum(sizes[-3:]) < 0.02 * sum(sizes)

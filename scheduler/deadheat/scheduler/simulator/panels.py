@@ -22,7 +22,7 @@ from deadheat.runtime.programs import Rectangle
 MAX_AREA: Final = 2048 * 2048
 MIN_SIDE: Final = 256
 MIN_AREA: Final = MIN_SIDE**2
-MAX_PANEL_FLOPS: Final = 4e10
+MAX_PANEL_FLOPS: Final = 8e10
 MAX_PANEL_S: Final = 0.4
 PANELS_LEFT: Final = 3
 LAST_PART: Final = 0.05
