@@ -263,6 +263,13 @@ class SendDrain:
 
 
 @dataclass(frozen=True, slots=True)
+class SendNothingToDo:
+    """No job is open."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class AcceptNode:
     node: str
     instance: str
@@ -300,6 +307,7 @@ Effect = (
     | SendResize
     | SendSettled
     | SendDrain
+    | SendNothingToDo
     | AcceptNode
     | RefuseNode
     | NotifyJob
