@@ -65,6 +65,8 @@ PLANNER = (
     Case("planner_crowds", "planner_crowds", 12),
 )
 SCALE = Case("planner_scale", "planner_scale", 115)
+#: What agents see, against the truth.
+AGENTS = Case("agents", "agents", 200)
 
 NUMPY, DASK, RAY = "numpy_here", "dask_distributed", "ray_strips"
 OTHERS = ("joblib_strips", "mpi_equal", "starpu_dmda")
@@ -121,6 +123,7 @@ FULL = (
     *OURS,
     *PLANNER,
     SCALE,
+    AGENTS,
     NUMPY_HOG_4096,
     NUMPY_PINNED_4096,
     RAY_IDLE_4096,

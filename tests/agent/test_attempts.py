@@ -225,3 +225,47 @@ def test_a_dead_executor_keeps_only_what_was_delivered() -> None:
     computed_to(attempts, 50)
     (told,) = (e for e in attempts.executor_died("?") if isinstance(e, Report))
     assert told.message.failed.row_done == 20
+
+
+def test_what_travels_inline_is_given_back_before_it_runs_or_not_at_all() -> None:
+    attempts = Attempts()
+    attempts.assigned(assign(inline=True))
+    effects = attempts.give_back("s")
+    assert reported(effects) == ["resized"]
+    assert Drop("s") in effects
+    attempts = running(inline=True)
+    # A part of it would be refused: it is small, and ends.
+    assert attempts.give_back("s") == []
+    assert reported(attempts.computed(finished(), must_deliver=False)) == ["finished"]
+    assert running().give_back("s") == [ShrinkRun("s", 0)]
+
+
+def test_sub_tasks_are_known_by_their_devices() -> None:
+    attempts = Attempts()
+    for name, device in (("s", "n/cpu"), ("t", "n/gpu0"), ("u", "n/cpu")):
+        message = assign(name)
+        message.device = device
+        attempts.assigned(message)
+        attempts.fetched(name)
+    attempts.computed(finished("u"), must_deliver=False)
+    assert attempts.unfinished_on("n/cpu") == ["s"]
+    assert attempts.unfinished_on("n/gpu0") == ["t"]
+
+
+def test_what_was_given_up_while_nobody_listened_is_told_before_the_end() -> None:
+    attempts = running()
+    gone = types_pb2.Rectangle(row_start=30, row_stop=60, column_stop=50)
+    # The report of it is lost, and so is that of the end.
+    attempts.shrunk(pb.Resized(subtask_id="s", released=[gone]))
+    attempts.computed(finished(), must_deliver=False)
+    again = attempts.session_opened()
+    assert reported(again) == ["resized", "finished"]
+    (resized, _) = (effect.message for effect in again if isinstance(effect, Report))
+    assert list(resized.resized.released) == [gone]
+    # One that was still fetching gave up some of its rows, too.
+    attempts = Attempts()
+    attempts.assigned(assign())
+    attempts.resize("s", 20 * 50)
+    (told,) = attempts.session_opened()
+    assert isinstance(told, Report)
+    assert list(told.message.resized.released) == [gone]

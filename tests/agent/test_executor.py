@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deadheat.agent.calibration import Fingerprint, load, path_of, save
+from deadheat.agent.calibration import Fingerprint, Kept, Measured, all_kept, load, path_of, save
 from deadheat.agent.executors.link import ExecutorLink
 from deadheat.agent.memory import Memory
 from deadheat.runtime import wire
@@ -323,11 +323,17 @@ def test_calibrations_are_kept_and_read_again(tmp_path: Path) -> None:
             agent_pb2.SPEED_OP_SUM,
         }
         fingerprint = Fingerprint("cpu", 2, "blas")
-        assert load(tmp_path, fingerprint) is None
-        save(tmp_path, fingerprint, points)
-        assert load(tmp_path, fingerprint) == points
-        assert load(tmp_path, Fingerprint("cpu", 3, "blas")) is None
+        assert load(tmp_path, fingerprint) == []
+        measured = [Measured(point, 0.25) for point in points]
+        save(tmp_path, fingerprint, measured)
+        assert load(tmp_path, fingerprint) == measured
+        assert load(tmp_path, Fingerprint("cpu", 3, "blas")) == []
+        (kept,) = all_kept(tmp_path)
+        assert isinstance(kept, Kept)
+        assert (kept.fingerprint, kept.points) == (fingerprint, measured)
         path_of(tmp_path, fingerprint).write_text("{")
-        assert load(tmp_path, fingerprint) is None
+        assert load(tmp_path, fingerprint) == []
+        (sentence,) = all_kept(tmp_path)
+        assert "cannot be read" in str(sentence)
 
     with_executor(test)

@@ -57,3 +57,44 @@ def test_a_gpu_that_goes_in_mid_job_disturbs_neither_job_nor_node(driver: Stub, 
         np.testing.assert_allclose(job.result(timeout=120), a @ b)
         driver.say(H100.replace("util=37", "util=55"), T4)
         wait_until(lambda: gpu(client)["busy"] == 0.55, "it to be back")
+
+
+def test_a_gpu_that_appears_late_is_registered_then_and_shown_with_all_figures(
+    driver: Stub,
+) -> None:
+    driver.unload()
+    with (
+        LocalCluster([{"cpus": [CORES[0]], "name": "n"}]) as cluster,
+        Client(cluster.address) as client,
+    ):
+        (node,) = client.nodes()
+        assert [one["kind"] for one in node["devices"]] == ["cpu"]
+        assert node["devices"][0]["gpu"] is None
+        driver.say(T4)
+        wait_until(lambda: len(client.nodes()[0]["devices"]) == 2, "the GPU")
+        driver.say(T4, H100)
+        wait_until(lambda: len(client.nodes()[0]["devices"]) == 3, "another GPU")
+        found = wait_until(
+            lambda: gpu(client, 1) if (gpu(client, 1)["gpu"] or {}).get("power_watts") else None,
+            "its figures",
+        )
+        assert found is not None
+        assert found["model"] == "NVIDIA H100"
+        assert found["gpu"] == {
+            "memory_busy": 0.12,
+            "power_watts": 310.5,
+            "power_limit_watts": 700.0,
+            "temperature_celsius": 64.0,
+            "clock_hz": 1.755e9,
+            "clock_max_hz": 1.98e9,
+            "pcie_generation": 4,
+            "pcie_generation_max": 5,
+            "pcie_lanes": 16,
+            "pcie_in_bytes_per_s": 1e6,
+            "pcie_out_bytes_per_s": 2e6,
+            "throttle": ["power cap"],
+            "processes": 0,
+            "memory_used_bytes": 2048 << 20,
+        }
+        # What a driver does not say is null.
+        assert gpu(client, 0)["gpu"]["pcie_lanes"] in (None, 0)

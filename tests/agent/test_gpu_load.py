@@ -97,8 +97,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def begin(nvml: NvmlProbe, devices: dict[str, str]) -> list[pb.Samples]:
         told: list[pb.Samples] = []
-        running.append(Sampler("n/cpu", cpu, nvml, devices, int, tuple, told.append))
+        running.append(
+            Sampler("n/cpu", cpu, nvml, devices, int, tuple, told.append, lambda _: None, late)
+        )
         return told
+
+    def late(gpu: Gpu) -> None:
+        logging.getLogger("late").warning("%s is new", gpu.uuid)
 
     yield begin
     for sampler in running:
@@ -130,6 +135,6 @@ def test_samples_say_load_or_why_it_is_unknown(
     assert lost.memory_free_bytes == 0
     stub.say(T4, H100)
     wait_until(lambda: not (of_gpu(told) or lost).unknown, "its return")
-    wait_until(lambda: "GPU-b appeared late" in caplog.text, "the late one to be said")
+    wait_until(lambda: "GPU-b is new" in caplog.text, "the late one to be said")
     assert caplog.text.count("GPU-a: GPU is lost") == 1
     assert "NVIDIA H100 GPU-a is back" in caplog.text

@@ -11,6 +11,8 @@ from deadheat.agent.probes import cards, topology
 from deadheat.agent.probes.cgroups import Cgroups
 from deadheat.agent.probes.gpus import Gpu, Gpus
 from deadheat.agent.probes.limits import Limits, Throttling
+from deadheat.runtime.errors import InvalidInput
+from deadheat.runtime.settings import parse_cpus
 
 GIB = 1024**3
 
@@ -41,6 +43,32 @@ def test_turbo_bins_are_no_kinds_and_nodes_of_memory_are_told(tmp_path: Path) ->
     assert found.cores[0] == {0, 8}
     assert found.numa_nodes[1] == {4, 5, 6, 7, 12, 13, 14, 15}
     assert topology.read({0, 1}, tmp_path / "sys").numa_nodes == {0: {0, 1}}
+
+
+def test_nodes_of_memory_that_are_far_are_worth_an_agent_each(tmp_path: Path) -> None:
+    sys = plant("two_sockets", tmp_path) / "sys"
+    found = topology.read(range(16), sys)
+    assert found.farthest == pytest.approx(2.1)
+    assert found.pools == (frozenset(range(8)), frozenset(range(8, 16)))
+    # The way to the memory behind CXL does not count: nobody can be put there.
+    assert set(found.numa_nodes) == {0, 1}
+    # Whoever has cores of one node only is in one place.
+    assert topology.read({0, 1}, sys).pools == (frozenset({0, 1}),)
+    assert parse_cpus("node:1,0", sys) == (0, *range(8, 16))
+    for bad in ("node:2", "node:7", "node:x"):
+        with pytest.raises(InvalidInput, match="no cores on such a NUMA node"):
+            parse_cpus(bad, sys)
+
+
+def test_parts_of_a_socket_are_no_devices_of_their_own(tmp_path: Path) -> None:
+    found = topology.read(range(16), plant("four_parts", tmp_path) / "sys")
+    assert len(found.numa_nodes) == 4
+    assert found.farthest == pytest.approx(1.2)
+    assert found.pools == (frozenset(range(16)),)
+    # A kernel that says no distances makes nobody a device.
+    (tmp_path / "sys/devices/system/node/node0/distance").write_text("10\n")
+    assert topology.read(range(16), tmp_path / "sys").farthest == pytest.approx(1.2)
+    assert topology.read({0, 1}, tmp_path / "sys").farthest == 1.0
 
 
 def test_without_sysfs_every_cpu_is_a_core_like_the_others(tmp_path: Path) -> None:

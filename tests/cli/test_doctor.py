@@ -45,6 +45,8 @@ def test_a_step_of_a_slurm_job_is_told_its_limits(tmp_path: Path) -> None:
     assert by_hand["cores"].text.endswith("0, by affinity (taskset)")
     whole = examine("slurm_step", tmp_path, range(16))
     assert "NUMA nodes 0: 0-3,8-11, 1: 4-7,12-15" in whole["kinds of core"].text
+    assert "2.0 times as far" in whole["kinds of core"].text
+    assert "--cpus node:0" in whole["kinds of core"].advice
 
 
 def test_a_container_that_is_held_back_is_told_so(tmp_path: Path) -> None:
@@ -94,6 +96,26 @@ def test_the_command_shows_the_stub_gpus(tmp_path: Path) -> None:
     texts = [(one["verdict"], one["text"]) for one in findings if one["subject"] == "gpu"]
     assert texts[0][0] == "note"
     assert "NVIDIA H100 GPU-a: busy 37%, 2.0 GiB of 80.0 GiB used, 64 C" in texts[0][1]
-    assert "310 of 700 W, PCIe 4 x16; held back by: power cap" in texts[0][1]
+    assert "1.75 of 1.98 GHz, 310 of 700 W, PCIe 4 x16; held back by: power cap" in texts[0][1]
     assert texts[1][0] == "bad"
     assert "Tesla T4 GPU-b: GPU is lost" in texts[1][1]
+
+
+def test_settings_that_give_way_now_are_told_and_broken_ones_are_bad() -> None:
+    def told(**settings: str) -> list[tuple[str, str]]:
+        environment = {f"DEADHEAT_{key.upper()}": value for key, value in settings.items()}
+        ran = deadheat("doctor", "--json", "--scheduler", "127.0.0.1:9", environment=environment)
+        found = json.loads(ran.stdout)["findings"]
+        subjects = ("giving way", "settings")
+        return [(one["verdict"], one["text"]) for one in found if one["subject"] in subjects]
+
+    assert told() == []
+    (found,) = told(yield_above="0.6", yield_hours="00:00-12:00,12:00-24:00")
+    assert found[0] == "note"
+    assert found[1].startswith(
+        "an agent takes no work while others use more than 60% and from 00:00"
+    )
+    assert found[1].endswith("(now)")
+    (found,) = told(yield_above="2")
+    assert found[0] == "bad"
+    assert "DEADHEAT_YIELD_ABOVE: '2' must be a fraction" in found[1]

@@ -51,11 +51,24 @@ def test_a_second_run_replaces_units_and_keeps_what_is_the_administrators(tmp_pa
 
 
 def test_gpus_are_opened_when_asked_for_and_closed_again(tmp_path: Path) -> None:
-    drop_ins = [tmp_path / path.relative_to("/") for path in installation.gpu_drop_ins()]
+    drop_ins = [
+        tmp_path / path.relative_to("/") for path in installation.drop_ins(installation.GPU_DROP_IN)
+    ]
     install(tmp_path, "--gpu")
     assert all(path.exists() for path in drop_ins)
     install(tmp_path, "--no-gpu")
     assert not any(path.exists() for path in drop_ins)
+
+
+def test_idle_agents_are_so_beside_other_groups_too(tmp_path: Path) -> None:
+    paths = installation.drop_ins(installation.IDLE_DROP_IN)
+    install(tmp_path, "--no-gpu", "--idle")
+    for path in paths:
+        assert "\nCPUWeight=idle\n" in (tmp_path / path.relative_to("/")).read_text()
+    install(tmp_path, "--no-gpu")
+    assert all((tmp_path / path.relative_to("/")).exists() for path in paths)
+    install(tmp_path, "--no-idle")
+    assert not any((tmp_path / path.relative_to("/")).exists() for path in paths)
 
 
 def test_a_users_own_units_go_to_the_users_own_places(tmp_path: Path) -> None:
@@ -74,6 +87,7 @@ def test_a_users_own_units_go_to_the_users_own_places(tmp_path: Path) -> None:
     [
         (("--exec", "deadheat"), "give the absolute path"),
         (("--user", "--gpu"), "--gpu is for system units"),
+        (("--user", "--idle"), "--idle is for system units"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

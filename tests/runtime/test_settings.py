@@ -160,3 +160,19 @@ def test_tls_files_may_be_credentials_of_the_unit(tmp_path: Path) -> None:
     other = scheduler({"tls_key": "/other"}, environment).tls
     assert other is not None
     assert other.key == Path("/other")
+
+
+def test_when_an_agent_gives_way_is_said_as_people_say_it(tmp_path: Path) -> None:
+    def agent(**flags: object) -> AgentSettings:
+        return AgentSettings.load(Sources("agent", flags, environment={}))
+
+    assert (agent().yield_above, agent().yield_hours, agent().once) == (None, (), False)
+    assert agent(yield_above="50%").yield_above == agent(yield_above=0.5).yield_above == 0.5
+    assert len(agent(yield_hours="08:00-12:00,22:00-06:00").yield_hours) == 2
+    for bad in ("0", "1", "150%", "much", "nan"):
+        with pytest.raises(InvalidInput, match=r"--yield-above: .* between 0 and 1"):
+            agent(yield_above=bad)
+    with pytest.raises(InvalidInput, match=r"--yield-hours: 'noon' is not a span"):
+        agent(yield_hours="noon")
+    with pytest.raises(InvalidInput, match=r"--until: 'soon' is no time"):
+        agent(until="soon")

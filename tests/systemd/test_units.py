@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.cli.running import deadheat
 
-from deadheat.cli.installation import UNITS, gpu_drop_ins
+from deadheat.cli.installation import GPU_DROP_IN, UNITS, drop_ins
 
 ANALYZE = shutil.which("systemd-analyze")
 pytestmark = pytest.mark.skipif(ANALYZE is None, reason="needs systemd-analyze (Debian: systemd)")
@@ -92,7 +92,7 @@ def test_an_agent_sees_what_it_has_to_measure(tmp_path: Path) -> None:
 
 def test_a_gpu_drop_in_opens_gpus_and_no_other_device(tmp_path: Path) -> None:
     directory = installed(tmp_path, "--gpu")
-    for path in gpu_drop_ins():
+    for path in drop_ins(GPU_DROP_IN):
         assert (tmp_path / path.relative_to("/")).exists()
     shown = analyze(
         *("security", "--offline=yes", "--json=short", str(directory / "deadheat-agent.service"))

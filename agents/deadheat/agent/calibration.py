@@ -1,12 +1,17 @@
-"""Calibrations on disk: measured once for a machine and its library, then read."""
+"""Calibrations on disk: measured once for a machine and its library, then read.
+
+A file holds what has been measured so far: one that was interrupted is gone on with. Other hardware
+or another library is another file.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
@@ -39,32 +44,75 @@ class Fingerprint:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A point, and what others used of the device meanwhile (a fraction)."""
+
+    point: pb.SpeedPoint
+    foreign: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A file of calibrations, as people want to see it."""
+
+    path: Path
+    fingerprint: Fingerprint
+    points: Sequence[Measured]
+
+
 def path_of(cache_dir: Path, fingerprint: Fingerprint) -> Path:
     return cache_dir / "calibration" / f"cpu-{fingerprint.digest}.json"
 
 
-def load(cache_dir: Path, fingerprint: Fingerprint) -> list[pb.SpeedPoint] | None:
-    """The points of an earlier calibration; None if there is none that can be read."""
+def load(cache_dir: Path, fingerprint: Fingerprint) -> list[Measured]:
+    """The points of earlier calibrations; none if there is no file that can be read."""
     path = path_of(cache_dir, fingerprint)
     try:
-        document = json.loads(path.read_text())
-        points = json_format.ParseDict({"points": document["points"]}, pb.SpeedPoints()).points
+        return _points(json.loads(path.read_text()))
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, DecodeError, json_format.ParseError) as error:
+        return []
+    except _UNREADABLE as error:
         log.warning(f"calibration {path} cannot be read: {error}", extra=logs.keys("calibration"))
-        return None
-    return list(points)
+        return []
 
 
-def save(cache_dir: Path, fingerprint: Fingerprint, points: list[pb.SpeedPoint]) -> None:
+def all_kept(cache_dir: Path) -> Iterator[Kept | str]:
+    """All files of a directory; a sentence for one that cannot be read."""
+    for path in sorted((cache_dir / "calibration").glob("cpu-*.json")):
+        try:
+            document = json.loads(path.read_text())
+            names = ("cpu_model", "threads", "library")
+            yield Kept(path, Fingerprint(*(document[name] for name in names)), _points(document))
+        except _UNREADABLE as error:
+            yield f"{path} cannot be read: {error}"
+
+
+_UNREADABLE: Final = (
+    *(OSError, ValueError, KeyError, TypeError, DecodeError),
+    json_format.ParseError,
+)
+
+
+def _points(document: dict[str, Any]) -> list[Measured]:
+    points = json_format.ParseDict({"points": document["points"]}, pb.SpeedPoints()).points
+    # Files of before say nothing of others.
+    foreign = document.get("foreign") or [0.0] * len(points)
+    if len(foreign) != len(points):
+        raise ValueError(f"{len(points)} points and {len(foreign)} loads")
+    return [Measured(point, float(load)) for point, load in zip(points, foreign)]
+
+
+def save(cache_dir: Path, fingerprint: Fingerprint, points: Sequence[Measured]) -> None:
     """Keeps points for the next start; a directory that cannot be written costs seconds then."""
     path = path_of(cache_dir, fingerprint)
+    message = pb.SpeedPoints(points=[one.point for one in points])
     document = {
         "cpu_model": fingerprint.cpu_model,
         "threads": fingerprint.threads,
         "library": fingerprint.library,
-        "points": json_format.MessageToDict(pb.SpeedPoints(points=points))["points"],
+        "points": json_format.MessageToDict(message).get("points", []),
+        "foreign": [round(one.foreign, 3) for one in points],
     }
     part = path.with_suffix(".part")
     try:

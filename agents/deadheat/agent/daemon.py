@@ -8,28 +8,32 @@ import faulthandler
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from deadheat.agent import calibration
 from deadheat.agent.blocks import Blocks
 from deadheat.agent.cache import BlockCache
+from deadheat.agent.calibrating import calibrator_of
+from deadheat.agent.core.yielding import YieldPolicy
 from deadheat.agent.executors.link import ExecutorLink
+from deadheat.agent.gpuwatch import GpuWatch
 from deadheat.agent.peers import Peers
-from deadheat.agent.probes import cards, procfs
+from deadheat.agent.presence import LEAD_S, Presence
+from deadheat.agent.probes import procfs
+from deadheat.agent.probes.cgroups import IDLE_WEIGHT, Cgroups
 from deadheat.agent.probes.cpu import CpuProbe
-from deadheat.agent.probes.gpus import Gpus
 from deadheat.agent.probes.limits import Limits
 from deadheat.agent.probes.nvml import NvmlProbe
 from deadheat.agent.probes.sampler import Sampler
 from deadheat.agent.service import PeerServer
 from deadheat.agent.session import Session
 from deadheat.agent.subtasks import Subtasks
-from deadheat.runtime import hosts, logs, notify
+from deadheat.runtime import hosts, logs, moments, notify
 from deadheat.runtime.children import announce_ready, watch_parent
-from deadheat.runtime.errors import DeadheatError, TimedOut
+from deadheat.runtime.errors import DeadheatError, InvalidInput
 from deadheat.runtime.heartbeat import Heartbeat
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.reloading import Reloader
@@ -42,17 +46,15 @@ log = logs.get("agent")
 
 #: What operands and results of streamed sub-tasks may take if nothing else is said.
 DEFAULT_MEMORY_SHARE: Final = 0.5
-CALIBRATION_TIMEOUT_S: Final = 120.0
 #: How long a stopping agent lets panels end before it gives their rows back.
 STOP_BUDGET_S: Final = 3.0
-NVML_FIRST_ANSWER_S: Final = 1.0
 #: A scheduler that has not answered by then is away, and may be for long. The agent says READY
 #: all the same: it has done its part, and no machine's boot should wait for another machine.
 AWAY_S: Final = 10.0
 #: A look at the machine that takes so long hangs in the kernel.
 STUCK_PROBE_S: Final = 20.0
 #: What a reload changes; everything else needs a restart.
-LIVE_SETTINGS: Final = frozenset({"log_level", "politeness"})
+LIVE_SETTINGS: Final = frozenset({"log_level", "politeness", "yield_above", "yield_hours"})
 
 
 class Daemon:
@@ -86,12 +88,19 @@ class Daemon:
         )
         self.subtasks.attach(self.executor)
         self.nvml = NvmlProbe()
+        self.gpus = GpuWatch(settings.name, self.nvml, self._appeared)
         self.session: Session | None = None
+        self.presence: Presence | None = None
+        self._leaving = asyncio.Event()
         self.sampler: Sampler | None = None
 
     def _tell(self, message: pb.AgentServiceSessionRequest) -> None:
         if self.session:
             self.session.tell(message)
+
+    def _appeared(self, device: pb.DeviceInfo) -> None:
+        assert self.presence is not None
+        self.presence.appeared(device)
 
     @property
     def _cpu_device(self) -> str:
@@ -99,7 +108,8 @@ class Daemon:
 
     async def run(self, parent_fd: int | None, ready_fd: int | None) -> None:
         loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
+        stop = self._leaving
+        until_s = self._until_s()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         self.reloader.listen()
@@ -107,16 +117,31 @@ class Daemon:
         # Everything that this agent runs stays on its cores, the executor first of all.
         os.sched_setaffinity(0, self.settings.cpus)
         found = await notify.while_extending("starting the executor", self.executor.start())
-        points = await notify.while_extending("calibrating", self._calibration(found))
-        gpus = await asyncio.to_thread(self.nvml.first, NVML_FIRST_ANSWER_S)
-        self._say_missing(gpus)
-        names = {gpu.uuid: f"{self.settings.name}/gpu{k}" for k, gpu in enumerate(gpus.devices)}
-        registration = self._registration(points, names)
+        self._say_impolite()
+        points = await self._calibration(found)
+        if points is None:  # It was told to stop meanwhile.
+            self.nvml.stop()
+            await self.executor.stop()
+            return
+        registration = self._registration(points, await self.gpus.first())
         self.session = Session(
             self.settings, registration, self.blocks, self.executor.keep_open, self.serving
         )
         self.session.attach(self.subtasks)
-        self.sampler = self._start_sampler(names)
+        self.presence = Presence(
+            _yield_policy(self.reloader.settings),
+            registration,
+            self.subtasks,
+            self._tell,
+            self._go,
+            until_s=until_s,
+        )
+        self.session.on_opened = self.presence.session_opened
+        self.session.on_nothing_to_do = self.presence.nothing_to_do
+        # What the hours say is in the registration already.
+        self.presence.look({})
+        self.sampler = self._start_sampler()
+        watching = loop.create_task(self.gpus.run())
         running = loop.create_task(self.session.run())
         announcing = loop.create_task(self._announce(ready_fd))
         beating = loop.create_task(self.heartbeat.run())
@@ -127,6 +152,7 @@ class Daemon:
         finally:
             announcing.cancel()
             beating.cancel()
+            watching.cancel()
             running.cancel()
             self.nvml.stop()
             await asyncio.to_thread(self.sampler.stop)
@@ -134,55 +160,60 @@ class Daemon:
             await self.peers.close()
             await self.executor.stop()
 
-    def _say_missing(self, gpus: Gpus) -> None:
-        """No silent fall-back to the CPU: whoever counts on a GPU shall see why there is none."""
-        in_container = bool(cards.container(os.environ))
-        bus = cards.on_the_bus()
-        if text := cards.missing(gpus, bus, os.environ, in_container=in_container):
-            log.error(f"GPUs are missing: {text}", extra=logs.keys("gpu"))
+    def _until_s(self) -> float | None:
+        """When it has to be gone, in seconds since the epoch."""
+        text, now_s = self.settings.until, time.time()
+        if not text:
+            return None
+        until_s = moments.parse_moment(text, now_s, os.environ)
+        if until_s - now_s < LEAD_S:
+            raise InvalidInput(
+                f"--until {text} is in {until_s - now_s:.0f} s; leaving takes {LEAD_S:.0f}",
+                field="until",
+            )
+        return until_s
 
-    async def _calibration(self, ready: local_pb2.ExecutorReady) -> list[pb.SpeedPoint]:
-        fingerprint = calibration.Fingerprint.of(ready.threads, ready.library)
-        known = calibration.load(self.settings.cache_dir, fingerprint)
-        if known is not None:
-            return known
-        log.info(
-            f"calibrating {ready.threads} threads with {ready.library}",
-            extra=logs.keys("calibrate"),
+    def _go(self, reason: str) -> None:
+        """Ends this agent in order, as SIGTERM does."""
+        log.info(f"leaving: {reason}", extra=logs.keys("leave"))
+        self._leaving.set()
+
+    def _say_impolite(self) -> None:
+        """Idle threads yield to those of their own group; among groups it is weights that count."""
+        groups = Cgroups().groups(os.getpid())
+        is_idle = not groups or any(group.weight <= IDLE_WEIGHT for group in groups)
+        if self.settings.politeness == "idle" and not is_idle:
+            log.warning(
+                f"politeness is idle, but the control group {groups[-1].path} is not: beside other "
+                "groups this agent gets its share (CPUWeight=idle, deadheat install-units --idle)",
+                extra=logs.keys("politeness"),
+            )
+
+    async def _calibration(self, ready: local_pb2.ExecutorReady) -> list[pb.SpeedPoint] | None:
+        """None if the agent was told to stop: what was measured by then is kept."""
+        loop, settings = asyncio.get_running_loop(), self.settings
+        calibrator = calibrator_of(
+            settings.cache_dir, settings.cpus, ready, self.executor, self.subtasks
         )
-        answer: asyncio.Future[pb.SpeedPoints] = asyncio.get_running_loop().create_future()
-        self.subtasks.on_calibrated = answer.set_result
-        self.executor.send(local_pb2.ExecutorRequest(calibrate=local_pb2.Calibrate()))
-        try:
-            points = list((await asyncio.wait_for(answer, CALIBRATION_TIMEOUT_S)).points)
-        except TimeoutError:
-            raise TimedOut("calibration did not end in time") from None
-        calibration.save(self.settings.cache_dir, fingerprint, points)
-        return points
+        running = loop.create_task(notify.while_extending("calibrating", calibrator.run()))
+        stopping = loop.create_task(self._leaving.wait())
+        await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if running.done():
+            return [one.point for one in running.result()]
+        running.cancel()
+        return None
 
-    def _registration(self, points: list[pb.SpeedPoint], gpus: dict[str, str]) -> pb.Register:
+    def _registration(self, points: list[pb.SpeedPoint], gpus: list[pb.DeviceInfo]) -> pb.Register:
         settings = self.settings
-        devices = [
-            pb.DeviceInfo(
-                id=self._cpu_device,
-                kind="cpu",
-                model=procfs.cpu_model(),
-                threads=len(settings.cpus),
-                memory_bytes=self.memory_bytes,
-                speed_points=points,
-            )
-        ]
-        devices += [
-            pb.DeviceInfo(
-                id=gpus[gpu.uuid],
-                kind="gpu",
-                model=gpu.name,
-                threads=1,
-                memory_bytes=gpu.memory_total_bytes,
-            )
-            for gpu in self.nvml.latest().devices
-            if gpu.uuid in gpus
-        ]
+        cpu = pb.DeviceInfo(
+            id=self._cpu_device,
+            kind="cpu",
+            model=procfs.cpu_model(),
+            threads=len(settings.cpus),
+            memory_bytes=self.memory_bytes,
+            speed_points=points,
+        )
         return pb.Register(
             node=settings.name,
             instance=new_id("i"),
@@ -190,15 +221,20 @@ class Daemon:
             host=hosts.host_identity(),
             cpus=settings.cpus,
             shares_cpus=settings.shares_cpus,
-            devices=devices,
+            once=settings.once,
+            devices=[cpu, *gpus],
         )
 
-    def _start_sampler(self, gpus: dict[str, str]) -> Sampler:
+    def _start_sampler(self) -> Sampler:
         loop = asyncio.get_running_loop()
 
         def tell(samples: pb.Samples) -> None:
             message = pb.AgentServiceSessionRequest(samples=samples)
             loop.call_soon_threadsafe(self._tell, message)
+
+        def look(foreign: dict[str, float | None]) -> None:
+            assert self.presence is not None
+            loop.call_soon_threadsafe(self.presence.look, foreign)
 
         probe = CpuProbe(
             self.settings.cpus,
@@ -209,10 +245,12 @@ class Daemon:
             self._cpu_device,
             probe,
             self.nvml,
-            gpus,
+            self.gpus.ids,
             lambda: self.blocks.memory_free_bytes,
             lambda: self.blocks.held_matrices,
             tell,
+            look,
+            lambda gpu: loop.call_soon_threadsafe(self.gpus.appear, gpu),
         )
 
     async def _announce(self, ready_fd: int | None) -> None:
@@ -231,7 +269,10 @@ class Daemon:
             why = f": {problem}" if problem else ""
             return f"{settings.name}: waiting for the scheduler at {settings.scheduler}{why}"
         count = len(self.subtasks.held)
-        return f"{settings.name}: registered with {settings.scheduler}, {count} sub-tasks at hand"
+        text = f"{settings.name}: registered with {settings.scheduler}, {count} sub-tasks at hand"
+        if self.presence and self.presence.note:
+            text = f"{text}; {self.presence.note}"
+        return f"{text}; GPUs are missing: {self.gpus.missing}" if self.gpus.missing else text
 
     def _problem(self) -> str:
         """What is wrong with this process, and what a restart would mend."""
@@ -241,6 +282,8 @@ class Daemon:
 
     def _apply(self, settings: AgentSettings) -> tuple[str, ...]:
         logs.configure(settings.log_level)
+        if self.presence:
+            self.presence.use(_yield_policy(settings))
         try:
             self.executor.set_politeness(settings.politeness)
         except OSError:
@@ -264,13 +307,20 @@ class Daemon:
         await asyncio.wait([running], timeout=1.0)
 
 
+def _yield_policy(settings: AgentSettings) -> YieldPolicy:
+    return YieldPolicy(settings.yield_above, settings.yield_hours)
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m deadheat.agent", description=__doc__)
     for flag in ("scheduler", "name", "cpus", "memory", "politeness", "cache-dir", "log-level"):
         parser.add_argument(f"--{flag}")
+    for flag in ("yield-above", "yield-hours", "until"):
+        parser.add_argument(f"--{flag}")
     for flag in ("peers", "tls-cert", "tls-key", "tls-ca"):
         parser.add_argument(f"--{flag}")
-    parser.add_argument("--shares-cpus", action="store_true", default=None)
+    for flag in ("shares-cpus", "once"):
+        parser.add_argument(f"--{flag}", action="store_true", default=None)
     parser.add_argument("--config", type=Path)
     for flag in ("parent-fd", "ready-fd"):
         parser.add_argument(f"--{flag}", type=int, help=argparse.SUPPRESS)

@@ -74,6 +74,8 @@ class Session:
         self._endpoint = cluster_pb2.StoreEndpoint()
         self._data_channel: grpc.aio.Channel | None = None
         self.registered = asyncio.Event()
+        self.on_opened: Callable[[], None] | None = None
+        self.on_nothing_to_do: Callable[[], None] | None = None
         self._tried_s = time.monotonic()
         #: Why there was no session at the last try.
         self.problem = ""
@@ -175,6 +177,8 @@ class Session:
         self._queue.clear()
         self._is_open, self.problem = True, ""
         self._subtasks.session_opened()
+        if self.on_opened:
+            self.on_opened()
         self.registered.set()
         log.info(
             f"registered with {self._settings.scheduler}",
@@ -224,6 +228,9 @@ class Session:
                 self._subtasks.resize(message.resize)
             case "settled":
                 self._subtasks.settled(message.settled.subtask_ids)
+            case "nothing_to_do":
+                if self.on_nothing_to_do:
+                    self.on_nothing_to_do()
             case "drain":
                 log.info(f"drained: {message.drain.reason}", extra=logs.keys("drain"))
 

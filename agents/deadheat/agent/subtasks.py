@@ -36,6 +36,9 @@ class Subtasks:
         self._fetching: dict[str, asyncio.Task[None]] = {}
         self._delivering: dict[str, asyncio.Task[None]] = {}
         self._idle = asyncio.Event()
+        self._yielding: set[str] = set()
+        #: Whether there ever was a sub-task here.
+        self.has_worked = False
         self.on_calibrated: Callable[[pb.SpeedPoints], None] | None = None
 
     def attach(self, executor: ExecutorLink) -> None:
@@ -48,7 +51,11 @@ class Subtasks:
     # From the scheduler
 
     def assigned(self, assign: pb.Assign) -> None:
+        self.has_worked = True
         self._do(self._attempts.assigned(assign))
+        if assign.device in self._yielding:
+            # It was on its way when the scheduler heard that this device gives way.
+            self._do(self._attempts.give_back(assign.subtask_id))
 
     def cancelled(self, subtasks: Iterable[str]) -> None:
         self._do(self._attempts.cancelled(subtasks))
@@ -255,12 +262,21 @@ class Subtasks:
         if prepared := self._prepared.pop(subtask, None):
             prepared.close()
 
+    def set_yielding(self, device: str, *, is_yielding: bool) -> None:
+        """A device that gives way ends its sub-tasks at their next cancel points."""
+        if not is_yielding:
+            self._yielding.discard(device)
+            return
+        self._yielding.add(device)
+        for subtask in self._attempts.unfinished_on(device):
+            self._do(self._attempts.give_back(subtask))
+
     # The end
 
     async def give_back(self, budget_s: float) -> None:
         """Ends each sub-task at its next cancel point and gives the rest back."""
         for subtask in self._attempts.unfinished:
-            self._do(self._attempts.resize(subtask, 0))
+            self._do(self._attempts.give_back(subtask))
         self._idle.clear()
         if self._attempts.unfinished:
             try:

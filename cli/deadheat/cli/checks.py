@@ -21,8 +21,9 @@ def examine(scheduler: str | None) -> Iterator[Finding]:
     yield from _machine()
     yield _shared_memory()
     yield from _kernel()
-    yield _calibrations()
-    yield _scheduler(scheduler)
+    yield from _calibrations()
+    yield from _giving_way()
+    yield from _scheduler(scheduler)
 
 
 def _versions() -> Finding:
@@ -80,17 +81,48 @@ def _kernel() -> Iterator[Finding]:
         )
 
 
-def _calibrations() -> Finding:
+def _calibrations() -> Iterator[Finding]:
+    from deadheat.agent import calibration
+    from deadheat.cli import calibrations
     from deadheat.runtime.settings import cache_dir
 
-    directory = cache_dir() / "calibration"
-    files = sorted(directory.glob("*.json")) if directory.is_dir() else []
-    if not files:
-        return Finding("calibration", "note", f"none in {directory}; the first agent makes one")
-    return Finding("calibration", "ok", f"{len(files)} in {directory}")
+    directory = cache_dir()
+    found = list(calibration.all_kept(directory))
+    if not found:
+        text = f"none in {directory / 'calibration'}; the first agent makes one"
+        yield Finding("calibration", "note", text, "or make it now: deadheat agent calibrate")
+    for kept in found:
+        if isinstance(kept, str):
+            yield Finding("calibration", "note", kept, "remove it; the next agent makes another")
+            continue
+        text = f"{calibrations.title(kept.fingerprint)}: {calibrations.summary(kept.points)}"
+        yield Finding("calibration", "ok", text)
 
 
-def _scheduler(address: str | None) -> Finding:
+def _giving_way() -> Iterator[Finding]:
+    """What an agent that is started here, with these settings, would make of now."""
+    import time
+
+    from deadheat.runtime.errors import DeadheatError
+    from deadheat.runtime.moments import minute_of_day
+    from deadheat.runtime.settings import AgentSettings, Sources
+
+    try:
+        settings = AgentSettings.load(Sources("agent", {}))
+    except DeadheatError as error:
+        yield Finding("settings", "bad", f"no agent can be started with them: {error.message}")
+        return
+    minute, parts = minute_of_day(time.time()), []
+    if settings.yield_above is not None:
+        parts.append(f"while others use more than {settings.yield_above:.0%}")
+    parts += [f"from {str(one).replace('-', ' to ')}" for one in settings.yield_hours]
+    if parts:
+        is_now = any(one.hold(minute) for one in settings.yield_hours)
+        text = f"an agent takes no work {' and '.join(parts)}{' (now)' * is_now}"
+        yield Finding("giving way", "note", text)
+
+
+def _scheduler(address: str | None) -> Iterator[Finding]:
     from deadheat.client import Client
     from deadheat.runtime.errors import DeadheatError
     from deadheat.runtime.settings import ClientSettings, Sources
@@ -101,12 +133,17 @@ def _scheduler(address: str | None) -> Finding:
             nodes = client.nodes()
             way = "shares memory" if client.shares_memory else "streams"
     except DeadheatError as error:
-        return Finding("scheduler", "note", error.message, "start one with: deadheat up")
+        yield Finding("scheduler", "note", error.message, "start one with: deadheat up")
+        return
     up = sum(node["state"] == "up" for node in nodes)
     text = f"{chosen}: {up} of {len(nodes)} nodes up; this client {way}"
     if not up:
-        return Finding("scheduler", "bad", text, "start an agent with: deadheat agent")
-    return Finding("scheduler", "ok", text)
+        yield Finding("scheduler", "bad", text, "start an agent with: deadheat agent")
+    else:
+        yield Finding("scheduler", "ok", text)
+    for device in (device for node in nodes for device in node["devices"]):
+        if device["yields"]:
+            yield Finding("giving way", "note", f"{device['id']}: {device['yields']}")
 
 
 if sys.platform != "linux":  # pragma: no cover

@@ -53,6 +53,8 @@ def _finding(gpu: Gpu) -> Finding:
         parts.append(f"{len(gpu.processes)} processes")
     if gpu.temperature_celsius is not None:
         parts.append(f"{gpu.temperature_celsius:.0f} C")
+    if gpu.clock_hz is not None and gpu.clock_max_hz is not None:
+        parts.append(f"{gpu.clock_hz / 1e9:.2f} of {gpu.clock_max_hz / 1e9:.2f} GHz")
     if gpu.power_watts is not None and gpu.power_limit_watts is not None:
         parts.append(f"{gpu.power_watts:.0f} of {gpu.power_limit_watts:.0f} W")
     if gpu.pcie_generation is not None and gpu.pcie_lanes is not None:

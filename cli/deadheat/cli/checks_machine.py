@@ -78,8 +78,9 @@ def _kinds(machine: Machine) -> Finding:
         nodes = (f"{node}: {format_cpus(cpus)}" for node, cpus in sorted(found.numa_nodes.items()))
         parts.append(f"NUMA nodes {', '.join(nodes)}")
     text = "; ".join(parts)
-    if len(found.numa_nodes) > 1:
-        advice = "an agent for each node (--cpus, --name) keeps memory near"
+    if len(found.pools) > 1:
+        text = f"{text}; other nodes' memory is {found.farthest:.1f} times as far"
+        advice = "an agent for each node keeps memory near: --cpus node:0 --name ..., and so on"
         return Finding("kinds of core", "note", text, advice)
     return Finding("kinds of core", "ok", text)
 

@@ -25,9 +25,11 @@ UNITS: Final = (
     "deadheat-agent.service",
     "deadheat-agent@.service",
 )
-#: Units of agents, which a GPU drop-in is for.
+#: Units of agents, which drop-ins are for.
 AGENTS: Final = UNITS[1:]
 GPU_DROP_IN: Final = "gpu.conf"
+IDLE_DROP_IN: Final = "idle.conf"
+SYSTEM_UNITS: Final = Path("/usr/local/lib/systemd/system")
 #: What ProtectHome= and PrivateTmp= hide from a system unit.
 HIDDEN: Final = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))
 
@@ -46,20 +48,20 @@ def shipped(name: str) -> str:
     return found.read_text(encoding="utf-8")
 
 
-def system_files(command: str, *, gpu: bool) -> list[Installed]:
-    base = Path("/usr/local/lib")
-    units = base / "systemd/system"
+def system_files(command: str, *, gpu: bool, idle: bool = False) -> list[Installed]:
+    units, sysusers = SYSTEM_UNITS, Path("/usr/local/lib/sysusers.d/deadheat.conf")
     found = [Installed(units / name, _with_command(shipped(name), command)) for name in UNITS]
-    if gpu:
-        text = shipped(GPU_DROP_IN)
-        found += [Installed(path, text) for path in gpu_drop_ins(units)]
-    found.append(Installed(base / "sysusers.d/deadheat.conf", shipped("deadheat.sysusers")))
+    for drop_in, is_wanted in ((GPU_DROP_IN, gpu), (IDLE_DROP_IN, idle)):
+        if is_wanted:
+            found += [Installed(path, shipped(drop_in)) for path in drop_ins(drop_in)]
+    found.append(Installed(sysusers, shipped("deadheat.sysusers")))
     found.append(Installed(CONFIG_DIR / "environment", shipped("environment"), True))
     return found
 
 
-def gpu_drop_ins(units: Path = Path("/usr/local/lib/systemd/system")) -> list[Path]:
-    return [units / f"{name}.d" / GPU_DROP_IN for name in AGENTS]
+def drop_ins(name: str) -> list[Path]:
+    """Where a drop-in of the agents' units goes."""
+    return [SYSTEM_UNITS / f"{unit}.d" / name for unit in AGENTS]
 
 
 def user_files(command: str, environment: Mapping[str, str]) -> list[Installed]:

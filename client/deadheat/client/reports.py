@@ -124,6 +124,31 @@ def _placement(placement: job_pb2.Placement) -> dict[str, Any]:
     }
 
 
+_GPU_FIGURES: Final = (
+    "memory_busy",
+    "power_watts",
+    "power_limit_watts",
+    "temperature_celsius",
+    "clock_hz",
+    "clock_max_hz",
+    "pcie_generation",
+    "pcie_generation_max",
+    "pcie_lanes",
+    "pcie_in_bytes_per_s",
+    "pcie_out_bytes_per_s",
+)
+
+
+def _gpu_as_dict(gpu: cluster_pb2.GpuSample) -> dict[str, Any]:
+    """What a GPU's driver says besides its load; null where it does not say it."""
+    return {
+        **{name: optional(gpu, name) for name in _GPU_FIGURES},
+        "throttle": list(gpu.throttle),
+        "processes": gpu.processes,
+        "memory_used_bytes": gpu.memory_used_bytes,
+    }
+
+
 def node_as_dict(node: cluster_pb2.Node) -> dict[str, Any]:
     """One entry of `nodes --json`."""
     return {
@@ -144,6 +169,8 @@ def node_as_dict(node: cluster_pb2.Node) -> dict[str, Any]:
                 "queue_s": optional(device, "queue_s"),
                 "speed_flops": dict(sorted(device.speed_flops.items())),
                 "bad_samples": device.bad_samples,
+                "yields": device.yields or None,
+                "gpu": _gpu_as_dict(device.gpu) if device.HasField("gpu") else None,
             }
             for device in node.devices
         ],

@@ -53,6 +53,8 @@ class AgentServiceSessionRequest(_message.Message):
     RESIZED_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
     SPEED_POINTS_FIELD_NUMBER: _builtins.int
+    YIELDING_FIELD_NUMBER: _builtins.int
+    APPEARED_FIELD_NUMBER: _builtins.int
     sent_s: _builtins.float
     """The agent's clock when it sent this, to translate the times inside."""
     @_builtins.property
@@ -71,6 +73,12 @@ class AgentServiceSessionRequest(_message.Message):
     def goodbye(self) -> Global___Goodbye: ...
     @_builtins.property
     def speed_points(self) -> Global___SpeedPoints: ...
+    @_builtins.property
+    def yielding(self) -> Global___Yielding: ...
+    @_builtins.property
+    def appeared(self) -> Global___DeviceInfo:
+        """One that was not there when the agent registered."""
+
     def __init__(
         self,
         *,
@@ -83,12 +91,14 @@ class AgentServiceSessionRequest(_message.Message):
         resized: Global___Resized | None = ...,
         goodbye: Global___Goodbye | None = ...,
         speed_points: Global___SpeedPoints | None = ...,
+        yielding: Global___Yielding | None = ...,
+        appeared: Global___DeviceInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "finished", b"finished", "goodbye", b"goodbye", "message", b"message", "progress", b"progress", "register", b"register", "resized", b"resized", "samples", b"samples", "speed_points", b"speed_points"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["appeared", b"appeared", "failed", b"failed", "finished", b"finished", "goodbye", b"goodbye", "message", b"message", "progress", b"progress", "register", b"register", "resized", b"resized", "samples", b"samples", "speed_points", b"speed_points", "yielding", b"yielding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "finished", b"finished", "goodbye", b"goodbye", "message", b"message", "progress", b"progress", "register", b"register", "resized", b"resized", "samples", b"samples", "sent_s", b"sent_s", "speed_points", b"speed_points"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appeared", b"appeared", "failed", b"failed", "finished", b"finished", "goodbye", b"goodbye", "message", b"message", "progress", b"progress", "register", b"register", "resized", b"resized", "samples", b"samples", "sent_s", b"sent_s", "speed_points", b"speed_points", "yielding", b"yielding"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["register", "samples", "progress", "finished", "failed", "resized", "goodbye", "speed_points"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["register", "samples", "progress", "finished", "failed", "resized", "goodbye", "speed_points", "yielding", "appeared"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -104,6 +114,7 @@ class AgentServiceSessionResponse(_message.Message):
     RESIZE_FIELD_NUMBER: _builtins.int
     SETTLED_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    NOTHING_TO_DO_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def registered(self) -> Global___Registered: ...
     @_builtins.property
@@ -116,6 +127,8 @@ class AgentServiceSessionResponse(_message.Message):
     def settled(self) -> Global___Settled: ...
     @_builtins.property
     def drain(self) -> Global___Drain: ...
+    @_builtins.property
+    def nothing_to_do(self) -> Global___NothingToDo: ...
     def __init__(
         self,
         *,
@@ -125,12 +138,13 @@ class AgentServiceSessionResponse(_message.Message):
         resize: Global___Resize | None = ...,
         settled: Global___Settled | None = ...,
         drain: Global___Drain | None = ...,
+        nothing_to_do: Global___NothingToDo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "cancel_subtasks", b"cancel_subtasks", "drain", b"drain", "message", b"message", "registered", b"registered", "resize", b"resize", "settled", b"settled"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "cancel_subtasks", b"cancel_subtasks", "drain", b"drain", "message", b"message", "nothing_to_do", b"nothing_to_do", "registered", b"registered", "resize", b"resize", "settled", b"settled"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "cancel_subtasks", b"cancel_subtasks", "drain", b"drain", "message", b"message", "registered", b"registered", "resize", b"resize", "settled", b"settled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "cancel_subtasks", b"cancel_subtasks", "drain", b"drain", "message", b"message", "nothing_to_do", b"nothing_to_do", "registered", b"registered", "resize", b"resize", "settled", b"settled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["registered", "assign", "cancel_subtasks", "resize", "settled", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["registered", "assign", "cancel_subtasks", "resize", "settled", "drain", "nothing_to_do"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -150,6 +164,7 @@ class Register(_message.Message):
     HELD_FIELD_NUMBER: _builtins.int
     SHARES_MEMORY_FIELD_NUMBER: _builtins.int
     PEER_ADDRESS_FIELD_NUMBER: _builtins.int
+    ONCE_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     instance: _builtins.str
     """New for each process: a node that comes back with another one has lost its work."""
@@ -162,6 +177,8 @@ class Register(_message.Message):
     """It maps the store's matrices; others stream them."""
     peer_address: _builtins.str
     """HOST:PORT at which it serves other agents the blocks that it has fetched; empty: nowhere."""
+    once: _builtins.bool
+    """It wants to be told when there is nothing to do, to leave then."""
     @_builtins.property
     def cpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -183,10 +200,11 @@ class Register(_message.Message):
         held: _abc.Iterable[Global___HeldSubtask] | None = ...,
         shares_memory: _builtins.bool = ...,
         peer_address: _builtins.str = ...,
+        once: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "devices", b"devices", "held", b"held", "host", b"host", "instance", b"instance", "node", b"node", "peer_address", b"peer_address", "shares_cpus", b"shares_cpus", "shares_memory", b"shares_memory", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "devices", b"devices", "held", b"held", "host", b"host", "instance", b"instance", "node", b"node", "once", b"once", "peer_address", b"peer_address", "shares_cpus", b"shares_cpus", "shares_memory", b"shares_memory", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -202,11 +220,14 @@ class DeviceInfo(_message.Message):
     THREADS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     SPEED_POINTS_FIELD_NUMBER: _builtins.int
+    YIELDS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: _builtins.str
     model: _builtins.str
     threads: _builtins.int
     memory_bytes: _builtins.int
+    yields: _builtins.str
+    """Why it takes no work now; empty when it does."""
     @_builtins.property
     def speed_points(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpeedPoint]: ...
     def __init__(
@@ -218,10 +239,11 @@ class DeviceInfo(_message.Message):
         threads: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         speed_points: _abc.Iterable[Global___SpeedPoint] | None = ...,
+        yields: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "memory_bytes", b"memory_bytes", "model", b"model", "speed_points", b"speed_points", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "memory_bytes", b"memory_bytes", "model", b"model", "speed_points", b"speed_points", "threads", b"threads", "yields", b"yields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -385,7 +407,7 @@ class DeviceSample(_message.Message):
     @_builtins.property
     def core_busy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
-    def gpu(self) -> Global___GpuSample: ...
+    def gpu(self) -> _cluster_pb2.GpuSample: ...
     @_builtins.property
     def held_matrices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of matrices that the agent has streamed here whole and still has; a bounded number."""
@@ -406,7 +428,7 @@ class DeviceSample(_message.Message):
         memory_free_bytes: _builtins.int = ...,
         unknown: _builtins.str = ...,
         core_busy: _abc.Iterable[_builtins.float] | None = ...,
-        gpu: Global___GpuSample | None = ...,
+        gpu: _cluster_pb2.GpuSample | None = ...,
         quota: _builtins.float | None = ...,
         fair_share: _builtins.float | None = ...,
         held_matrices: _abc.Iterable[_builtins.str] | None = ...,
@@ -425,64 +447,6 @@ class DeviceSample(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__quota) -> _WhichOneofReturnType__quota | None: ...
 
 Global___DeviceSample: _TypeAlias = DeviceSample  # noqa: Y015
-
-@_typing.final
-class GpuSample(_message.Message):
-    """What NVML says besides; absent where it does not say it."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    MEMORY_BUSY_FIELD_NUMBER: _builtins.int
-    POWER_WATTS_FIELD_NUMBER: _builtins.int
-    TEMPERATURE_CELSIUS_FIELD_NUMBER: _builtins.int
-    CLOCK_HZ_FIELD_NUMBER: _builtins.int
-    CLOCK_MAX_HZ_FIELD_NUMBER: _builtins.int
-    PROCESSES_FIELD_NUMBER: _builtins.int
-    MEMORY_USED_BYTES_FIELD_NUMBER: _builtins.int
-    memory_busy: _builtins.float
-    power_watts: _builtins.float
-    temperature_celsius: _builtins.float
-    clock_hz: _builtins.float
-    clock_max_hz: _builtins.float
-    processes: _builtins.int
-    memory_used_bytes: _builtins.int
-    def __init__(
-        self,
-        *,
-        memory_busy: _builtins.float | None = ...,
-        power_watts: _builtins.float | None = ...,
-        temperature_celsius: _builtins.float | None = ...,
-        clock_hz: _builtins.float | None = ...,
-        clock_max_hz: _builtins.float | None = ...,
-        processes: _builtins.int = ...,
-        memory_used_bytes: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_hz", b"_clock_hz", "_clock_max_hz", b"_clock_max_hz", "_memory_busy", b"_memory_busy", "_power_watts", b"_power_watts", "_temperature_celsius", b"_temperature_celsius", "clock_hz", b"clock_hz", "clock_max_hz", b"clock_max_hz", "memory_busy", b"memory_busy", "power_watts", b"power_watts", "temperature_celsius", b"temperature_celsius"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_hz", b"_clock_hz", "_clock_max_hz", b"_clock_max_hz", "_memory_busy", b"_memory_busy", "_power_watts", b"_power_watts", "_temperature_celsius", b"_temperature_celsius", "clock_hz", b"clock_hz", "clock_max_hz", b"clock_max_hz", "memory_busy", b"memory_busy", "memory_used_bytes", b"memory_used_bytes", "power_watts", b"power_watts", "processes", b"processes", "temperature_celsius", b"temperature_celsius"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__clock_hz: _TypeAlias = _typing.Literal["clock_hz"]  # noqa: Y015
-    _WhichOneofArgType__clock_hz: _TypeAlias = _typing.Literal["_clock_hz", b"_clock_hz"]  # noqa: Y015
-    _WhichOneofReturnType__clock_max_hz: _TypeAlias = _typing.Literal["clock_max_hz"]  # noqa: Y015
-    _WhichOneofArgType__clock_max_hz: _TypeAlias = _typing.Literal["_clock_max_hz", b"_clock_max_hz"]  # noqa: Y015
-    _WhichOneofReturnType__memory_busy: _TypeAlias = _typing.Literal["memory_busy"]  # noqa: Y015
-    _WhichOneofArgType__memory_busy: _TypeAlias = _typing.Literal["_memory_busy", b"_memory_busy"]  # noqa: Y015
-    _WhichOneofReturnType__power_watts: _TypeAlias = _typing.Literal["power_watts"]  # noqa: Y015
-    _WhichOneofArgType__power_watts: _TypeAlias = _typing.Literal["_power_watts", b"_power_watts"]  # noqa: Y015
-    _WhichOneofReturnType__temperature_celsius: _TypeAlias = _typing.Literal["temperature_celsius"]  # noqa: Y015
-    _WhichOneofArgType__temperature_celsius: _TypeAlias = _typing.Literal["_temperature_celsius", b"_temperature_celsius"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_hz) -> _WhichOneofReturnType__clock_hz | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_max_hz) -> _WhichOneofReturnType__clock_max_hz | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_busy) -> _WhichOneofReturnType__memory_busy | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_watts) -> _WhichOneofReturnType__power_watts | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_celsius) -> _WhichOneofReturnType__temperature_celsius | None: ...
-
-Global___GpuSample: _TypeAlias = GpuSample  # noqa: Y015
 
 @_typing.final
 class HostSample(_message.Message):
@@ -925,6 +889,49 @@ class Drain(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Drain: _TypeAlias = Drain  # noqa: Y015
+
+@_typing.final
+class Yielding(_message.Message):
+    """A device gives way to the machine's owner, and what was not started there is given back by Resized
+    after this; or, with an empty reason, it takes work again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Yielding: _TypeAlias = Yielding  # noqa: Y015
+
+@_typing.final
+class NothingToDo(_message.Message):
+    """No job is open; what there was has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NothingToDo: _TypeAlias = NothingToDo  # noqa: Y015
 
 @_typing.final
 class Goodbye(_message.Message):

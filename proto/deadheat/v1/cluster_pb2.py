@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64\x65\x61\x64heat/v1/cluster.proto\x12\x0b\x64\x65\x61\x64heat.v1\"V\n\rStoreEndpoint\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\x05\x12\x19\n\x11\x64\x65scriptor_socket\x18\x03 \x01(\t\x12\x0e\n\x06ticket\x18\x04 \x01(\t\"!\n\x1f\x43lusterServiceGetClusterRequest\"\xb3\x01\n ClusterServiceGetClusterResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12)\n\x05store\x18\x03 \x01(\x0b\x32\x1a.deadheat.v1.StoreEndpoint\x12\x1a\n\x12inline_limit_bytes\x18\x04 \x01(\x03\x12\x0c\n\x04user\x18\x05 \x01(\t\x12\x15\n\rblocks_travel\x18\x06 \x01(\x08\" \n\x1e\x43lusterServiceListNodesRequest\"C\n\x1f\x43lusterServiceListNodesResponse\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.deadheat.v1.Node\"\x8b\x01\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.deadheat.v1.NodeState\x12\x18\n\x0blast_seen_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12$\n\x07\x64\x65vices\x18\x04 \x03(\x0b\x32\x13.deadheat.v1.DeviceB\x0e\n\x0c_last_seen_s\"\x9c\x03\n\x06\x44\x65vice\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07threads\x18\x04 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x1e\n\x11memory_free_bytes\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\x04\x62usy\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07\x66oreign\x18\x08 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0c\x61vailability\x18\t \x01(\x01H\x03\x88\x01\x01\x12\x14\n\x07queue_s\x18\n \x01(\x01H\x04\x88\x01\x01\x12\x38\n\x0bspeed_flops\x18\x0b \x03(\x0b\x32#.deadheat.v1.Device.SpeedFlopsEntry\x12\x13\n\x0b\x62\x61\x64_samples\x18\x0c \x01(\x03\x1a\x31\n\x0fSpeedFlopsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x14\n\x12_memory_free_bytesB\x07\n\x05_busyB\n\n\x08_foreignB\x0f\n\r_availabilityB\n\n\x08_queue_s\"N\n\x1a\x43lusterServiceDrainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"D\n\x1b\x43lusterServiceDrainResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.deadheat.v1.NodeState\"?\n\x1b\x43lusterServiceResumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\"E\n\x1c\x43lusterServiceResumeResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.deadheat.v1.NodeState*\x98\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x11\n\rNODE_STATE_UP\x10\x01\x12\x16\n\x12NODE_STATE_SUSPECT\x10\x02\x12\x13\n\x0fNODE_STATE_LOST\x10\x03\x12\x17\n\x13NODE_STATE_DRAINING\x10\x04\x12\x16\n\x12NODE_STATE_DRAINED\x10\x05\x32\x9e\x03\n\x0e\x43lusterService\x12i\n\nGetCluster\x12,.deadheat.v1.ClusterServiceGetClusterRequest\x1a-.deadheat.v1.ClusterServiceGetClusterResponse\x12\x66\n\tListNodes\x12+.deadheat.v1.ClusterServiceListNodesRequest\x1a,.deadheat.v1.ClusterServiceListNodesResponse\x12Z\n\x05\x44rain\x12\'.deadheat.v1.ClusterServiceDrainRequest\x1a(.deadheat.v1.ClusterServiceDrainResponse\x12]\n\x06Resume\x12(.deadheat.v1.ClusterServiceResumeRequest\x1a).deadheat.v1.ClusterServiceResumeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64\x65\x61\x64heat/v1/cluster.proto\x12\x0b\x64\x65\x61\x64heat.v1\"V\n\rStoreEndpoint\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\x05\x12\x19\n\x11\x64\x65scriptor_socket\x18\x03 \x01(\t\x12\x0e\n\x06ticket\x18\x04 \x01(\t\"!\n\x1f\x43lusterServiceGetClusterRequest\"\xb3\x01\n ClusterServiceGetClusterResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12)\n\x05store\x18\x03 \x01(\x0b\x32\x1a.deadheat.v1.StoreEndpoint\x12\x1a\n\x12inline_limit_bytes\x18\x04 \x01(\x03\x12\x0c\n\x04user\x18\x05 \x01(\t\x12\x15\n\rblocks_travel\x18\x06 \x01(\x08\" \n\x1e\x43lusterServiceListNodesRequest\"C\n\x1f\x43lusterServiceListNodesResponse\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.deadheat.v1.Node\"\x8b\x01\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.deadheat.v1.NodeState\x12\x18\n\x0blast_seen_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12$\n\x07\x64\x65vices\x18\x04 \x03(\x0b\x32\x13.deadheat.v1.DeviceB\x0e\n\x0c_last_seen_s\"\xd1\x03\n\x06\x44\x65vice\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07threads\x18\x04 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x1e\n\x11memory_free_bytes\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\x04\x62usy\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07\x66oreign\x18\x08 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0c\x61vailability\x18\t \x01(\x01H\x03\x88\x01\x01\x12\x14\n\x07queue_s\x18\n \x01(\x01H\x04\x88\x01\x01\x12\x38\n\x0bspeed_flops\x18\x0b \x03(\x0b\x32#.deadheat.v1.Device.SpeedFlopsEntry\x12\x13\n\x0b\x62\x61\x64_samples\x18\x0c \x01(\x03\x12\x0e\n\x06yields\x18\r \x01(\t\x12#\n\x03gpu\x18\x0e \x01(\x0b\x32\x16.deadheat.v1.GpuSample\x1a\x31\n\x0fSpeedFlopsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x14\n\x12_memory_free_bytesB\x07\n\x05_busyB\n\n\x08_foreignB\x0f\n\r_availabilityB\n\n\x08_queue_s\"\xe9\x04\n\tGpuSample\x12\x18\n\x0bmemory_busy\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bpower_watts\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12 \n\x13temperature_celsius\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x15\n\x08\x63lock_hz\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x19\n\x0c\x63lock_max_hz\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\tprocesses\x18\x06 \x01(\x05\x12\x19\n\x11memory_used_bytes\x18\x07 \x01(\x03\x12\x1e\n\x11power_limit_watts\x18\x08 \x01(\x01H\x05\x88\x01\x01\x12\x10\n\x08throttle\x18\t \x03(\t\x12\x1c\n\x0fpcie_generation\x18\n \x01(\x05H\x06\x88\x01\x01\x12 \n\x13pcie_generation_max\x18\x0b \x01(\x05H\x07\x88\x01\x01\x12\x17\n\npcie_lanes\x18\x0c \x01(\x05H\x08\x88\x01\x01\x12 \n\x13pcie_in_bytes_per_s\x18\r \x01(\x01H\t\x88\x01\x01\x12!\n\x14pcie_out_bytes_per_s\x18\x0e \x01(\x01H\n\x88\x01\x01\x42\x0e\n\x0c_memory_busyB\x0e\n\x0c_power_wattsB\x16\n\x14_temperature_celsiusB\x0b\n\t_clock_hzB\x0f\n\r_clock_max_hzB\x14\n\x12_power_limit_wattsB\x12\n\x10_pcie_generationB\x16\n\x14_pcie_generation_maxB\r\n\x0b_pcie_lanesB\x16\n\x14_pcie_in_bytes_per_sB\x17\n\x15_pcie_out_bytes_per_s\"N\n\x1a\x43lusterServiceDrainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"D\n\x1b\x43lusterServiceDrainResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.deadheat.v1.NodeState\"?\n\x1b\x43lusterServiceResumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\"E\n\x1c\x43lusterServiceResumeResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.deadheat.v1.NodeState*\x98\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x11\n\rNODE_STATE_UP\x10\x01\x12\x16\n\x12NODE_STATE_SUSPECT\x10\x02\x12\x13\n\x0fNODE_STATE_LOST\x10\x03\x12\x17\n\x13NODE_STATE_DRAINING\x10\x04\x12\x16\n\x12NODE_STATE_DRAINED\x10\x05\x32\x9e\x03\n\x0e\x43lusterService\x12i\n\nGetCluster\x12,.deadheat.v1.ClusterServiceGetClusterRequest\x1a-.deadheat.v1.ClusterServiceGetClusterResponse\x12\x66\n\tListNodes\x12+.deadheat.v1.ClusterServiceListNodesRequest\x1a,.deadheat.v1.ClusterServiceListNodesResponse\x12Z\n\x05\x44rain\x12\'.deadheat.v1.ClusterServiceDrainRequest\x1a(.deadheat.v1.ClusterServiceDrainResponse\x12]\n\x06Resume\x12(.deadheat.v1.ClusterServiceResumeRequest\x1a).deadheat.v1.ClusterServiceResumeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DEVICE_SPEEDFLOPSENTRY']._loaded_options = None
   _globals['_DEVICE_SPEEDFLOPSENTRY']._serialized_options = b'8\001'
-  _globals['_NODESTATE']._serialized_start=1294
-  _globals['_NODESTATE']._serialized_end=1446
+  _globals['_NODESTATE']._serialized_start=1967
+  _globals['_NODESTATE']._serialized_end=2119
   _globals['_STOREENDPOINT']._serialized_start=42
   _globals['_STOREENDPOINT']._serialized_end=128
   _globals['_CLUSTERSERVICEGETCLUSTERREQUEST']._serialized_start=130
@@ -48,17 +48,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODE']._serialized_start=451
   _globals['_NODE']._serialized_end=590
   _globals['_DEVICE']._serialized_start=593
-  _globals['_DEVICE']._serialized_end=1005
-  _globals['_DEVICE_SPEEDFLOPSENTRY']._serialized_start=884
-  _globals['_DEVICE_SPEEDFLOPSENTRY']._serialized_end=933
-  _globals['_CLUSTERSERVICEDRAINREQUEST']._serialized_start=1007
-  _globals['_CLUSTERSERVICEDRAINREQUEST']._serialized_end=1085
-  _globals['_CLUSTERSERVICEDRAINRESPONSE']._serialized_start=1087
-  _globals['_CLUSTERSERVICEDRAINRESPONSE']._serialized_end=1155
-  _globals['_CLUSTERSERVICERESUMEREQUEST']._serialized_start=1157
-  _globals['_CLUSTERSERVICERESUMEREQUEST']._serialized_end=1220
-  _globals['_CLUSTERSERVICERESUMERESPONSE']._serialized_start=1222
-  _globals['_CLUSTERSERVICERESUMERESPONSE']._serialized_end=1291
-  _globals['_CLUSTERSERVICE']._serialized_start=1449
-  _globals['_CLUSTERSERVICE']._serialized_end=1863
+  _globals['_DEVICE']._serialized_end=1058
+  _globals['_DEVICE_SPEEDFLOPSENTRY']._serialized_start=937
+  _globals['_DEVICE_SPEEDFLOPSENTRY']._serialized_end=986
+  _globals['_GPUSAMPLE']._serialized_start=1061
+  _globals['_GPUSAMPLE']._serialized_end=1678
+  _globals['_CLUSTERSERVICEDRAINREQUEST']._serialized_start=1680
+  _globals['_CLUSTERSERVICEDRAINREQUEST']._serialized_end=1758
+  _globals['_CLUSTERSERVICEDRAINRESPONSE']._serialized_start=1760
+  _globals['_CLUSTERSERVICEDRAINRESPONSE']._serialized_end=1828
+  _globals['_CLUSTERSERVICERESUMEREQUEST']._serialized_start=1830
+  _globals['_CLUSTERSERVICERESUMEREQUEST']._serialized_end=1893
+  _globals['_CLUSTERSERVICERESUMERESPONSE']._serialized_start=1895
+  _globals['_CLUSTERSERVICERESUMERESPONSE']._serialized_end=1964
+  _globals['_CLUSTERSERVICE']._serialized_start=2122
+  _globals['_CLUSTERSERVICE']._serialized_end=2536
 # @@protoc_insertion_point(module_scope)

@@ -230,6 +230,8 @@ class Device(_message.Message):
     QUEUE_S_FIELD_NUMBER: _builtins.int
     SPEED_FLOPS_FIELD_NUMBER: _builtins.int
     BAD_SAMPLES_FIELD_NUMBER: _builtins.int
+    YIELDS_FIELD_NUMBER: _builtins.int
+    GPU_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: _builtins.str
     model: _builtins.str
@@ -244,8 +246,14 @@ class Device(_message.Message):
     """Seconds of planned work that wait or run there."""
     bad_samples: _builtins.int
     """Samples of it that were dropped or had to be clamped since it registered."""
+    yields: _builtins.str
+    """Why it takes no work now, though its node is up; empty when it does."""
     @_builtins.property
     def speed_flops(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def gpu(self) -> Global___GpuSample:
+        """Of a GPU, what its driver last said."""
+
     def __init__(
         self,
         *,
@@ -261,10 +269,12 @@ class Device(_message.Message):
         queue_s: _builtins.float | None = ...,
         speed_flops: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         bad_samples: _builtins.int = ...,
+        yields: _builtins.str = ...,
+        gpu: Global___GpuSample | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_availability", b"_availability", "_busy", b"_busy", "_foreign", b"_foreign", "_memory_free_bytes", b"_memory_free_bytes", "_queue_s", b"_queue_s", "availability", b"availability", "busy", b"busy", "foreign", b"foreign", "memory_free_bytes", b"memory_free_bytes", "queue_s", b"queue_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_availability", b"_availability", "_busy", b"_busy", "_foreign", b"_foreign", "_memory_free_bytes", b"_memory_free_bytes", "_queue_s", b"_queue_s", "availability", b"availability", "busy", b"busy", "foreign", b"foreign", "gpu", b"gpu", "memory_free_bytes", b"memory_free_bytes", "queue_s", b"queue_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_availability", b"_availability", "_busy", b"_busy", "_foreign", b"_foreign", "_memory_free_bytes", b"_memory_free_bytes", "_queue_s", b"_queue_s", "availability", b"availability", "bad_samples", b"bad_samples", "busy", b"busy", "foreign", b"foreign", "id", b"id", "kind", b"kind", "memory_bytes", b"memory_bytes", "memory_free_bytes", b"memory_free_bytes", "model", b"model", "queue_s", b"queue_s", "speed_flops", b"speed_flops", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_availability", b"_availability", "_busy", b"_busy", "_foreign", b"_foreign", "_memory_free_bytes", b"_memory_free_bytes", "_queue_s", b"_queue_s", "availability", b"availability", "bad_samples", b"bad_samples", "busy", b"busy", "foreign", b"foreign", "gpu", b"gpu", "id", b"id", "kind", b"kind", "memory_bytes", b"memory_bytes", "memory_free_bytes", b"memory_free_bytes", "model", b"model", "queue_s", b"queue_s", "speed_flops", b"speed_flops", "threads", b"threads", "yields", b"yields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__availability: _TypeAlias = _typing.Literal["availability"]  # noqa: Y015
     _WhichOneofArgType__availability: _TypeAlias = _typing.Literal["_availability", b"_availability"]  # noqa: Y015
@@ -288,6 +298,113 @@ class Device(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_s) -> _WhichOneofReturnType__queue_s | None: ...
 
 Global___Device: _TypeAlias = Device  # noqa: Y015
+
+@_typing.final
+class GpuSample(_message.Message):
+    """What NVML says besides; absent where it does not say it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_BUSY_FIELD_NUMBER: _builtins.int
+    POWER_WATTS_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_CELSIUS_FIELD_NUMBER: _builtins.int
+    CLOCK_HZ_FIELD_NUMBER: _builtins.int
+    CLOCK_MAX_HZ_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    MEMORY_USED_BYTES_FIELD_NUMBER: _builtins.int
+    POWER_LIMIT_WATTS_FIELD_NUMBER: _builtins.int
+    THROTTLE_FIELD_NUMBER: _builtins.int
+    PCIE_GENERATION_FIELD_NUMBER: _builtins.int
+    PCIE_GENERATION_MAX_FIELD_NUMBER: _builtins.int
+    PCIE_LANES_FIELD_NUMBER: _builtins.int
+    PCIE_IN_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    PCIE_OUT_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    memory_busy: _builtins.float
+    power_watts: _builtins.float
+    temperature_celsius: _builtins.float
+    clock_hz: _builtins.float
+    clock_max_hz: _builtins.float
+    processes: _builtins.int
+    memory_used_bytes: _builtins.int
+    power_limit_watts: _builtins.float
+    pcie_generation: _builtins.int
+    pcie_generation_max: _builtins.int
+    pcie_lanes: _builtins.int
+    pcie_in_bytes_per_s: _builtins.float
+    """Over 20 ms, seen from the GPU."""
+    pcie_out_bytes_per_s: _builtins.float
+    @_builtins.property
+    def throttle(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What keeps its clocks down, in words; empty also where the driver does not say."""
+
+    def __init__(
+        self,
+        *,
+        memory_busy: _builtins.float | None = ...,
+        power_watts: _builtins.float | None = ...,
+        temperature_celsius: _builtins.float | None = ...,
+        clock_hz: _builtins.float | None = ...,
+        clock_max_hz: _builtins.float | None = ...,
+        processes: _builtins.int = ...,
+        memory_used_bytes: _builtins.int = ...,
+        power_limit_watts: _builtins.float | None = ...,
+        throttle: _abc.Iterable[_builtins.str] | None = ...,
+        pcie_generation: _builtins.int | None = ...,
+        pcie_generation_max: _builtins.int | None = ...,
+        pcie_lanes: _builtins.int | None = ...,
+        pcie_in_bytes_per_s: _builtins.float | None = ...,
+        pcie_out_bytes_per_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_hz", b"_clock_hz", "_clock_max_hz", b"_clock_max_hz", "_memory_busy", b"_memory_busy", "_pcie_generation", b"_pcie_generation", "_pcie_generation_max", b"_pcie_generation_max", "_pcie_in_bytes_per_s", b"_pcie_in_bytes_per_s", "_pcie_lanes", b"_pcie_lanes", "_pcie_out_bytes_per_s", b"_pcie_out_bytes_per_s", "_power_limit_watts", b"_power_limit_watts", "_power_watts", b"_power_watts", "_temperature_celsius", b"_temperature_celsius", "clock_hz", b"clock_hz", "clock_max_hz", b"clock_max_hz", "memory_busy", b"memory_busy", "pcie_generation", b"pcie_generation", "pcie_generation_max", b"pcie_generation_max", "pcie_in_bytes_per_s", b"pcie_in_bytes_per_s", "pcie_lanes", b"pcie_lanes", "pcie_out_bytes_per_s", b"pcie_out_bytes_per_s", "power_limit_watts", b"power_limit_watts", "power_watts", b"power_watts", "temperature_celsius", b"temperature_celsius"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_hz", b"_clock_hz", "_clock_max_hz", b"_clock_max_hz", "_memory_busy", b"_memory_busy", "_pcie_generation", b"_pcie_generation", "_pcie_generation_max", b"_pcie_generation_max", "_pcie_in_bytes_per_s", b"_pcie_in_bytes_per_s", "_pcie_lanes", b"_pcie_lanes", "_pcie_out_bytes_per_s", b"_pcie_out_bytes_per_s", "_power_limit_watts", b"_power_limit_watts", "_power_watts", b"_power_watts", "_temperature_celsius", b"_temperature_celsius", "clock_hz", b"clock_hz", "clock_max_hz", b"clock_max_hz", "memory_busy", b"memory_busy", "memory_used_bytes", b"memory_used_bytes", "pcie_generation", b"pcie_generation", "pcie_generation_max", b"pcie_generation_max", "pcie_in_bytes_per_s", b"pcie_in_bytes_per_s", "pcie_lanes", b"pcie_lanes", "pcie_out_bytes_per_s", b"pcie_out_bytes_per_s", "power_limit_watts", b"power_limit_watts", "power_watts", b"power_watts", "processes", b"processes", "temperature_celsius", b"temperature_celsius", "throttle", b"throttle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__clock_hz: _TypeAlias = _typing.Literal["clock_hz"]  # noqa: Y015
+    _WhichOneofArgType__clock_hz: _TypeAlias = _typing.Literal["_clock_hz", b"_clock_hz"]  # noqa: Y015
+    _WhichOneofReturnType__clock_max_hz: _TypeAlias = _typing.Literal["clock_max_hz"]  # noqa: Y015
+    _WhichOneofArgType__clock_max_hz: _TypeAlias = _typing.Literal["_clock_max_hz", b"_clock_max_hz"]  # noqa: Y015
+    _WhichOneofReturnType__memory_busy: _TypeAlias = _typing.Literal["memory_busy"]  # noqa: Y015
+    _WhichOneofArgType__memory_busy: _TypeAlias = _typing.Literal["_memory_busy", b"_memory_busy"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_generation: _TypeAlias = _typing.Literal["pcie_generation"]  # noqa: Y015
+    _WhichOneofArgType__pcie_generation: _TypeAlias = _typing.Literal["_pcie_generation", b"_pcie_generation"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_generation_max: _TypeAlias = _typing.Literal["pcie_generation_max"]  # noqa: Y015
+    _WhichOneofArgType__pcie_generation_max: _TypeAlias = _typing.Literal["_pcie_generation_max", b"_pcie_generation_max"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_in_bytes_per_s: _TypeAlias = _typing.Literal["pcie_in_bytes_per_s"]  # noqa: Y015
+    _WhichOneofArgType__pcie_in_bytes_per_s: _TypeAlias = _typing.Literal["_pcie_in_bytes_per_s", b"_pcie_in_bytes_per_s"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_lanes: _TypeAlias = _typing.Literal["pcie_lanes"]  # noqa: Y015
+    _WhichOneofArgType__pcie_lanes: _TypeAlias = _typing.Literal["_pcie_lanes", b"_pcie_lanes"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_out_bytes_per_s: _TypeAlias = _typing.Literal["pcie_out_bytes_per_s"]  # noqa: Y015
+    _WhichOneofArgType__pcie_out_bytes_per_s: _TypeAlias = _typing.Literal["_pcie_out_bytes_per_s", b"_pcie_out_bytes_per_s"]  # noqa: Y015
+    _WhichOneofReturnType__power_limit_watts: _TypeAlias = _typing.Literal["power_limit_watts"]  # noqa: Y015
+    _WhichOneofArgType__power_limit_watts: _TypeAlias = _typing.Literal["_power_limit_watts", b"_power_limit_watts"]  # noqa: Y015
+    _WhichOneofReturnType__power_watts: _TypeAlias = _typing.Literal["power_watts"]  # noqa: Y015
+    _WhichOneofArgType__power_watts: _TypeAlias = _typing.Literal["_power_watts", b"_power_watts"]  # noqa: Y015
+    _WhichOneofReturnType__temperature_celsius: _TypeAlias = _typing.Literal["temperature_celsius"]  # noqa: Y015
+    _WhichOneofArgType__temperature_celsius: _TypeAlias = _typing.Literal["_temperature_celsius", b"_temperature_celsius"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_hz) -> _WhichOneofReturnType__clock_hz | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_max_hz) -> _WhichOneofReturnType__clock_max_hz | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_busy) -> _WhichOneofReturnType__memory_busy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_generation) -> _WhichOneofReturnType__pcie_generation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_generation_max) -> _WhichOneofReturnType__pcie_generation_max | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_in_bytes_per_s) -> _WhichOneofReturnType__pcie_in_bytes_per_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_lanes) -> _WhichOneofReturnType__pcie_lanes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_out_bytes_per_s) -> _WhichOneofReturnType__pcie_out_bytes_per_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_limit_watts) -> _WhichOneofReturnType__power_limit_watts | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_watts) -> _WhichOneofReturnType__power_watts | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_celsius) -> _WhichOneofReturnType__temperature_celsius | None: ...
+
+Global___GpuSample: _TypeAlias = GpuSample  # noqa: Y015
 
 @_typing.final
 class ClusterServiceDrainRequest(_message.Message):

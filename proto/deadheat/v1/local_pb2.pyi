@@ -342,14 +342,21 @@ Global___RowsArrived: _TypeAlias = RowsArrived  # noqa: Y015
 
 @_typing.final
 class Calibrate(_message.Message):
+    """Measure these, whose seconds do not count; all that there is where none are named."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
+    POINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.SpeedPoint]: ...
     def __init__(
         self,
+        *,
+        points: _abc.Iterable[_agent_pb2.SpeedPoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -428,17 +435,23 @@ class ExecutorReady(_message.Message):
 
     THREADS_FIELD_NUMBER: _builtins.int
     LIBRARY_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
     threads: _builtins.int
     library: _builtins.str
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.SpeedPoint]:
+        """What its calibration measures, without seconds."""
+
     def __init__(
         self,
         *,
         threads: _builtins.int = ...,
         library: _builtins.str = ...,
+        points: _abc.Iterable[_agent_pb2.SpeedPoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["library", b"library", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["library", b"library", "points", b"points", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

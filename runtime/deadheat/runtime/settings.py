@@ -7,14 +7,16 @@ wrong is said with the key.
 
 from __future__ import annotations
 
+import math
 import os
+import time
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from deadheat.runtime import places, rpc
+from deadheat.runtime import moments, places, rpc
 from deadheat.runtime.credentials import TlsFiles, check_exposure
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.hosts import host_name
@@ -107,8 +109,8 @@ def parse_size(raw: object) -> int:
     return raw if isinstance(raw, int) else parse_bytes(str(raw), field="size")
 
 
-def parse_cpus(raw: object) -> tuple[int, ...]:
-    """Cores as a list or as text.
+def parse_cpus(raw: object, sys: Path = Path("/sys")) -> tuple[int, ...]:
+    """Cores as a list or as text; `node:1` stands for those of a NUMA node, as sysfs has them.
 
     >>> parse_cpus("0,2-3")
     (0, 2, 3)
@@ -116,11 +118,23 @@ def parse_cpus(raw: object) -> tuple[int, ...]:
     cpus: set[int] = set()
     parts = [str(part) for part in raw] if isinstance(raw, (list, tuple)) else str(raw).split(",")
     for part in parts:
+        if part.strip().startswith("node:"):
+            cpus.update(_cpus_of_node(part.strip(), sys))
+            continue
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise InvalidInput(f"{part!r} is not a core; give a list like 0,2-3")
         cpus.update(range(int(first), int(last or first) + 1))
     return tuple(sorted(cpus))
+
+
+def _cpus_of_node(part: str, sys: Path) -> tuple[int, ...]:
+    number = part.removeprefix("node:")
+    path = sys / f"devices/system/node/node{number}/cpulist"
+    text = path.read_text().strip() if number.isdecimal() and path.exists() else ""
+    if not text:
+        raise InvalidInput(f"{part!r}: this machine has no cores on such a NUMA node")
+    return parse_cpus(text)
 
 
 def _parse_path(raw: object) -> Path:
@@ -203,6 +217,14 @@ class AgentSettings:
     #: What operands and results of its sub-tasks may take here.
     memory_bytes: int | None
     politeness: str
+    #: The load of others, as a fraction of a device, above which it takes no work; None: none.
+    yield_above: float | None
+    #: When nothing here takes work.
+    yield_hours: tuple[moments.Hours, ...]
+    #: It leaves when it has worked and no job is open any more.
+    once: bool
+    #: When it has to be gone, as `moments.parse_moment` reads it when the agent starts; or empty.
+    until: str
     shares_cpus: bool
     #: Where other agents get blocks: HOST:PORT, "off", or empty for this host's own address.
     peers: str
@@ -221,6 +243,10 @@ class AgentSettings:
             cpus=sources.get("cpus", parse_cpus, allowed),
             memory_bytes=sources.get("memory", parse_size, None),
             politeness=sources.get("politeness", _parse_politeness, "normal"),
+            yield_above=sources.get("yield_above", _parse_above, None),
+            yield_hours=sources.get("yield_hours", moments.parse_hours, ()),
+            once=sources.get("once", parse_flag, False),
+            until=sources.get("until", _parse_until(sources.environment), ""),
             shares_cpus=sources.get("shares_cpus", parse_flag, False),
             peers=sources.get("peers", _parse_peers, ""),
             cache_dir=sources.get("cache_dir", _parse_path, cache_dir(sources.environment)),
@@ -276,6 +302,27 @@ def _parse_directory(raw: object) -> Path:
 
 def _parse_peers(raw: object) -> str:
     return "off" if raw == "off" else _parse_address(raw)
+
+
+def _parse_above(raw: object) -> float:
+    """A fraction of a device, also as per cent."""
+    text = str(raw).strip()
+    number = text.removesuffix("%")
+    try:
+        above = float(number) / (100 if number != text else 1)
+    except ValueError:
+        above = math.nan
+    if not 0 < above < 1:
+        raise InvalidInput(f"{raw!r} must be a fraction between 0 and 1, like 0.5 or 50%")
+    return above
+
+
+def _parse_until(environment: Mapping[str, str]) -> Callable[[object], str]:
+    def parse(raw: object) -> str:
+        moments.parse_moment(str(raw), time.time(), environment)
+        return str(raw)
+
+    return parse
 
 
 def _parse_politeness(raw: object) -> str:

@@ -128,6 +128,9 @@ class Attempts:
     def unfinished(self) -> list[str]:
         return [id_ for id_, held in self._held.items() if held.phase is not Phase.SETTLING]
 
+    def unfinished_on(self, device: str) -> list[str]:
+        return [id_ for id_ in self.unfinished if self._held[id_].assign.device == device]
+
     def assign_of(self, subtask: str) -> pb.Assign | None:
         held = self._held.get(subtask)
         return held.assign if held else None
@@ -167,6 +170,7 @@ class Attempts:
         if row == whole.row_stop:
             return [_resized(subtask, [])]
         released = whole.with_rows(row, whole.row_stop)
+        held.released.append(released)
         held.rectangle = whole.with_rows(whole.row_start, row)
         held.assign.rectangle.row_stop = row
         effects: list[Effect] = [_resized(subtask, [released])]
@@ -174,6 +178,14 @@ class Attempts:
             del self._held[subtask]
             effects.append(Drop(subtask))
         return effects
+
+    def give_back(self, subtask: str) -> list[Effect]:
+        """What was not started is the scheduler's again. A result that travels inline is whole or
+        nothing, and it is small: one that runs, ends."""
+        held = self._held.get(subtask)
+        if held and held.phase is Phase.RUNNING and not held.assign.result_matrix_id:
+            return []
+        return self.resize(subtask, 0)
 
     def settled(self, subtasks: Iterable[str]) -> None:
         for subtask in subtasks:
@@ -195,6 +207,10 @@ class Attempts:
         """What has to be said, or done, again after a break."""
         effects: list[Effect] = []
         for subtask, held in self._held.items():
+            if held.released:
+                # Before any end: what was given up while nobody listened is in nobody's hands, and
+                # must not be taken for done. (That it is told twice changes nothing.)
+                effects.append(_resized(subtask, held.released))
             if held.report:
                 effects.append(Report(held.report))
             else:

@@ -1,14 +1,15 @@
 """Calibration: how fast this pool is when nobody else uses it, in about two seconds.
 
 What counts is processor time, not elapsed time: a busy neighbour makes a panel take longer, but
-does not change how many cycles of ours it costs.
+does not change how many cycles of ours it costs. So it can be had at a low priority.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,6 +43,8 @@ _OTHERS: Final = (
     "uint8",
     "bool",
 )
+#: A tenth of a core beside somebody who wants all of it: out of the way, and done in a minute.
+NICENESS: Final = 10
 MIN_REPEATS: Final = 2
 MAX_REPEATS: Final = 50
 #: Processor seconds for one point and thread, after which no more repeats are made.
@@ -67,9 +70,10 @@ def shapes() -> Iterator[GemmShape]:
             yield GemmShape(rows, inner, columns, dtype)
 
 
-def calibrate(threads: int) -> list[Point]:
-    """Measures every shape with all threads at once, since they share caches and memory."""
-    return [Point(shape, _measure(shape, threads)) for shape in shapes()]
+def calibrate(threads: int, wanted: Iterable[GemmShape]) -> Iterator[Point]:
+    """Measures each shape with all threads at once, since they share caches and memory."""
+    for shape in wanted:
+        yield Point(shape, _measure(shape, threads))
 
 
 def _measure(shape: GemmShape, threads: int) -> float:
@@ -77,6 +81,8 @@ def _measure(shape: GemmShape, threads: int) -> float:
     best_s = [float("inf")] * threads
 
     def work(index: int) -> None:
+        # A thread's own, in spite of the name: the machine's owner goes first.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         run = _prepared(shape, index)
         barrier.wait()
         best_s[index] = _best_cpu_s(run)

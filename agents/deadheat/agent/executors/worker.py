@@ -11,21 +11,22 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
-from deadheat.agent.executors.calibrate import calibrate
+from deadheat.agent.executors.calibrate import calibrate, shapes
 from deadheat.agent.executors.panels import Panels
 from deadheat.agent.executors.pool import PROGRESS_INTERVAL_S, Block, Pool, Task
-from deadheat.runtime import pages, wire
+from deadheat.runtime import dtypes, pages, wire
 from deadheat.runtime.dtypes import element_type, numpy_dtype
 from deadheat.runtime.frames import FrameSocket
-from deadheat.runtime.programs import Op, Segment, is_symmetric, work_shape
+from deadheat.runtime.programs import GemmShape, Op, Segment, is_symmetric, work_shape
 from deadheat.v1 import agent_pb2, local_pb2, types_pb2
 
+_OPS_BACK: Final = {agent_pb2.SPEED_OP_PRODUCT: Op.PRODUCT, agent_pb2.SPEED_OP_SUM: Op.SUM}
 _OPS: Final = {Op.PRODUCT: agent_pb2.SPEED_OP_PRODUCT, Op.SUM: agent_pb2.SPEED_OP_SUM}
 
 
@@ -98,7 +99,9 @@ class _Executor:
             os._exit(0)  # The agent is gone; there is nobody to compute for.
 
     def serve(self) -> None:
-        ready = local_pb2.ExecutorReady(threads=self._pool.threads, library=_library())
+        ready = local_pb2.ExecutorReady(
+            threads=self._pool.threads, library=_library(), points=wanted_points()
+        )
         self._emit(local_pb2.ExecutorEvent(ready=ready))
         while (frame := self._link.receive()) is not None:
             payload, descriptors = frame
@@ -117,7 +120,8 @@ class _Executor:
                 case "keep_open":
                     self._kept_open += descriptors
                 case "calibrate":
-                    threading.Thread(target=self._calibrate, daemon=True).start()
+                    points = list(request.calibrate.points) or wanted_points()
+                    threading.Thread(target=self._calibrate, args=(points,), daemon=True).start()
 
     def _run(self, message: local_pb2.RunSubtask, descriptors: list[int]) -> None:
         try:
@@ -130,20 +134,34 @@ class _Executor:
             released = local_pb2.Released(subtask_id=message.assign.subtask_id)
             self._emit(local_pb2.ExecutorEvent(released=released))
 
-    def _calibrate(self) -> None:
+    def _calibrate(self, wanted: Sequence[agent_pb2.SpeedPoint]) -> None:
         points = [
-            agent_pb2.SpeedPoint(
-                data_type=element_type(point.shape.dtype).wire,
-                rows=point.shape.rows,
-                inner=point.shape.inner,
-                columns=point.shape.columns,
-                seconds=point.seconds,
-                op=_OPS[point.shape.op],
-            )
-            for point in calibrate(self._pool.threads)
+            _point(point.shape, point.seconds)
+            for point in calibrate(self._pool.threads, [_shape(point) for point in wanted])
         ]
         calibrated = agent_pb2.SpeedPoints(points=points)
         self._emit(local_pb2.ExecutorEvent(calibrated=calibrated))
+
+
+def wanted_points() -> list[agent_pb2.SpeedPoint]:
+    """All that a calibration measures, without seconds."""
+    return [_point(shape, 0.0) for shape in shapes()]
+
+
+def _point(shape: GemmShape, seconds: float) -> agent_pb2.SpeedPoint:
+    return agent_pb2.SpeedPoint(
+        data_type=element_type(shape.dtype).wire,
+        rows=shape.rows,
+        inner=shape.inner,
+        columns=shape.columns,
+        seconds=seconds,
+        op=_OPS[shape.op],
+    )
+
+
+def _shape(point: agent_pb2.SpeedPoint) -> GemmShape:
+    dtype = dtypes.from_wire(point.data_type, field="calibrate").name
+    return GemmShape(point.rows, point.inner, point.columns, dtype, _OPS_BACK[point.op])
 
 
 def _library() -> str:

@@ -13,6 +13,7 @@ from deadheat.agent.probes.host import HostProbe
 from deadheat.agent.probes.nvml import NvmlProbe
 from deadheat.runtime import logs
 from deadheat.v1 import agent_pb2 as pb
+from deadheat.v1 import cluster_pb2
 
 log = logs.get("probes")
 
@@ -34,10 +35,16 @@ class Sampler:
         memory_free_bytes: Callable[[], int],
         held_matrices: Callable[[], tuple[str, ...]],
         tell: Callable[[pb.Samples], None],
+        looked: Callable[[dict[str, float | None]], None],
+        appeared: Callable[[Gpu], object] = lambda _gpu: None,
         *,
         gpu_pids: Callable[[str], Collection[int]] = lambda _uuid: (),
     ) -> None:
-        """`gpu_devices` names devices by their UUIDs; `gpu_pids` are our processes on a GPU."""
+        """`gpu_devices` names devices by their UUIDs; `gpu_pids` are our processes on a GPU.
+
+        `looked` gets at every look what others use of each device, None where that is unknown;
+        `appeared` gets a GPU that was not there before, which `gpu_devices` should name soon.
+        """
         self._cpu_device = cpu_device
         self._cpu = cpu
         self._nvml = nvml
@@ -45,6 +52,8 @@ class Sampler:
         self._memory_free_bytes = memory_free_bytes
         self._held_matrices = held_matrices
         self._tell = tell
+        self._looked = looked
+        self._appeared = appeared
         self._gpu_pids = gpu_pids
         self._pids_match = sees_all_pids()
         self._said: dict[str, str] = dict.fromkeys(gpu_devices, "")
@@ -86,6 +95,7 @@ class Sampler:
             if device := self._gpu_devices.get(gpu.uuid):
                 load = load_of(gpu, self._gpu_pids(gpu.uuid), pids_match=self._pids_match)
                 samples.append(_gpu_message(device, gpu, load))
+        self._looked({one.device: None if one.unknown else one.foreign for one in samples})
         if samples and self._is_news(samples):
             self._tell(pb.Samples(devices=samples, host=self._host.sample()))
 
@@ -96,7 +106,7 @@ class Sampler:
         # How long it has not answered changes all the time.
         problem = gpu.problem.partition(",")[0]
         if before is None:
-            log.warning(f"{name} appeared late; restart the agent to use it", extra=keys)
+            self._appeared(gpu)
         elif problem and problem != before:
             log.warning(f"{name}: {gpu.problem}; it gets no work from here", extra=keys)
         elif before and not problem:
@@ -150,7 +160,7 @@ def _gpu_message(device: str, gpu: Gpu, load: Load | None) -> pb.DeviceSample:
         foreign=load.foreign if load else busy,
         memory_free_bytes=max(0, gpu.memory_total_bytes - gpu.memory_used_bytes),
         unknown=unknown,
-        gpu=pb.GpuSample(
+        gpu=cluster_pb2.GpuSample(
             memory_busy=gpu.memory_busy,
             power_watts=gpu.power_watts,
             temperature_celsius=gpu.temperature_celsius,
@@ -158,5 +168,12 @@ def _gpu_message(device: str, gpu: Gpu, load: Load | None) -> pb.DeviceSample:
             clock_max_hz=gpu.clock_max_hz,
             processes=len(gpu.processes or ()),
             memory_used_bytes=gpu.memory_used_bytes,
+            power_limit_watts=gpu.power_limit_watts,
+            throttle=gpu.throttle or (),
+            pcie_generation=gpu.pcie_generation,
+            pcie_generation_max=gpu.pcie_generation_max,
+            pcie_lanes=gpu.pcie_lanes,
+            pcie_in_bytes_per_s=gpu.pcie_in_bytes_per_s,
+            pcie_out_bytes_per_s=gpu.pcie_out_bytes_per_s,
         ),
     )

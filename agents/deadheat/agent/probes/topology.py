@@ -19,6 +19,12 @@ SYS: Final = Path("/sys")
 SAME_SPEED: Final = 0.85
 
 
+#: Memory of another socket is twice as far as the own (20 or 21 to 10, says the firmware), of
+#: another part of the same socket 1.1 or 1.2 times. Blocks of a product are read again and again
+#: from caches, so only the former is worth the transfers between two devices.
+FAR: Final = 1.5
+
+
 @dataclass(frozen=True, slots=True)
 class Topology:
     """Logical CPUs, as the kernel numbers them.
@@ -31,6 +37,17 @@ class Topology:
     cores: tuple[frozenset[int], ...]
     efficient: frozenset[int]
     numa_nodes: Mapping[int, frozenset[int]]
+    #: How far memory of one node is from CPUs of another, in units of the way to the own memory;
+    #: 1 where there is one node, or nobody says.
+    farthest: float = 1.0
+
+    @property
+    def pools(self) -> tuple[frozenset[int], ...]:
+        """The sets of CPUs that should each have an agent of their own: nodes of memory, where the
+        others' is far; else all in one. A part of a socket (sub-NUMA clustering) is not far."""
+        if self.farthest < FAR:
+            return (self.cpus,)
+        return tuple(self.numa_nodes[node] for node in sorted(self.numa_nodes))
 
     @property
     def has_smt(self) -> bool:
@@ -41,12 +58,14 @@ def read(cpus: Collection[int], sys: Path = SYS) -> Topology:
     """What is known of some CPUs; without sysfs each is a core of its own, and all are alike."""
     wanted = frozenset(cpus)
     folder = sys / "devices/system/cpu"
+    nodes = _numa_nodes(wanted, sys)
     cores = {_siblings(folder / f"cpu{cpu}/topology", cpu) & wanted for cpu in wanted}
     return Topology(
         cpus=wanted,
         cores=tuple(sorted(cores, key=min)),
         efficient=_efficient(wanted, sys, folder),
-        numa_nodes=_numa_nodes(wanted, sys),
+        numa_nodes=nodes,
+        farthest=_farthest(nodes, sys),
     )
 
 
@@ -79,6 +98,22 @@ def _numa_nodes(cpus: frozenset[int], sys: Path) -> dict[int, frozenset[int]]:
         if ours := parse_cpu_list(_text(folder / "cpulist")) & cpus:
             found[int(folder.name[4:])] = ours
     return dict(found) or {0: cpus}
+
+
+def _farthest(nodes: Mapping[int, frozenset[int]], sys: Path) -> float:
+    """Among nodes that have CPUs of ours; distances are listed for all nodes that are online, by
+    number."""
+    online = sorted(parse_cpu_list(_text(sys / "devices/system/node/online")) or nodes)
+    farthest = 1.0
+    for node in nodes:
+        words = _text(sys / f"devices/system/node/node{node}/distance").split()
+        if len(words) != len(online) or not all(word.isdecimal() for word in words):
+            continue
+        distances = dict(zip(online, map(int, words)))
+        others = [distances[other] for other in nodes if other != node and other in distances]
+        if others and distances.get(node):
+            farthest = max(farthest, max(others) / distances[node])
+    return farthest
 
 
 def _text(path: Path) -> str:

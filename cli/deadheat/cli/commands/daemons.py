@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from deadheat.cli.options import json_option, print_json, print_table
+
 
 @click.command()
 @click.option("--state-dir", help="Database and matrices. Default: ~/.local/state/deadheat.")
@@ -31,12 +33,16 @@ def scheduler(config: Path | None, **flags: Any) -> int:
     return run(Sources("scheduler", flags, config=config))
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--scheduler", metavar="HOST:PORT", help="Default: 127.0.0.1:7433.")
-@click.option("--cpus", metavar="LIST", help="Cores, like 0,2-3. Default: all allowed.")
+@click.option("--cpus", metavar="LIST", help="Cores, like 0,2-3 or node:0. Default: all allowed.")
 @click.option("--name", help="Default: the host's name.")
 @click.option("--memory", metavar="SIZE", help="For blocks streamed here. Default: half of it.")
 @click.option("--politeness", type=click.Choice(["normal", "idle"]), help="idle: others go first.")
+@click.option("--yield-above", metavar="SHARE", help="No work while others use more; like 0.5.")
+@click.option("--yield-hours", metavar="LIST", help="No work then; like 08:00-12:00,22:00-06:00.")
+@click.option("--once", is_flag=True, default=None, help="Leave when the work is done.")
+@click.option("--until", metavar="TIME", help="Be gone by then: 90m, 17:30, a date, or slurm.")
 @click.option("--shares-cpus", is_flag=True, default=None, help="Other agents use these cores too.")
 @click.option(
     "--peers", metavar="HOST:PORT", help="Where other agents get blocks. Default: a port; or off."
@@ -47,9 +53,44 @@ def scheduler(config: Path | None, **flags: Any) -> int:
 @click.option("--cache-dir", help="Calibrations. Default: ~/.cache/deadheat.")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file, table [agent].")
-def agent(config: Path | None, **flags: Any) -> int:
-    """Run the agent of this machine until SIGTERM."""
+@click.pass_context
+def agent(context: click.Context, /, config: Path | None, **flags: Any) -> int:
+    """Run the agent of this machine until SIGTERM, or what the command says."""
+    if context.invoked_subcommand:
+        if config or any(value is not None for value in flags.values()):
+            raise click.UsageError(f"give options after {context.invoked_subcommand!r}")
+        return 0
     from deadheat.agent.daemon import run
     from deadheat.runtime.settings import Sources
 
     return run(Sources("agent", flags, config=config))
+
+
+@agent.command()
+@click.option("--cpus", metavar="LIST", help="Cores, like 0,2-3. Default: all allowed.")
+@click.option("--cache-dir", help="Calibrations. Default: ~/.cache/deadheat.")
+@click.option("--again", is_flag=True, help="Also what is known already.")
+@json_option
+def calibrate(cpus: str | None, cache_dir: str | None, again: bool, as_json: bool) -> int:
+    """Measure how fast this machine multiplies, as an agent does at its first start.
+
+    It takes seconds, at low priority and while others are quiet; what it finds is kept for agents
+    on as many cores, and one that was interrupted is gone on with.
+    """
+    import asyncio
+    import os
+
+    from deadheat.agent.calibrating import calibrate_here
+    from deadheat.cli import calibrations
+    from deadheat.runtime.settings import AgentSettings, Sources
+
+    settings = AgentSettings.load(Sources("agent", {"cpus": cpus, "cache_dir": cache_dir}))
+    os.sched_setaffinity(0, settings.cpus)
+    fingerprint, points = asyncio.run(calibrate_here(settings.cache_dir, settings.cpus, anew=again))
+    if as_json:
+        print_json(calibrations.document(fingerprint, points))
+        return 0
+    click.echo(calibrations.title(fingerprint))
+    headers, rows = calibrations.table(points)
+    print_table(headers, rows, right=frozenset(range(2, len(headers))))
+    return 0

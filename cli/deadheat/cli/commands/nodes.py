@@ -34,7 +34,7 @@ def nodes(scheduler: str | None, as_json: bool) -> int:
             rows.append(
                 [
                     device["id"],
-                    node["state"],
+                    "yields" if device["yields"] and node["state"] == "up" else node["state"],
                     device["model"],
                     str(device["threads"]),
                     _ratio(device["busy"]),
@@ -50,6 +50,10 @@ def nodes(scheduler: str | None, as_json: bool) -> int:
         *("FREE", "QUEUE"),
     ]
     print_table(headers, rows, right=frozenset(range(3, 10)))
+    for node in found:
+        for device in node["devices"]:
+            if device["yields"]:
+                click.echo(f"{device['id']} gives way: {device['yields']}")
     return 0
 
 

@@ -33,7 +33,10 @@ Next:
 )
 @click.option("--exec", "executable", metavar="PATH", help="The command. Default: this one.")
 @click.option("--gpu/--no-gpu", default=None, help="Open GPUs to agents. Default: if one is here.")
-def install_units(for_user: bool, root: Path, executable: str | None, gpu: bool | None) -> int:
+@click.option("--idle/--no-idle", default=None, help="Agents get what nobody else wants.")
+def install_units(
+    for_user: bool, root: Path, executable: str | None, gpu: bool | None, idle: bool | None
+) -> int:
     """Write systemd units for the scheduler and for agents; starts nothing.
 
     Run it again after an upgrade. It replaces its own files, and never what is in /etc: change a
@@ -51,16 +54,20 @@ def install_units(for_user: bool, root: Path, executable: str | None, gpu: bool 
         command = installation.own_command()
     if for_user and gpu is not None:
         raise click.UsageError("--gpu is for system units; your own see what you see")
+    if for_user and idle is not None:
+        raise click.UsageError("--idle is for system units; your own may say politeness = idle")
     if for_user:
         files = installation.user_files(command, os.environ)
     else:
         wanted = Path("/dev/nvidiactl").exists() if gpu is None else gpu
-        files = installation.system_files(command, gpu=wanted)
+        files = installation.system_files(command, gpu=wanted, idle=bool(idle))
     for path in installation.write(files, root):
         click.echo(path)
-    if gpu is False:
-        for path in installation.gpu_drop_ins():
-            (root / path.relative_to("/")).unlink(missing_ok=True)
+    unwanted = ((installation.GPU_DROP_IN, gpu), (installation.IDLE_DROP_IN, idle))
+    for path in (
+        path for name, it in unwanted if it is False for path in installation.drop_ins(name)
+    ):
+        (root / path.relative_to("/")).unlink(missing_ok=True)
     if root == Path("/"):
         click.echo(_NEXT_USER if for_user else _NEXT_SYSTEM, err=True, nl=False)
     return 0

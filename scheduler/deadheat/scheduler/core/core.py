@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from deadheat.scheduler.core import events, jobs, nodes, outcomes
+from deadheat.scheduler.core import events, jobs, nodes, outcomes, presence
 from deadheat.scheduler.core.effects import Effect
 from deadheat.scheduler.core.world import World
 
@@ -25,6 +25,7 @@ class Core:
             _HANDLERS[type(event)](self.world, event)
             jobs.retry_waiting(self.world)
             nodes.check_drained(self.world)
+            presence.tell_idle(self.world)
         finally:
             effects = self.world.take_effects()
         return effects
@@ -47,6 +48,8 @@ def _on_tick(world: World, event: events.Ticked) -> None:
 
 _HANDLERS: Final[Mapping[type[Any], Callable[[World, Any], None]]] = {
     events.NodeRegistered: nodes.on_registered,
+    events.DeviceAppeared: presence.on_appeared,
+    events.DeviceYields: presence.on_yields,
     events.NodeSampled: nodes.on_sampled,
     events.SpeedMeasured: nodes.on_speed_measured,
     events.SessionBroken: nodes.on_session_broken,

@@ -301,6 +301,13 @@ class SendDrain:
 
 
 @dataclass(frozen=True, slots=True)
+class SendNothingToDo:
+    """No job is open."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class AcceptNode:
     node: str
     instance: str
@@ -338,6 +345,7 @@ Effect = (
     | SendResize
     | SendSettled
     | SendDrain
+    | SendNothingToDo
     | AcceptNode
     | RefuseNode
     | NotifyJob

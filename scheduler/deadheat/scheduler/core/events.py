@@ -34,6 +34,8 @@ class DeviceFacts:
     threads: int
     memory_bytes: int
     points: Sequence[SpeedPoint] = ()
+    #: Why it takes no work now; empty when it does.
+    yields: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,45 @@ class NodeRegistered:
     latency_s: float = 0.0
     #: Where it serves blocks to other agents; empty: nowhere.
     peer_address: str = ""
+    #: It is told when there is nothing to do.
+    is_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceAppeared:
+    """A device that was not there when its node registered."""
+
+    node: str
+    facts: DeviceFacts
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceYields:
+    """A device gives way to its machine's owner, or, without a reason, takes work again."""
+
+    node: str
+    device: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFacts:
+    """What a GPU's driver says besides; None where it does not say it."""
+
+    memory_busy: float | None = None
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+    temperature_celsius: float | None = None
+    clock_hz: float | None = None
+    clock_max_hz: float | None = None
+    throttle: tuple[str, ...] = ()
+    pcie_generation: int | None = None
+    pcie_generation_max: int | None = None
+    pcie_lanes: int | None = None
+    pcie_in_bytes_per_s: float | None = None
+    pcie_out_bytes_per_s: float | None = None
+    processes: int = 0
+    memory_used_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +113,7 @@ class DeviceSampled:
     memory_free_bytes: int
     #: Ids of matrices that it has whole.
     held: Sequence[str] = ()
+    gpu: GpuFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +265,8 @@ class Ticked:
 
 Event = (
     NodeRegistered
+    | DeviceAppeared
+    | DeviceYields
     | NodeSampled
     | SpeedMeasured
     | SessionBroken

@@ -77,6 +77,7 @@ def enter(world: World, job: Job) -> None:
     """A job joins those that have not ended, and gets its place among them."""
     world.jobs[job.id] = job
     world.open[job.id] = job
+    world.untold |= world.passing
     world.requests[job.request_id] = job.id
     job.cost_s = job.program.flops / max(1.0, world.pool_flops or _peak_flops(world, job))
     tag = world.queue.enter(job.id, job.user, job.cost_s, world.now)

@@ -54,7 +54,7 @@ def registered(world: World, node: Node, facts: events.DeviceFacts) -> Device:
         if before is None or before.instance != node.instance:
             known.history = known.history.after_start()
             world.note_held(known, frozenset())
-    known.facts = facts
+    known.facts, known.yields = facts, facts.yields
     take_claims(world, known, facts.points)
     return known
 
@@ -138,6 +138,7 @@ def take_sample(world: World, device: Device, sampled: events.DeviceSampled) -> 
     if sampled.memory_free_bytes > device.memory_free_bytes and device.facts.kind == "gpu":
         world.released += 1  # Somebody else has left the card.
     device.memory_free_bytes = max(0, sampled.memory_free_bytes)
+    device.gpu = sampled.gpu
     world.note_held(device, frozenset(sampled.held[:MAX_HELD]))
     _roll_up(world, device, sample)
     _record_if_due(world, device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from deadheat.runtime.errors import Conflict, NotFound
-from deadheat.scheduler.core import endings, events, jobs, learning, subtasks
+from deadheat.scheduler.core import endings, events, jobs, learning, presence, subtasks
 from deadheat.scheduler.core.effects import (
     AcceptNode,
     DeviceRow,
@@ -76,6 +76,7 @@ def on_registered(world: World, event: events.NodeRegistered) -> None:
     for device in node.devices.values():
         learning.record(world, device)
     world.emit(AcceptNode(event.node, event.instance))
+    presence.note(world, node.name, is_once=event.is_once)
     _reconcile(world, node, event)
     jobs.advance_all(world)
 
@@ -206,6 +207,7 @@ def _is_mass_loss(world: World) -> bool:
 def _leave(world: World, node: Node, why: NodeEvent, detail: str) -> None:
     node.state = NODE.next(node.state, why)
     node.is_connected = False
+    presence.note(world, node.name, is_once=False)
     world.commit(
         _row(node),
         EventRow(world.now, "node_lost", node=node.name, detail=detail),

@@ -74,7 +74,7 @@ def request(world: World, job: Job, work: Sequence[Work]) -> None:
 
 def is_usable(world: World, device_id: str) -> bool:
     device = world.devices.get(device_id)
-    return device is not None and world.nodes[device.node].is_usable
+    return device is not None and not device.yields and world.nodes[device.node].is_usable
 
 
 def wait_for_memory(world: World, job: Job, plan: Plan) -> None:

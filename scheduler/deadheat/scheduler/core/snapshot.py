@@ -46,6 +46,8 @@ def _why_not(node: Node, device: Device) -> str:
         return f"its node is drained ({node.drain_reason or 'no reason given'})"
     if not node.is_usable:
         return "its node is silent"
+    if device.yields:
+        return f"it gives way ({device.yields})"
     if not device.model.points:
         return "it is being calibrated"
     return ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from deadheat.runtime.programs import MatrixType, Operation, Program, Rectangle
-from deadheat.scheduler.core.events import DeviceFacts, Failure, JobPolicy
+from deadheat.scheduler.core.events import DeviceFacts, Failure, GpuFacts, JobPolicy
 from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
 from deadheat.scheduler.planner.availability import Sample
 from deadheat.scheduler.planner.forecast import Availability, AvailabilityState
@@ -48,6 +48,10 @@ class Device:
     active: dict[str, Subtask] = field(default_factory=dict)
     #: Ids of matrices that it has whole, as it last said.
     held: frozenset[str] = frozenset()
+    #: Why it takes no work now; empty when it does.
+    yields: str = ""
+    #: Of a GPU, what its driver last said.
+    gpu: GpuFacts | None = None
     #: Roll-up of samples since the last one was recorded.
     rolled_up: list[tuple[Sample, float]] = field(default_factory=list)
     #: When the history was recorded, and whether it has changed since.

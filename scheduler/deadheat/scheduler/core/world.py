@@ -53,6 +53,10 @@ class World:
         self.subtasks: dict[str, Subtask] = {}
         #: Names of nodes that are draining.
         self.draining: set[str] = set()
+        #: Names of nodes that leave when there is nothing to do, and of those among them that have
+        #: not been told so since a job was open.
+        self.passing: set[str] = set()
+        self.untold: set[str] = set()
         self.serial = 0
         self._ended: deque[str] = deque()
         self._ended_subtasks = 0

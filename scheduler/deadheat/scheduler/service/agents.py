@@ -96,6 +96,8 @@ class AgentSessions:
                 self._settle(node, subtasks)
             case effects.SendDrain(node, reason):
                 self._order(node, Response(drain=pb.Drain(reason=reason)))
+            case effects.SendNothingToDo(node):
+                self._order(node, Response(nothing_to_do=pb.NothingToDo()))
             case effects.AcceptNode(node, instance):
                 self._accept(node, instance)
             case effects.RefuseNode(node, instance, error):
@@ -223,9 +225,9 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     @staticmethod
     def _event(message: pb.AgentServiceSessionRequest, session: _Session) -> events.Event | None:
         node, at = session.node, session.at
+        if event := AgentServicer._event_of_device(message, session):
+            return event
         match message.WhichOneof("message"):
-            case "samples":
-                return convert.sampled(node, message.samples, session.threads, at)
             case "progress":
                 made = [convert.progress(one, at) for one in message.progress.subtasks]
                 return events.SubtasksProgressed(node, made)
@@ -235,9 +237,6 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
                 return convert.failed(node, message.failed)
             case "resized":
                 return convert.resized(node, message.resized)
-            case "speed_points":
-                points = convert.speed_points(message.speed_points.points)
-                return events.SpeedMeasured(node, message.speed_points.device, points)
             case "goodbye":
                 session.said_goodbye = True
                 return events.NodeLeft(node, session.instance, message.goodbye.reason[:256])
@@ -245,3 +244,23 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
                 raise Conflict("a session registers once", field="register")
             case _:
                 return None  # A newer agent says something that we do not know yet.
+
+    @staticmethod
+    def _event_of_device(
+        message: pb.AgentServiceSessionRequest, session: _Session
+    ) -> events.Event | None:
+        """What is said of devices rather than of work."""
+        node = session.node
+        match message.WhichOneof("message"):
+            case "samples":
+                return convert.sampled(node, message.samples, session.threads, session.at)
+            case "speed_points":
+                points = convert.speed_points(message.speed_points.points)
+                return events.SpeedMeasured(node, message.speed_points.device, points)
+            case "yielding":
+                reason = message.yielding.reason[: convert.MAX_REASON]
+                return events.DeviceYields(node, message.yielding.device, reason)
+            case "appeared":
+                session.threads[message.appeared.id] = max(1, message.appeared.threads)
+                return events.DeviceAppeared(node, convert.device_facts(message.appeared))
+        return None

@@ -11,7 +11,7 @@ from deadheat.runtime.errors import NotFound
 from deadheat.scheduler.core import events, sharing
 from deadheat.scheduler.core.machine import NodeState
 from deadheat.scheduler.core.state import Device, Node
-from deadheat.scheduler.service import convert
+from deadheat.scheduler.service import convert, gpus
 from deadheat.scheduler.service.once import Once
 from deadheat.scheduler.service.shell import Shell
 from deadheat.scheduler.service.storelink import StoreLink
@@ -100,4 +100,6 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             queue_s=device.ready_s(now) if is_known else None,
             speed_flops={dtype: speed for dtype, speed in speeds.items() if speed},
             bad_samples=sum(device.bad_samples.values()),
+            yields=device.yields if is_known else "",
+            gpu=gpus.to_wire(device.gpu) if device.gpu and is_known else None,
         )

@@ -17,6 +17,7 @@ from deadheat.scheduler.planner.availability import Sample
 from deadheat.scheduler.planner.inputs import Cut
 from deadheat.scheduler.planner.speed import SpeedPoint
 from deadheat.scheduler.records.clock import Clock
+from deadheat.scheduler.service import gpus
 from deadheat.v1 import agent_pb2, cluster_pb2, job_pb2, types_pb2
 
 JOB_STATES: Final = {
@@ -67,6 +68,9 @@ _CUTS: Final = {
     job_pb2.CUT_ONE_MINUS_UTILIZATION: Cut.ONE_MINUS_UTILIZATION,
 }
 
+
+#: Letters of a reason that somebody gives.
+MAX_REASON: Final = 256
 
 # From users
 
@@ -183,19 +187,22 @@ def registration(message: agent_pb2.Register) -> events.NodeRegistered:
         shares_cpus=message.shares_cpus,
         shares_memory=message.shares_memory,
         version=message.version,
-        devices=[
-            events.DeviceFacts(
-                id=device.id,
-                kind=device.kind,
-                model=device.model,
-                threads=max(1, device.threads),
-                memory_bytes=device.memory_bytes,
-                points=speed_points(device.speed_points),
-            )
-            for device in message.devices
-        ],
+        devices=[device_facts(device) for device in message.devices],
         held=[events.HeldSubtask(held.subtask_id, held.finished) for held in message.held],
         peer_address=_peer_address(message.peer_address),
+        is_once=message.once,
+    )
+
+
+def device_facts(message: agent_pb2.DeviceInfo) -> events.DeviceFacts:
+    return events.DeviceFacts(
+        id=message.id,
+        kind=message.kind,
+        model=message.model,
+        threads=max(1, message.threads),
+        memory_bytes=message.memory_bytes,
+        points=speed_points(message.speed_points),
+        yields=message.yields[:MAX_REASON],
     )
 
 
@@ -240,6 +247,7 @@ def sampled(
                 device=one.device,
                 memory_free_bytes=one.memory_free_bytes,
                 held=tuple(one.held_matrices),
+                gpu=gpus.from_wire(one.gpu) if one.HasField("gpu") else None,
                 sample=Sample(
                     at_s=at(one.at_s),
                     window_s=one.window_s,

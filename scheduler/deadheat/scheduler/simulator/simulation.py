@@ -265,7 +265,7 @@ class Simulation:
                     self.at(self.now + STORE_ANSWER_S, self._feed, sealed)
                 case effects.ReleaseJob(job):
                     self._end(job)
-                case effects.AcceptNode() | effects.SendDrain():
+                case effects.AcceptNode() | effects.SendDrain() | effects.SendNothingToDo():
                     pass
                 case _:
                     raise AssertionError(f"the simulated pool never causes {effect}")
