@@ -93,7 +93,8 @@ def test_sizes_fall_towards_the_end() -> None:
         made.finish(panel)
         sizes.append(panel.rectangle.area)
     most = min(MAX_SIDE**2, MAX_PANEL_FLOPS / (2 * 8192))
-    assert max(sizes) <= most * 1.1
+    # A band is cut in even parts, of which three may be half of one too wide together.
+    assert max(sizes) <= most * (1 + 1 / 6)
     assert sizes[0] >= most * 0.9
     assert sum(sizes[-3:]) < 0.02 * sum(sizes)
     # The greater part of the work is done in large panels.
