@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final, assert_never
 
-from deadheat.runtime import segments
+from deadheat.runtime import batches, segments
+from deadheat.runtime.convolving_kernels import windowed_panel
 from deadheat.runtime.dtypes import element_type, numpy_dtype
 from deadheat.runtime.programs import (
     Activation,
+    Batched,
     Binary,
     BinaryFunction,
     Cast,
@@ -28,6 +30,7 @@ from deadheat.runtime.programs import (
     UnaryFunction,
     needed_blocks,
 )
+from deadheat.runtime.windows import Convolve, ConvolveBack, ConvolveWeights, Pool, PoolBack
 
 Array = Any
 
@@ -69,6 +72,8 @@ def compute_panel(
             b = parts[1].T if kind.transpose_b else parts[1]
             dtype = types[operation.operands[0]].dtype
             gemm_panel(xp, kind, dtype, a, b, parts[2] if len(parts) == 3 else None, out)
+        case Batched():
+            _batched(xp, operation, kind, types, rectangle, parts, out)
         case Sum():
             terms, bias = (parts[:-1], parts[-1]) if kind.bias else (parts, None)
             sum_panel(xp, kind, types[operation.operands[0]].dtype, terms, bias, out)
@@ -92,6 +97,8 @@ def compute_panel(
         case Segment():
             given = dict(zip(operation.operands, parts, strict=True))
             _segment(xp, kind, segments.all_types(kind, types), rectangle, given, out)
+        case Convolve() | ConvolveBack() | ConvolveWeights() | Pool() | PoolBack():
+            windowed_panel(xp, kind, types[operation.operands[0]].dtype, rectangle, parts, out)
         case _:
             assert_never(kind)
 
@@ -116,6 +123,32 @@ def gemm_panel(
     wide = xp.matmul(a, b)
     _finish(xp, kind, wide, bias)
     out[...] = wide.astype(out.dtype)
+
+
+def _batched(
+    xp: ModuleType,
+    operation: Operation,
+    kind: Batched,
+    types: Mapping[str, MatrixType],
+    rectangle: Rectangle,
+    parts: Sequence[Array],
+    out: Array,
+) -> None:
+    """One product after the other, of which the panel may have some rows."""
+    given = [types[name] for name in operation.operands]
+    batch, each = batches.broadcast(kind), batches.sizes(operation, kind, given)
+    needed = [part for _, part in needed_blocks(operation, types, rectangle)]
+    a_top, b_top = needed[0].row_start, needed[1].row_start
+    bias = parts[2] if len(parts) == 3 else None
+    for span in batches.spans(kind, each, rectangle.row_start, rectangle.row_stop):
+        number = span.column_start
+        top = batches.source(number, batch, kind.a_batch) * each.rows - a_top
+        a = parts[0][top + span.row_start : top + span.row_stop]
+        top = batches.source(number, batch, kind.b_batch) * each.inner - b_top
+        b = parts[1][top : top + each.inner]
+        top = number * each.rows - rectangle.row_start
+        made = out[top + span.row_start : top + span.row_stop]
+        gemm_panel(xp, kind.gemm, given[0].dtype, a, b, bias, made)
 
 
 def sum_panel(

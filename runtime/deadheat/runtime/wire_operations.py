@@ -11,6 +11,7 @@ from deadheat.runtime import dtypes
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.programs import (
     Activation,
+    Batched,
     Binary,
     BinaryFunction,
     Cast,
@@ -27,6 +28,15 @@ from deadheat.runtime.programs import (
     Transpose,
     Unary,
     UnaryFunction,
+)
+from deadheat.runtime.windows import (
+    Convolve,
+    ConvolveBack,
+    ConvolveWeights,
+    Pool,
+    PoolBack,
+    PoolFunction,
+    Window,
 )
 from deadheat.v1 import types_pb2 as pb
 
@@ -49,6 +59,10 @@ _BINARY: Final = {
     function: pb.BinaryFunction.Value(f"BINARY_FUNCTION_{function.name}")
     for function in BinaryFunction
 }
+_POOLS: Final = {
+    function: pb.PoolFunction.Value(f"POOL_FUNCTION_{function.name}") for function in PoolFunction
+}
+_POOLS_BACK: Final[dict[int, PoolFunction]] = {wire: name for name, wire in _POOLS.items()}
 _UNARY_BACK: Final[dict[int, UnaryFunction]] = {wire: name for name, wire in _UNARY.items()}
 _BINARY_BACK: Final[dict[int, BinaryFunction]] = {wire: name for name, wire in _BINARY.items()}
 
@@ -58,6 +72,10 @@ def operation_to_wire(operation: Operation) -> pb.Operation:
     match operation.kind:
         case Gemm() as kind:
             message.gemm.CopyFrom(_gemm_to_wire(kind))
+        case Batched(gemm, a_batch, b_batch):
+            message.batched.CopyFrom(
+                pb.Batched(gemm=_gemm_to_wire(gemm), a_batch=a_batch, b_batch=b_batch)
+            )
         case Sum() as kind:
             message.sum.CopyFrom(_sum_to_wire(kind))
         case Chain() as kind:
@@ -84,6 +102,20 @@ def operation_to_wire(operation: Operation) -> pb.Operation:
                     column_start=r.column_start,
                     column_stop=r.column_stop,
                 )
+            )
+        case Convolve(window):
+            message.convolve.window.CopyFrom(_window_to_wire(window))
+        case ConvolveBack(window):
+            message.convolve_back.window.CopyFrom(_window_to_wire(window))
+        case ConvolveWeights(window, block):
+            message.convolve_weights.CopyFrom(
+                pb.ConvolveWeights(window=_window_to_wire(window), block=block)
+            )
+        case Pool(window, pool):
+            message.pool.CopyFrom(pb.Pool(window=_window_to_wire(window), function=_POOLS[pool]))
+        case PoolBack(window, pool):
+            message.pool_back.CopyFrom(
+                pb.PoolBack(window=_window_to_wire(window), function=_POOLS[pool])
             )
         case Segment(operations):
             message.segment.SetInParent()
@@ -190,6 +222,39 @@ def _slice_from_wire(message: pb.Slice) -> Slice:
     return Slice(Rectangle(r.row_start, r.row_stop, r.column_start, r.column_stop))
 
 
+def _batched_from_wire(message: pb.Batched) -> Batched:
+    return Batched(_gemm_from_wire(message.gemm), tuple(message.a_batch), tuple(message.b_batch))
+
+
+def _window_to_wire(window: Window) -> pb.Window:
+    return pb.Window(
+        channels=window.channels,
+        height=window.height,
+        width=window.width,
+        kernel_height=window.kernel[0],
+        kernel_width=window.kernel[1],
+        stride_rows=window.stride[0],
+        stride_columns=window.stride[1],
+        padding_rows=window.padding[0],
+        padding_columns=window.padding[1],
+    )
+
+
+def _window_from_wire(message: pb.Window) -> Window:
+    return Window(
+        message.channels,
+        message.height,
+        message.width,
+        (message.kernel_height, message.kernel_width),
+        (message.stride_rows, message.stride_columns),
+        (message.padding_rows, message.padding_columns),
+    )
+
+
+def _pool_function(value: int) -> PoolFunction:
+    return _known(_POOLS_BACK, value, "pool function")
+
+
 def _step_to_wire(operation: Operation) -> pb.SegmentStep:
     whole = operation_to_wire(operation)
     step = pb.SegmentStep(result=whole.result, operands=whole.operands)
@@ -226,5 +291,17 @@ _READERS: Final[Mapping[str, Callable[[pb.Operation], Kind]]] = {
     "sum_along": lambda message: _sum_along_from_wire(message.sum_along),
     "transpose": lambda _: Transpose(),
     "slice": lambda message: _slice_from_wire(message.slice),
+    "batched": lambda message: _batched_from_wire(message.batched),
+    "convolve": lambda message: Convolve(_window_from_wire(message.convolve.window)),
+    "convolve_back": lambda message: ConvolveBack(_window_from_wire(message.convolve_back.window)),
+    "convolve_weights": lambda message: ConvolveWeights(
+        _window_from_wire(message.convolve_weights.window), message.convolve_weights.block
+    ),
+    "pool": lambda message: Pool(
+        _window_from_wire(message.pool.window), _pool_function(message.pool.function)
+    ),
+    "pool_back": lambda message: PoolBack(
+        _window_from_wire(message.pool_back.window), _pool_function(message.pool_back.function)
+    ),
     "segment": lambda message: _segment_from_wire(message.segment),
 }
