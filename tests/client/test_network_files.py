@@ -114,7 +114,7 @@ DAMAGED = "model.safetensors is no safetensors file, or damaged"
         (lambda path: put(path, {"0.weight": W[0]}), "layer 0 weight has 1 dimensions"),
         (lambda path: put(path, {"0.weight": NAN}), r"layer 0 weight\[0, 0\] is nan"),
         (lambda path: put(path, {"0.weight": W.astype(int)}), "layer 0 weight has dtype int64"),
-        (lambda path: put(path, {"0.weight": W}, ["relu"]), r"lists Linear layers \[\], but there"),
+        (lambda path: put(path, {"0.weight": W}, ["relu"]), r"lists layers with parameters \[\], but there"),
         (lambda path: put(path, {"0.weight": W}, ["linear", "swish"]), "layer 1 is 'swish'"),
         (lambda path: put(path, {"0.weight": W}, {"0": 1}), "in the header is no list of names"),
         (

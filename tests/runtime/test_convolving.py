@@ -93,9 +93,13 @@ def test_a_convolution_and_its_adjoints(
         assert np.allclose(biased, convolved(window, x, w, bias), rtol=1e-12, atol=1e-12)
         back = made(ConvolveBack(window), g, w)
         parts = made(ConvolveWeights(window, 4), x, g)
+        more = made(ConvolveWeights(window, 4, bias=True), x, g)
     finally:
         convolving_kernels.LAID_OUT_BYTES = before  # type: ignore[misc]
     assert parts.shape[0] == -(-rows // 4)
+    assert np.array_equal(more[:, : parts.shape[1]], parts)
+    sums = g.reshape(rows, outputs, -1).sum(axis=(0, 2))
+    assert np.allclose(more[:, parts.shape[1] :].sum(axis=0), sums, rtol=1e-10, atol=1e-12)
     inner = np.vdot(y, g)
     assert np.isclose(inner, np.vdot(x, back), rtol=1e-10, atol=1e-10)
     assert np.isclose(inner, np.vdot(w, parts.sum(axis=0)), rtol=1e-10, atol=1e-10)
@@ -149,6 +153,7 @@ KINDS: list[Kind] = [
     Convolve(WINDOW),
     ConvolveBack(WINDOW),
     ConvolveWeights(WINDOW, 7),
+    ConvolveWeights(WINDOW, 7, bias=True),
     *(Pool(WINDOW, function) for function in PoolFunction),
     *(PoolBack(WINDOW, function) for function in PoolFunction),
 ]

@@ -14,8 +14,9 @@ from deadheat.client.choices import CutName, DurabilityName, choice
 from deadheat.client.expressions import Held, leaf
 from deadheat.client.jobs import Job
 from deadheat.client.lazy import Lazy
-from deadheat.client.nn.layers import Flatten
-from deadheat.client.nn.parameters import FLOATS, check_finite
+from deadheat.client.nn.images import Unflatten
+from deadheat.client.nn.layers import Activation, Flatten, Linear
+from deadheat.client.nn.parameters import FLOATS, check_finite, matrix_of
 from deadheat.client.nn.passes import forward
 from deadheat.client.nn.sequential import Sequential
 from deadheat.client.products import awaited, policy_of
@@ -54,7 +55,8 @@ class Networks(Programs):
             network: Of `deadheat.client.nn`. Its parameters stay on the cluster, as long as it has
                 them, for the next call.
             X: n x `network.inputs` samples, or one of `network.inputs` elements; n x anything
-                where the network begins with Flatten. What `put` takes, or a `Lazy`.
+                where the network begins with Flatten. What `put` takes, or a `Lazy`. A network that
+                begins with Conv2d or pooling takes n x channels x height x width.
             softmax: Whether `softmax` along each row comes last.
             check_finite: Whether X is looked through for NaN and infinity, which are refused.
                 Without it they propagate as in NumPy. A Lazy is never looked through.
@@ -65,8 +67,9 @@ class Networks(Programs):
             where: As for `compute`.
 
         Returns:
-            An array of n x `network.outputs` (or of `network.outputs` elements), of the dtype that
-            NumPy makes of X's and the network's.
+            An array of n x `network.outputs` (or of `network.outputs` elements; of a network that
+            ends with images, n x channels x height x width), of the dtype that NumPy makes of X's
+            and the network's.
 
         Raises:
             InvalidInput: X does not fit the network, or is not finite; the message names layer,
@@ -116,7 +119,8 @@ class Networks(Programs):
 
     def apply(self, network: Sequential, x: Lazy) -> Lazy:
         """What a network makes of an expression, as an expression: for `compute`, `submit` and
-        `persist`. Raises InvalidInput where its shape or dtype does not fit."""
+        `persist`. A lazy matrix has rows: images need a network that begins with Unflatten. Raises
+        InvalidInput where its shape or dtype does not fit."""
         _check_samples(network, x.shape, str(x.dtype))
         dtype = promoted(name_of(x.dtype, field="X"), name_of(network.dtype, field="network"))
         parameters = [self._parameter(array, dtype) for array in network.parameters]
@@ -129,10 +133,30 @@ class Networks(Programs):
         softmax: bool,
         is_checked: bool,
     ) -> Lazy:
-        _check_network(network)
+        network = self._fitted(network, X)
         x = X if isinstance(X, Lazy) else self._samples(network, X, is_checked)
         values = self.apply(network, x)
+        if network.made is not None and len(network.made) > 1:
+            if softmax:
+                raise InvalidInput("softmax goes along rows, but the network ends with images")
+            return Lazy(self, values.node, (*x.shape[:-1], *network.made))
         return values.softmax() if softmax else values
+
+    @staticmethod
+    def _fitted(network: Sequential, X: ArrayLike) -> Sequential:  # noqa: N803
+        """The network for samples as rows: one that takes images, for those of X's size."""
+        _check_network(network)
+        if not network.takes_images or isinstance(X, Lazy):
+            return network
+        shape = arrays.array_of(X, "X").shape
+        if len(shape) != 4:
+            dimensions = " x ".join(str(length) for length in shape) or "a scalar"
+            raise InvalidInput(
+                f"X is {dimensions}, but {network.name(0)} takes n x channels x height x width; "
+                "for rows begin the network with nn.Unflatten(1, (channels, height, width))",
+                field="X",
+            )
+        return network.for_images((shape[1], shape[2], shape[3]))
 
     def _samples(
         self,
@@ -143,7 +167,7 @@ class Networks(Programs):
         """Samples on the cluster, if they fit the network."""
         array = self._rows(network, X, is_checked=is_checked)
         # A file that needs no change is read in place.
-        is_file = isinstance(X, (str, Path)) and not isinstance(network[0], Flatten)
+        is_file = isinstance(X, (str, Path)) and not isinstance(network[0], Flatten | Unflatten)
         return self.put(X if is_file else array)
 
     @staticmethod
@@ -153,10 +177,12 @@ class Networks(Programs):
         *,
         is_checked: bool,
     ) -> Array:
-        """Samples as the network's first Linear layer takes them."""
+        """Samples as rows, as the network takes them."""
         _check_network(network)
         array = arrays.array_of(X, "X")
-        if isinstance(network[0], Flatten) and array.ndim > 2:
+        first = network[0]
+        is_image = isinstance(first, Unflatten) and array.shape[1:] == first.image
+        if (isinstance(first, Flatten) or is_image) and array.ndim > 2:
             array = array.reshape(len(array), int(np.prod(array.shape[1:])))
         _check_samples(network, array.shape, name_of(array.dtype, field="X"))
         if is_checked:
@@ -168,11 +194,11 @@ class Networks(Programs):
         resident, key = self._resident, (id(array), dtype)
         found = resident.get(key)
         if found is None:
-            source, _ = arrays.operand(array.astype(numpy_dtype(dtype), copy=False))
+            source, _ = arrays.operand(matrix_of(array).astype(numpy_dtype(dtype), copy=False))
             held = self._keep(source, durable=False)
             found = weakref.ref(array, lambda _: resident.pop(key, None)), held
             resident[key] = found
-        return Lazy(self, leaf(found[1]), array.shape)
+        return Lazy(self, leaf(found[1]), matrix_of(array).shape)
 
     def _forget_if_failed(self, job: Any) -> None:
         if not job.cancelled() and job.exception() is not None:
@@ -186,14 +212,22 @@ def _check_network(network: object) -> None:
 
 
 def _check_samples(network: Sequential, shape: tuple[int, ...], dtype: str) -> None:
-    """Raises InvalidInput for samples that the first Linear layer cannot take."""
-    number = network.layers.index(network.linear[0])
-    first = f"layer {number} ({network.linear[0]!r})"
+    """Raises InvalidInput for samples that the first layer that knows their size cannot take."""
+    shaping = (n for n, one in enumerate(network) if not isinstance(one, Activation | Flatten))
+    number = next(shaping)
+    first = network.name(number)
     dimensions = " x ".join(str(length) for length in shape) or "a scalar"
+    layer = network[number]
+    if network.takes_images:
+        raise InvalidInput(
+            f"X is a lazy matrix, {dimensions}, but {first} takes images; begin the network with "
+            "nn.Unflatten(1, (channels, height, width))",
+            field="X",
+        )
     if len(shape) > 2:
         raise InvalidInput(
-            f"X is {dimensions}, but {first} takes rows of {network.inputs}; begin the network "
-            "with nn.Flatten()",
+            f"X is {dimensions}, but {first} takes rows of {network.inputs}"
+            + ("; begin the network with nn.Flatten()" if isinstance(layer, Linear) else ""),
             field="X",
         )
     if not shape or shape[-1] != network.inputs:

@@ -675,7 +675,10 @@ class ConvolveWeights(_message.Message):
 
     WINDOW_FIELD_NUMBER: _builtins.int
     BLOCK_FIELD_NUMBER: _builtins.int
+    BIAS_FIELD_NUMBER: _builtins.int
     block: _builtins.int
+    bias: _builtins.bool
+    """That by the bias stands behind it."""
     @_builtins.property
     def window(self) -> Global___Window: ...
     def __init__(
@@ -683,10 +686,11 @@ class ConvolveWeights(_message.Message):
         *,
         window: Global___Window | None = ...,
         block: _builtins.int = ...,
+        bias: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bias", b"bias", "block", b"block", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,7 +55,7 @@ def result_type(operation: Operation, kind: Windowed, given: Sequence[MatrixType
             outputs = _outputs(operation, given[1], window)
             _check_columns(operation, 0, first, outputs * window.places)
             return MatrixType(first.rows, window.inputs, dtype)
-        case ConvolveWeights(block=block):
+        case ConvolveWeights(block=block, bias=has_bias):
             if block < 1:
                 raise InvalidInput(f"{name!r}: block is {block}; it may be 1 or more")
             _check_columns(operation, 0, first, window.inputs)
@@ -66,7 +66,7 @@ def result_type(operation: Operation, kind: Windowed, given: Sequence[MatrixType
                     f"{operation.operands[1]!r} has {given[1].columns} columns, which are no "
                     f"multiple of {window.places} places"
                 )
-            return MatrixType(-(-first.rows // block), outputs * window.depth, dtype)
+            return MatrixType(-(-first.rows // block), outputs * (window.depth + has_bias), dtype)
         case Pool():
             _check_border(operation, window)
             _check_columns(operation, 0, first, window.inputs)

@@ -59,8 +59,8 @@ def _columns(kind: Windowed, parts: Sequence[Array]) -> int:
     match kind:
         case Convolve():
             return int(parts[1].shape[1]) // window.depth * window.places
-        case ConvolveWeights():
-            return int(parts[1].shape[1]) // window.places * window.depth
+        case ConvolveWeights(bias=has_bias):
+            return int(parts[1].shape[1]) // window.places * (window.depth + has_bias)
         case Pool():
             return window.channels * window.places
         case ConvolveBack() | PoolBack():
@@ -131,14 +131,17 @@ def _weights(xp: ModuleType, window: Window, x: Array, g: Array, out: Array) -> 
     one added to the other. Blocks begin where they do whoever makes them, and so do these."""
     outputs = g.shape[1] // window.places
     gradient = _images(g, outputs, window.out_height, window.out_width)
-    total = out.reshape(outputs, window.depth)
-    total[...] = 0
+    size = outputs * window.depth
+    total, bias = out[:size].reshape(outputs, window.depth), out[size:]
+    out[...] = 0
     for samples in _samples(window, x.shape[0], x.dtype.itemsize):
         padded = _padded(xp, window, x[samples], 0)
         for rows in _row_bands(window, x.dtype.itemsize):
             laid = _laid_out(xp, window, padded, rows, is_joined=True)
             part = gradient[samples, :, rows].transpose(1, 0, 2, 3)
             total += xp.matmul(part.reshape(outputs, -1), laid.reshape(window.depth, -1).T)
+        if bias.shape[0]:
+            bias += gradient[samples].sum(axis=(0, 2, 3))
 
 
 # Pooling

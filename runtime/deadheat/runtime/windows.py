@@ -120,10 +120,12 @@ class ConvolveBack:
 @dataclass(frozen=True, slots=True)
 class ConvolveWeights:
     """The adjoint by weights: from samples and a gradient one row of 1 x (outputs * depth) for each
-    `block` samples, the last block being what is left. Their sum is the gradient by weights."""
+    `block` samples, the last block being what is left. Their sum is the gradient by weights. With
+    `bias` that by the bias stands behind it, in `outputs` more elements."""
 
     window: Window
     block: int
+    bias: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,9 +107,9 @@ def operation_to_wire(operation: Operation) -> pb.Operation:
             message.convolve.window.CopyFrom(_window_to_wire(window))
         case ConvolveBack(window):
             message.convolve_back.window.CopyFrom(_window_to_wire(window))
-        case ConvolveWeights(window, block):
+        case ConvolveWeights(window, block, has_bias):
             message.convolve_weights.CopyFrom(
-                pb.ConvolveWeights(window=_window_to_wire(window), block=block)
+                pb.ConvolveWeights(window=_window_to_wire(window), block=block, bias=has_bias)
             )
         case Pool(window, pool):
             message.pool.CopyFrom(pb.Pool(window=_window_to_wire(window), function=_POOLS[pool]))
@@ -295,7 +295,9 @@ _READERS: Final[Mapping[str, Callable[[pb.Operation], Kind]]] = {
     "convolve": lambda message: Convolve(_window_from_wire(message.convolve.window)),
     "convolve_back": lambda message: ConvolveBack(_window_from_wire(message.convolve_back.window)),
     "convolve_weights": lambda message: ConvolveWeights(
-        _window_from_wire(message.convolve_weights.window), message.convolve_weights.block
+        _window_from_wire(message.convolve_weights.window),
+        message.convolve_weights.block,
+        message.convolve_weights.bias,
     ),
     "pool": lambda message: Pool(
         _window_from_wire(message.pool.window), _pool_function(message.pool.function)
