@@ -202,7 +202,7 @@ def test_torch_tensors_are_taken_without_a_copy() -> None:
     found = arrays.product(tensor, tensor.T)
     assert found.a.array.__array_interface__["data"][0] == tensor.data_ptr()
     assert found.b.is_transposed
-    with pytest.raises(InvalidInput, match="A is no matrix: .*requires grad"):
+    with pytest.raises(InvalidInput, match=r"A is no matrix: .*requires grad"):
         arrays.product(tensor.clone().requires_grad_(), A.T)
-    with pytest.raises(InvalidInput, match="A is no matrix: .*[Bb][Ff]loat16"):
+    with pytest.raises(InvalidInput, match=r"A is no matrix: .*[Bb][Ff]loat16"):
         arrays.product(tensor.to(torch.bfloat16), A.T)

@@ -66,10 +66,7 @@ def test_products_of_stacks_are_numpys_in_whatever_pieces(
     check(Offline().matmul(a, b, where="local"))
     checked = arrays.product(a, b)
     program = gemm_program(checked.placeholders(), checked.kind(Gemm()))
-    given = {
-        source.name: np.ascontiguousarray(source.array)
-        for source in checked.sources
-    }
+    given = {source.name: np.ascontiguousarray(source.array) for source in checked.sources}
     made = evaluate(np, program, given, cut_by(seed))["C"]
     check(np.asarray(made).reshape(checked.result_shape)[()])
 

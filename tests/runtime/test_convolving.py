@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.runtime.test_elementwise import made, program
 
 from deadheat.runtime import convolving_kernels, wire
 from deadheat.runtime.dtypes import numpy_dtype
@@ -31,13 +32,12 @@ from deadheat.runtime.windows import (
     Convolve,
     ConvolveBack,
     ConvolveWeights,
-    Pool,
-    PoolBack,
     PoolFunction,
+    Pooling,
+    PoolingBack,
     Window,
 )
 from deadheat.scheduler.planner.joining import joined, segments
-from tests.runtime.test_elementwise import made, program
 
 Array = np.ndarray[Any, Any]
 
@@ -49,9 +49,7 @@ def windows(draw: st.DrawFn) -> Window:
     height = draw(st.integers(max(1, kernel[0] - 2 * padding[0]), 8))
     width = draw(st.integers(max(1, kernel[1] - 2 * padding[1]), 7))
     stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
-    return Window(
-        draw(st.integers(1, 3)), height, width, kernel, stride, (padding[0], padding[1])
-    )
+    return Window(draw(st.integers(1, 3)), height, width, kernel, stride, (padding[0], padding[1]))
 
 
 def looked_at(window: Window, x: Array, fill: float) -> Array:
@@ -70,7 +68,8 @@ def convolved(window: Window, x: Array, w: Array, bias: Array | None = None) -> 
     weights = w.reshape(-1, window.channels, *window.kernel)
     found = np.einsum("ncijkm,ockm->noij", looked_at(window, x, 0), weights)
     found = found if bias is None else found + bias.reshape(1, -1, 1, 1)
-    return found.reshape(len(x), -1)
+    made: Array = found.reshape(len(x), -1)
+    return made
 
 
 @settings(max_examples=150)
@@ -112,13 +111,13 @@ def test_pooling_and_its_adjoints(window: Window, rows: int, seed: int) -> None:
     x = rng.standard_normal((rows, window.inputs))
     g = rng.standard_normal((rows, window.channels * window.places))
     means = looked_at(window, x, 0).mean(axis=(4, 5)).reshape(rows, -1)
-    assert np.allclose(made(Pool(window, PoolFunction.MEAN), x), means, rtol=1e-12, atol=1e-12)
-    back = made(PoolBack(window, PoolFunction.MEAN), g)
+    assert np.allclose(made(Pooling(window, PoolFunction.MEAN), x), means, rtol=1e-12, atol=1e-12)
+    back = made(PoolingBack(window, PoolFunction.MEAN), g)
     assert np.isclose(np.vdot(means, g), np.vdot(x, back), rtol=1e-10, atol=1e-10)
     largest = looked_at(window, x, -np.inf).max(axis=(4, 5)).reshape(rows, -1)
-    assert np.array_equal(made(Pool(window, PoolFunction.MAX), x), largest)
+    assert np.array_equal(made(Pooling(window, PoolFunction.MAX), x), largest)
     # Where no two elements are equal, the maximum is linear around x.
-    back = made(PoolBack(window, PoolFunction.MAX), x, g)
+    back = made(PoolingBack(window, PoolFunction.MAX), x, g)
     assert np.isclose(np.vdot(largest, g), np.vdot(x, back), rtol=1e-10, atol=1e-10)
 
 
@@ -126,11 +125,11 @@ def test_the_first_of_equal_elements_has_the_gradient_and_nan_is_the_largest() -
     window = Window(1, 2, 2, (2, 2))
     x = np.array([[1.0, 3, 3, 2], [1, np.nan, 5, np.nan]])
     g = np.array([[7.0], [9.0]])
-    found = evaluate(
-        np, program(PoolBack(window, PoolFunction.MAX), x, g), {"x0": x, "x1": g}
-    )["y"]
+    found = evaluate(np, program(PoolingBack(window, PoolFunction.MAX), x, g), {"x0": x, "x1": g})[
+        "y"
+    ]
     assert found.tolist() == [[0, 7, 0, 0], [0, 9, 0, 0]]
-    y = evaluate(np, program(Pool(window, PoolFunction.MAX), x), {"x0": x})["y"]
+    y = evaluate(np, program(Pooling(window, PoolFunction.MAX), x), {"x0": x})["y"]
     assert y[0, 0] == 3
     assert np.isnan(y[1, 0])
 
@@ -154,8 +153,8 @@ KINDS: list[Kind] = [
     ConvolveBack(WINDOW),
     ConvolveWeights(WINDOW, 7),
     ConvolveWeights(WINDOW, 7, bias=True),
-    *(Pool(WINDOW, function) for function in PoolFunction),
-    *(PoolBack(WINDOW, function) for function in PoolFunction),
+    *(Pooling(WINDOW, function) for function in PoolFunction),
+    *(PoolingBack(WINDOW, function) for function in PoolFunction),
 ]
 
 
@@ -175,8 +174,8 @@ def network() -> Program:
     }
     operations = (
         Operation("c", ("x", "w", "b"), Convolve(WINDOW)),
-        Operation("p", ("c",), Pool(pooled, PoolFunction.MAX)),
-        Operation("q", ("c", "p"), PoolBack(pooled, PoolFunction.MAX)),
+        Operation("p", ("c",), Pooling(pooled, PoolFunction.MAX)),
+        Operation("q", ("c", "p"), PoolingBack(pooled, PoolFunction.MAX)),
         Operation("y", ("q", "w"), ConvolveBack(WINDOW)),
     )
     operands = tuple(Operand(name, matrix, name) for name, matrix in types.items())
@@ -230,10 +229,10 @@ def big(kernel: tuple[int, int] = (3, 3), **changed: Any) -> Window:
         (ConvolveWeights(WINDOW, 0), [(4, 50), (4, 9)], "block is 0"),
         (ConvolveWeights(WINDOW, 2), [(4, 50), (3, 9)], "4 rows and 'x1' 3; they must be equal"),
         (ConvolveWeights(WINDOW, 2), [(4, 50), (4, 8)], "no multiple of 9 places"),
-        (Pool(WINDOW, PoolFunction.MAX), [(4, 49)], "'x0' has 49 columns"),
-        (Pool(big((1, 1)), PoolFunction.MAX), [(4, 50)], "must be less than the kernel"),
-        (PoolBack(WINDOW, PoolFunction.MAX), [(4, 50)], "poolback has 2 operands, not 1"),
-        (PoolBack(WINDOW, PoolFunction.MEAN), [(4, 50)], "'x0' has 50 columns; it must have 18"),
+        (Pooling(WINDOW, PoolFunction.MAX), [(4, 49)], "'x0' has 49 columns"),
+        (Pooling(big((1, 1)), PoolFunction.MAX), [(4, 50)], "must be less than the kernel"),
+        (PoolingBack(WINDOW, PoolFunction.MAX), [(4, 50)], "poolingback has 2 operands, not 1"),
+        (PoolingBack(WINDOW, PoolFunction.MEAN), [(4, 50)], "'x0' has 50 columns; it must have 18"),
         (Convolve(big((9, 3))), [(4, 50), (1, 54)], "kernel 9 x 3 does not fit into an image of 5"),
         (Convolve(big(stride=(0, 1))), [(4, 50), (1, 18)], "stride is 0 x 1; sizes go from 1"),
         (Convolve(big(channels=-1)), [(4, 50), (1, 18)], "image is -1 x 5 x 5"),
@@ -245,9 +244,7 @@ def big(kernel: tuple[int, int] = (3, 3), **changed: Any) -> Window:
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(
-    kind: Kind, given: list[tuple[int, int]], words: str
-) -> None:
+def test_what_does_not_fit_is_refused(kind: Kind, given: list[tuple[int, int]], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         program(kind, *(np.zeros(shape) for shape in given))
 

@@ -81,9 +81,7 @@ class Product:
         """What it is in a program, with this epilogue."""
         if self.batches is not None:
             return Batched(epilogue, *self.batches)
-        return replace(
-            epilogue, transpose_a=self.a.is_transposed, transpose_b=self.b.is_transposed
-        )
+        return replace(epilogue, transpose_a=self.a.is_transposed, transpose_b=self.b.is_transposed)
 
 
 @dataclass(frozen=True)
@@ -299,4 +297,3 @@ def _promote(given: list[np.dtype[Any]]) -> np.dtype[Any]:
     except TypeError:
         names = ", ".join(str(dtype) for dtype in given)
         raise InvalidInput(f"operands have dtypes {names}, which have no common type") from None
-

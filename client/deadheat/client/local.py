@@ -91,15 +91,13 @@ def _stack(checked: Product, kind: Batched) -> Array:
         return np.empty(checked.result_shape, numpy_dtype(checked.dtype))
     a, b = _operand(checked.a, checked.dtype), _operand(checked.b, checked.dtype)
     bias = None if checked.bias is None else _operand(checked.bias, checked.dtype)
-    stacks = [
-        array.reshape(*batch, array.shape[0] // prod(batch), width)
-        for array, batch, width in ((a, kind.a_batch, a.shape[1]), (b, kind.b_batch, b.shape[1]))
-    ]
-    shape = (*np.broadcast_shapes(kind.a_batch, kind.b_batch), stacks[0].shape[-2], b.shape[1])
+    a = a.reshape(*kind.a_batch, a.shape[0] // prod(kind.a_batch), a.shape[1])
+    b = b.reshape(*kind.b_batch, b.shape[0] // prod(kind.b_batch), b.shape[1])
+    shape = (*np.broadcast_shapes(kind.a_batch, kind.b_batch), a.shape[-2], b.shape[-1])
     with np.errstate(all="ignore"):
         try:
             out = np.empty(shape, numpy_dtype(checked.dtype))
-            kernels.gemm_panel(np, kind.gemm, checked.dtype, *stacks, bias, out)
+            kernels.gemm_panel(np, kind.gemm, checked.dtype, a, b, bias, out)
         except MemoryError:
             raise LimitReached(f"no memory here for the result, {shape}") from None
     return _shaped(out, checked.result_shape)

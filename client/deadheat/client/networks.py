@@ -14,7 +14,8 @@ from deadheat.client.choices import CutName, DurabilityName, choice
 from deadheat.client.expressions import Held, leaf
 from deadheat.client.jobs import Job
 from deadheat.client.lazy import Lazy
-from deadheat.client.nn.images import Unflatten
+from deadheat.client.nn.graphs import Graph
+from deadheat.client.nn.images import Image, Unflatten
 from deadheat.client.nn.layers import Activation, Flatten, Linear
 from deadheat.client.nn.parameters import FLOATS, check_finite, matrix_of
 from deadheat.client.nn.passes import forward
@@ -38,7 +39,7 @@ class Networks(Programs):
 
     def forward(
         self,
-        network: Sequential,
+        network: Sequential | Graph,
         X: ArrayLike,  # noqa: N803 - as everybody calls it.
         *,
         softmax: bool = False,
@@ -52,8 +53,8 @@ class Networks(Programs):
         """What a network makes of samples, as one job.
 
         Args:
-            network: Of `deadheat.client.nn`. Its parameters stay on the cluster, as long as it has
-                them, for the next call.
+            network: Of `deadheat.client.nn`, or what `nn.from_onnx` made. Its parameters stay on
+                the cluster, as long as it has them, for the next call.
             X: n x `network.inputs` samples, or one of `network.inputs` elements; n x anything
                 where the network begins with Flatten. What `put` takes, or a `Lazy`. A network that
                 begins with Conv2d or pooling takes n x channels x height x width.
@@ -94,7 +95,7 @@ class Networks(Programs):
 
     def submit_forward(
         self,
-        network: Sequential,
+        network: Sequential | Graph,
         X: ArrayLike,  # noqa: N803
         *,
         softmax: bool = False,
@@ -117,10 +118,16 @@ class Networks(Programs):
         job.add_done_callback(self._forget_if_failed)
         return job
 
-    def apply(self, network: Sequential, x: Lazy) -> Lazy:
+    def apply(self, network: Sequential | Graph, x: Lazy) -> Lazy:
         """What a network makes of an expression, as an expression: for `compute`, `submit` and
         `persist`. A lazy matrix has rows: images need a network that begins with Unflatten. Raises
         InvalidInput where its shape or dtype does not fit."""
+        if isinstance(network, Graph):
+            taken = network.taken
+            image = None if len(taken) == 2 else (taken[1], taken[2], taken[3])
+            if image is not None and None in image:
+                raise InvalidInput(f"{network!r} takes images of any size, and X is a lazy matrix")
+            return self._computed(network, x, image)  # type: ignore[arg-type]
         _check_samples(network, x.shape, str(x.dtype))
         dtype = promoted(name_of(x.dtype, field="X"), name_of(network.dtype, field="network"))
         parameters = [self._parameter(array, dtype) for array in network.parameters]
@@ -128,11 +135,13 @@ class Networks(Programs):
 
     def _applied(
         self,
-        network: Sequential,
+        network: Sequential | Graph,
         X: ArrayLike,  # noqa: N803
         softmax: bool,
         is_checked: bool,
     ) -> Lazy:
+        if isinstance(network, Graph):
+            return self._graphs(network, X, softmax, is_checked)
         network = self._fitted(network, X)
         x = X if isinstance(X, Lazy) else self._samples(network, X, is_checked)
         values = self.apply(network, x)
@@ -141,6 +150,40 @@ class Networks(Programs):
                 raise InvalidInput("softmax goes along rows, but the network ends with images")
             return Lazy(self, values.node, (*x.shape[:-1], *network.made))
         return values.softmax() if softmax else values
+
+    def _graphs(
+        self,
+        network: Graph,
+        X: ArrayLike,  # noqa: N803
+        softmax: bool,
+        is_checked: bool,
+    ) -> Lazy:
+        if isinstance(X, Lazy):
+            values = self.apply(network, X)
+        else:
+            array = arrays.array_of(X, "X")
+            network.check_samples(array.shape)
+            if is_checked:
+                check_finite(array, "X")
+            _, *shape = array.shape
+            image = (shape[0], shape[1], shape[2]) if len(shape) == 3 else None
+            rows = array.reshape(len(array), int(np.prod(shape)))
+            values = self._computed(network, self.put(rows), image)
+        if softmax and values.ndim > 2:
+            raise InvalidInput("softmax goes along rows, but the network ends with images")
+        return values.softmax() if softmax else values
+
+    def _computed(self, network: Graph, x: Lazy, image: Image | None) -> Lazy:
+        """What a graph makes of rows, or of images as rows."""
+        columns = network.taken[1] if image is None else int(np.prod(image))
+        if x.ndim != 2 or columns not in (None, x.shape[1]):
+            raise InvalidInput(f"X is {x.shape}, but {network!r} takes {columns} columns")
+        dtype = promoted(name_of(x.dtype, field="X"), name_of(network.dtype, field="network"))
+        _check_dtype(str(x.dtype))
+        made = network.applied(x, image, lambda array: self._parameter(array, dtype))
+        if made.image is None:
+            return made.lazy
+        return Lazy(self, made.lazy.node, (*made.lazy.shape[:-1], *made.image))
 
     @staticmethod
     def _fitted(network: Sequential, X: ArrayLike) -> Sequential:  # noqa: N803
@@ -206,6 +249,8 @@ class Networks(Programs):
 
 
 def _check_network(network: object) -> None:
+    if isinstance(network, Graph):
+        raise InvalidInput(f"{network!r} is computed only: it is no Sequential", field="network")
     if not isinstance(network, Sequential):
         kind = type(network).__name__
         raise InvalidInput(f"network is a {kind}; it must be an nn.MLP or nn.Sequential")
@@ -234,6 +279,10 @@ def _check_samples(network: Sequential, shape: tuple[int, ...], dtype: str) -> N
         raise InvalidInput(
             f"X is {dimensions}, but {first} takes {network.inputs} columns", field="X"
         )
+    _check_dtype(dtype)
+
+
+def _check_dtype(dtype: str) -> None:
     element = element_type(dtype)
     if not element.is_exact and not element.is_float:
         raise InvalidInput(f"X is {dtype}; networks are computed in {', '.join(FLOATS)}", field="X")

@@ -75,7 +75,8 @@ class Products(Submissions):
                 `cut`, `timeout` or `durability`, which only a job has, it is a job.
 
         Returns:
-            An array of NumPy's shape (m x n for two matrices) and result dtype. It is yours: changing it changes nothing else.
+            An array of NumPy's shape (m x n for two matrices) and result dtype. It is yours:
+            changing it changes nothing else.
 
         Raises:
             InvalidInput: Shapes, dtypes or options do not fit; the message says which and why.
@@ -234,9 +235,7 @@ def _product(given: Sequence[ArrayLike], alpha: float, activation: str) -> Asked
     a, b, bias = given
     checked = arrays.product(a, b, bias)
     kind = checked.kind(
-        Gemm(
-            alpha=number(alpha, "alpha"), activation=choice(activation, "activation", ACTIVATIONS)
-        )
+        Gemm(alpha=number(alpha, "alpha"), activation=choice(activation, "activation", ACTIVATIONS))
     )
     return Asked.of(
         checked,

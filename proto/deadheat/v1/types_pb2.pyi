@@ -697,7 +697,7 @@ class ConvolveWeights(_message.Message):
 Global___ConvolveWeights: _TypeAlias = ConvolveWeights  # noqa: Y015
 
 @_typing.final
-class Pool(_message.Message):
+class Pooling(_message.Message):
     """What becomes of the elements in a window. Operand: samples."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -719,10 +719,10 @@ class Pool(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Pool: _TypeAlias = Pool  # noqa: Y015
+Global___Pooling: _TypeAlias = Pooling  # noqa: Y015
 
 @_typing.final
-class PoolBack(_message.Message):
+class PoolingBack(_message.Message):
     """Its adjoint. Operands: samples (for the largest only), a gradient."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -744,7 +744,7 @@ class PoolBack(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PoolBack: _TypeAlias = PoolBack  # noqa: Y015
+Global___PoolingBack: _TypeAlias = PoolingBack  # noqa: Y015
 
 @_typing.final
 class Segment(_message.Message):
@@ -788,8 +788,8 @@ class SegmentStep(_message.Message):
     SLICE_FIELD_NUMBER: _builtins.int
     CONVOLVE_FIELD_NUMBER: _builtins.int
     CONVOLVE_BACK_FIELD_NUMBER: _builtins.int
-    POOL_FIELD_NUMBER: _builtins.int
-    POOL_BACK_FIELD_NUMBER: _builtins.int
+    POOLING_FIELD_NUMBER: _builtins.int
+    POOLING_BACK_FIELD_NUMBER: _builtins.int
     result: _builtins.str
     @_builtins.property
     def operands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -814,9 +814,9 @@ class SegmentStep(_message.Message):
     @_builtins.property
     def convolve_back(self) -> Global___ConvolveBack: ...
     @_builtins.property
-    def pool(self) -> Global___Pool: ...
+    def pooling(self) -> Global___Pooling: ...
     @_builtins.property
-    def pool_back(self) -> Global___PoolBack: ...
+    def pooling_back(self) -> Global___PoolingBack: ...
     def __init__(
         self,
         *,
@@ -832,14 +832,14 @@ class SegmentStep(_message.Message):
         slice: Global___Slice | None = ...,
         convolve: Global___Convolve | None = ...,
         convolve_back: Global___ConvolveBack | None = ...,
-        pool: Global___Pool | None = ...,
-        pool_back: Global___PoolBack | None = ...,
+        pooling: Global___Pooling | None = ...,
+        pooling_back: Global___PoolingBack | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "convolve", b"convolve", "convolve_back", b"convolve_back", "gemm", b"gemm", "kind", b"kind", "pool", b"pool", "pool_back", b"pool_back", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "unary", b"unary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "convolve", b"convolve", "convolve_back", b"convolve_back", "gemm", b"gemm", "kind", b"kind", "pooling", b"pooling", "pooling_back", b"pooling_back", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "unary", b"unary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "convolve", b"convolve", "convolve_back", b"convolve_back", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "pool", b"pool", "pool_back", b"pool_back", "result", b"result", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "unary", b"unary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "convolve", b"convolve", "convolve_back", b"convolve_back", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "pooling", b"pooling", "pooling_back", b"pooling_back", "result", b"result", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "unary", b"unary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "unary", "binary", "cast", "softmax", "sum_along", "slice", "convolve", "convolve_back", "pool", "pool_back"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "unary", "binary", "cast", "softmax", "sum_along", "slice", "convolve", "convolve_back", "pooling", "pooling_back"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -867,8 +867,8 @@ class Operation(_message.Message):
     CONVOLVE_FIELD_NUMBER: _builtins.int
     CONVOLVE_BACK_FIELD_NUMBER: _builtins.int
     CONVOLVE_WEIGHTS_FIELD_NUMBER: _builtins.int
-    POOL_FIELD_NUMBER: _builtins.int
-    POOL_BACK_FIELD_NUMBER: _builtins.int
+    POOLING_FIELD_NUMBER: _builtins.int
+    POOLING_BACK_FIELD_NUMBER: _builtins.int
     BATCHED_FIELD_NUMBER: _builtins.int
     result: _builtins.str
     @_builtins.property
@@ -902,9 +902,9 @@ class Operation(_message.Message):
     @_builtins.property
     def convolve_weights(self) -> Global___ConvolveWeights: ...
     @_builtins.property
-    def pool(self) -> Global___Pool: ...
+    def pooling(self) -> Global___Pooling: ...
     @_builtins.property
-    def pool_back(self) -> Global___PoolBack: ...
+    def pooling_back(self) -> Global___PoolingBack: ...
     @_builtins.property
     def batched(self) -> Global___Batched: ...
     def __init__(
@@ -926,15 +926,15 @@ class Operation(_message.Message):
         convolve: Global___Convolve | None = ...,
         convolve_back: Global___ConvolveBack | None = ...,
         convolve_weights: Global___ConvolveWeights | None = ...,
-        pool: Global___Pool | None = ...,
-        pool_back: Global___PoolBack | None = ...,
+        pooling: Global___Pooling | None = ...,
+        pooling_back: Global___PoolingBack | None = ...,
         batched: Global___Batched | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batched", b"batched", "binary", b"binary", "cast", b"cast", "chain", b"chain", "convolve", b"convolve", "convolve_back", b"convolve_back", "convolve_weights", b"convolve_weights", "gemm", b"gemm", "kind", b"kind", "pool", b"pool", "pool_back", b"pool_back", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batched", b"batched", "binary", b"binary", "cast", b"cast", "chain", b"chain", "convolve", b"convolve", "convolve_back", b"convolve_back", "convolve_weights", b"convolve_weights", "gemm", b"gemm", "kind", b"kind", "pooling", b"pooling", "pooling_back", b"pooling_back", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batched", b"batched", "binary", b"binary", "cast", b"cast", "chain", b"chain", "convolve", b"convolve", "convolve_back", b"convolve_back", "convolve_weights", b"convolve_weights", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "pool", b"pool", "pool_back", b"pool_back", "result", b"result", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batched", b"batched", "binary", b"binary", "cast", b"cast", "chain", b"chain", "convolve", b"convolve", "convolve_back", b"convolve_back", "convolve_weights", b"convolve_weights", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "pooling", b"pooling", "pooling_back", b"pooling_back", "result", b"result", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "chain", "unary", "binary", "cast", "softmax", "sum_along", "transpose", "slice", "segment", "convolve", "convolve_back", "convolve_weights", "pool", "pool_back", "batched"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "chain", "unary", "binary", "cast", "softmax", "sum_along", "transpose", "slice", "segment", "convolve", "convolve_back", "convolve_weights", "pooling", "pooling_back", "batched"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

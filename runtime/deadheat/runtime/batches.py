@@ -100,7 +100,7 @@ def result_rows(operation: Operation, kind: Batched, given: Sequence[MatrixType]
     return math.prod(batch) * each.rows
 
 
-def spans(kind: Batched, each: Sizes, row_start: int, row_stop: int) -> Iterator[Rectangle]:
+def spans(each: Sizes, row_start: int, row_stop: int) -> Iterator[Rectangle]:
     """Rows of the result, matrix by matrix: for each its number in the batch (as a column), and
     the rows of it that are asked for."""
     for number in range(row_start // each.rows, -(-row_stop // each.rows)) if each.rows else ():
@@ -117,7 +117,7 @@ def needed_blocks(
     batch, each = broadcast(kind), sizes(operation, kind, given)
     a_rows: list[int] = []
     b_rows: list[int] = []
-    for span in spans(kind, each, r.row_start, r.row_stop):
+    for span in spans(each, r.row_start, r.row_stop):
         first = source(span.column_start, batch, kind.a_batch) * each.rows
         second = source(span.column_start, batch, kind.b_batch) * each.inner
         a_rows += [first + span.row_start, first + span.row_stop]
@@ -139,6 +139,4 @@ def read_by_rows(operation: Operation, kind: Batched) -> tuple[bool, ...]:
 
 def work_shape(operation: Operation, kind: Batched, given: Sequence[MatrixType]) -> GemmShape:
     each = sizes(operation, kind, given)
-    return GemmShape(
-        result_rows(operation, kind, given), each.inner, each.columns, given[0].dtype
-    )
+    return GemmShape(result_rows(operation, kind, given), each.inner, each.columns, given[0].dtype)

@@ -17,9 +17,9 @@ from deadheat.runtime.windows import (
     Convolve,
     ConvolveBack,
     ConvolveWeights,
-    Pool,
-    PoolBack,
     PoolFunction,
+    Pooling,
+    PoolingBack,
     Window,
     Windowed,
 )
@@ -67,11 +67,11 @@ def result_type(operation: Operation, kind: Windowed, given: Sequence[MatrixType
                     f"multiple of {window.places} places"
                 )
             return MatrixType(-(-first.rows // block), outputs * (window.depth + has_bias), dtype)
-        case Pool():
+        case Pooling():
             _check_border(operation, window)
             _check_columns(operation, 0, first, window.inputs)
             return MatrixType(first.rows, window.channels * window.places, dtype)
-        case PoolBack():
+        case PoolingBack():
             _check_border(operation, window)
             _check_columns(operation, len(given) - 1, given[-1], window.channels * window.places)
             if len(given) == 2:
@@ -84,12 +84,12 @@ def result_type(operation: Operation, kind: Windowed, given: Sequence[MatrixType
 
 def operand_count(kind: Windowed) -> int:
     """How many operands there are, without a bias."""
-    is_alone = isinstance(kind, Pool | PoolBack) and not _needs_samples(kind)
+    is_alone = isinstance(kind, Pooling | PoolingBack) and not _needs_samples(kind)
     return 1 if is_alone else 2
 
 
-def _needs_samples(kind: Pool | PoolBack) -> bool:
-    return isinstance(kind, PoolBack) and kind.function is PoolFunction.MAX
+def _needs_samples(kind: Pooling | PoolingBack) -> bool:
+    return isinstance(kind, PoolingBack) and kind.function is PoolFunction.MAX
 
 
 def _check_border(operation: Operation, window: Window) -> None:
@@ -163,7 +163,7 @@ def read_by_rows(operation: Operation, kind: Windowed) -> tuple[bool, ...]:
             return (True, *[False] * (count - 1))
         case ConvolveWeights():
             return (False,) * count
-        case Pool() | PoolBack():
+        case Pooling() | PoolingBack():
             return (True,) * count
         case other:
             assert_never(other)
@@ -186,7 +186,7 @@ def work_shape(kind: Windowed, given: Sequence[MatrixType], result: MatrixType) 
         case ConvolveWeights(block=block):
             samples = min(block, max(1, given[0].rows))
             depth, columns = samples * window.places, result.columns
-        case Pool() | PoolBack():
+        case Pooling() | PoolingBack():
             each = GemmShape(rows, window.area, window.channels * window.places, dtype, Op.SUM)
             return GemmShape(rows, 1, result.columns, dtype, Op.SUM, parts=(each,))
         case other:

@@ -18,9 +18,9 @@ from deadheat.runtime.windows import (
     Convolve,
     ConvolveBack,
     ConvolveWeights,
-    Pool,
-    PoolBack,
     PoolFunction,
+    Pooling,
+    PoolingBack,
     Window,
     Windowed,
 )
@@ -61,9 +61,9 @@ def _columns(kind: Windowed, parts: Sequence[Array]) -> int:
             return int(parts[1].shape[1]) // window.depth * window.places
         case ConvolveWeights(bias=has_bias):
             return int(parts[1].shape[1]) // window.places * (window.depth + has_bias)
-        case Pool():
+        case Pooling():
             return window.channels * window.places
-        case ConvolveBack() | PoolBack():
+        case ConvolveBack() | PoolingBack():
             return window.inputs
         case other:
             assert_never(other)
@@ -81,9 +81,9 @@ def _whole_rows(xp: ModuleType, kind: Windowed, parts: Sequence[Array], out: Arr
             for row in range(out.shape[0]):
                 rows = slice(row * block, (row + 1) * block)
                 _weights(xp, window, parts[0][rows], parts[1][rows], out[row])
-        case Pool(function=function):
+        case Pooling(function=function):
             _pool(xp, window, function, parts[0], out)
-        case PoolBack(function=function):
+        case PoolingBack(function=function):
             _pool_back(xp, window, function, parts[0], parts[-1], out)
         case other:
             assert_never(other)
@@ -147,9 +147,7 @@ def _weights(xp: ModuleType, window: Window, x: Array, g: Array, out: Array) -> 
 # Pooling
 
 
-def _pool(
-    xp: ModuleType, window: Window, function: PoolFunction, x: Array, out: Array
-) -> None:
+def _pool(xp: ModuleType, window: Window, function: PoolFunction, x: Array, out: Array) -> None:
     made = _images(out, window.channels, window.out_height, window.out_width)
     fill = -xp.inf if function is PoolFunction.MAX else 0
     for samples in _samples(window, x.shape[0], x.dtype.itemsize, copies=3):

@@ -30,7 +30,7 @@ from deadheat.runtime.programs import (
     UnaryFunction,
     needed_blocks,
 )
-from deadheat.runtime.windows import Convolve, ConvolveBack, ConvolveWeights, Pool, PoolBack
+from deadheat.runtime.windows import Convolve, ConvolveBack, ConvolveWeights, Pooling, PoolingBack
 
 Array = Any
 
@@ -80,8 +80,7 @@ def compute_panel(
         case Chain():
             raise TypeError("a chain is rewritten into products before it is assigned")
         case Unary(function):
-            for block in _row_blocks(out):
-                _unary(xp, function, parts[0][block], out[block])
+            _unary(xp, function, parts[0], out)
         case Binary(function):
             _binary(xp, function, parts[0], parts[1], out)
         case Cast() | Slice():
@@ -90,14 +89,13 @@ def compute_panel(
             out[...] = parts[0].T
         case Softmax():
             columns = slice(rectangle.column_start, rectangle.column_stop)
-            for block in _row_blocks(parts[0]):
-                _softmax(xp, parts[0][block], columns, out[block])
+            _softmax(xp, parts[0], columns, out)
         case SumAlong():
             _sum_along(xp, kind, types[operation.operands[0]].dtype, parts[0], out)
         case Segment():
             given = dict(zip(operation.operands, parts, strict=True))
             _segment(xp, kind, segments.all_types(kind, types), rectangle, given, out)
-        case Convolve() | ConvolveBack() | ConvolveWeights() | Pool() | PoolBack():
+        case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack():
             windowed_panel(xp, kind, types[operation.operands[0]].dtype, rectangle, parts, out)
         case _:
             assert_never(kind)
@@ -140,7 +138,7 @@ def _batched(
     needed = [part for _, part in needed_blocks(operation, types, rectangle)]
     a_top, b_top = needed[0].row_start, needed[1].row_start
     bias = parts[2] if len(parts) == 3 else None
-    for span in batches.spans(kind, each, rectangle.row_start, rectangle.row_stop):
+    for span in batches.spans(each, rectangle.row_start, rectangle.row_stop):
         number = span.column_start
         top = batches.source(number, batch, kind.a_batch) * each.rows - a_top
         a = parts[0][top + span.row_start : top + span.row_stop]
@@ -184,6 +182,11 @@ def _row_blocks(array: Array, itemsize: int | None = None) -> Iterator[slice]:
 
 def _unary(xp: ModuleType, function: UnaryFunction, x: Array, out: Array) -> None:
     """`out[...] = function(x)`, rounded once from the accumulation type."""
+    for block in _row_blocks(out):
+        _unary_block(xp, function, x[block], out[block])
+
+
+def _unary_block(xp: ModuleType, function: UnaryFunction, x: Array, out: Array) -> None:
     if out.dtype.kind in "biu":
         if function is UnaryFunction.NEGATIVE:
             xp.negative(x, out=out)
@@ -213,11 +216,12 @@ def _binary(xp: ModuleType, function: BinaryFunction, a: Array, b: Array, out: A
 def _softmax(xp: ModuleType, x: Array, columns: slice, out: Array) -> None:
     """`x` are whole rows, of which `out` gets some columns."""
     compute = numpy_dtype(element_type(out.dtype.name).compute)
-    wide = x.astype(compute)
-    wide -= wide.max(axis=1, keepdims=True)
-    xp.exp(wide, out=wide)
-    wide /= wide.sum(axis=1, keepdims=True)
-    out[...] = wide[:, columns].astype(out.dtype, copy=False)
+    for block in _row_blocks(x):
+        wide = x[block].astype(compute)
+        wide -= wide.max(axis=1, keepdims=True)
+        xp.exp(wide, out=wide)
+        wide /= wide.sum(axis=1, keepdims=True)
+        out[block] = wide[:, columns].astype(out.dtype, copy=False)
 
 
 def _sum_along(xp: ModuleType, kind: SumAlong, dtype: str, x: Array, out: Array) -> None:

@@ -166,7 +166,16 @@ class Segment:
 
 Elementwise = Unary | Binary | Cast
 Kind = (
-    Gemm | Batched | Sum | Chain | Elementwise | Softmax | SumAlong | Transpose | Slice | Windowed
+    Gemm
+    | Batched
+    | Sum
+    | Chain
+    | Elementwise
+    | Softmax
+    | SumAlong
+    | Transpose
+    | Slice
+    | Windowed
     | Segment
 )
 

@@ -36,8 +36,8 @@ from deadheat.runtime.windows import (
     Convolve,
     ConvolveBack,
     ConvolveWeights,
-    Pool,
-    PoolBack,
+    Pooling,
+    PoolingBack,
     Windowed,
 )
 
@@ -66,7 +66,7 @@ def result_type(operation: Operation, types: Types) -> MatrixType:
             return _chain_type(operation, kind, given)
         case Segment() as kind:
             return segments.result_type(operation, kind, types)
-        case Convolve() | ConvolveBack() | ConvolveWeights() | Pool() | PoolBack() as kind:
+        case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack() as kind:
             return convolving.result_type(operation, kind, given)
         case kind:
             return elementwise.result_type(operation, kind, given)
@@ -235,7 +235,7 @@ def needed_blocks(
             needs = segments.needs(kind, segments.all_types(kind, types), rectangle)
             for name in names:
                 yield name, needs[name]
-        case Convolve() | ConvolveBack() | ConvolveWeights() | Pool() | PoolBack() as kind:
+        case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack() as kind:
             yield from convolving.needed_blocks(operation, kind, types, rectangle)
         case kind:
             yield from elementwise.needed_blocks(operation, kind, types, rectangle)
@@ -265,7 +265,7 @@ def read_by_rows(operation: Operation) -> tuple[bool, ...]:
             return (False,) * count
         case Segment() as kind:
             return segments.read_by_rows(operation, kind)
-        case Convolve() | ConvolveBack() | ConvolveWeights() | Pool() | PoolBack() as kind:
+        case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack() as kind:
             return convolving.read_by_rows(operation, kind)
         case kind:
             assert_never(kind)
@@ -282,7 +282,7 @@ def is_row_local(operation: Operation) -> bool:
             return True
         case SumAlong(axis=axis):
             return axis == 1
-        case Convolve() | ConvolveBack() | Pool() | PoolBack():
+        case Convolve() | ConvolveBack() | Pooling() | PoolingBack():
             return True
         case Batched() | ConvolveWeights():
             return False
@@ -293,7 +293,7 @@ def is_row_local(operation: Operation) -> bool:
 
 
 def is_in_whole_rows(kind: Kind) -> bool:
-    """Whether a part of a row costs as much as the whole row, so that nobody should be given one."""
+    """Whether a part of a row costs as much as all of it, so that nobody should be given one."""
     return isinstance(kind, Segment | Windowed)
 
 
@@ -344,7 +344,7 @@ def work_shape(operation: Operation, types: Types) -> GemmShape:
             shapes = [work_shape(one, known) for one in kind.operations]
             parts = tuple(part for shape in shapes for part in shape.parts or (shape,))
             return GemmShape(result.rows, 1, result.columns, result.dtype, parts=parts)
-        case Convolve() | ConvolveBack() | ConvolveWeights() | Pool() | PoolBack() as kind:
+        case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack() as kind:
             return convolving.work_shape(kind, [types[n] for n in operation.operands], result)
         case kind:
             passes = elementwise.passes(kind, first)

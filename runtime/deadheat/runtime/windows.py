@@ -129,7 +129,7 @@ class ConvolveWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class Pooling:
     """The largest element, or the mean, of each window, channel by channel: from n x inputs
     n x (channels * places)."""
 
@@ -138,12 +138,12 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class PoolBack:
-    """The adjoint of `Pool`. Operands: the samples (for MAX only; of equal elements the first one
+class PoolingBack:
+    """The adjoint of `Pooling`. Operands: the samples (for MAX only; of equal elements the first
     has the gradient) and a gradient of n x (channels * places); the result is n x inputs."""
 
     window: Window
     function: PoolFunction
 
 
-Windowed = Convolve | ConvolveBack | ConvolveWeights | Pool | PoolBack
+Windowed = Convolve | ConvolveBack | ConvolveWeights | Pooling | PoolingBack

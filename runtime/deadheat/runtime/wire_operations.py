@@ -7,7 +7,7 @@ from typing import Final, TypeVar, assert_never
 
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from deadheat.runtime import dtypes
+from deadheat.runtime import dtypes, wire_windows
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.programs import (
     Activation,
@@ -33,11 +33,10 @@ from deadheat.runtime.windows import (
     Convolve,
     ConvolveBack,
     ConvolveWeights,
-    Pool,
-    PoolBack,
-    PoolFunction,
-    Window,
+    Pooling,
+    PoolingBack,
 )
+from deadheat.runtime.wire_windows import windowed_to_wire
 from deadheat.v1 import types_pb2 as pb
 
 _ACTIVATIONS: Final = {
@@ -59,10 +58,6 @@ _BINARY: Final = {
     function: pb.BinaryFunction.Value(f"BINARY_FUNCTION_{function.name}")
     for function in BinaryFunction
 }
-_POOLS: Final = {
-    function: pb.PoolFunction.Value(f"POOL_FUNCTION_{function.name}") for function in PoolFunction
-}
-_POOLS_BACK: Final[dict[int, PoolFunction]] = {wire: name for name, wire in _POOLS.items()}
 _UNARY_BACK: Final[dict[int, UnaryFunction]] = {wire: name for name, wire in _UNARY.items()}
 _BINARY_BACK: Final[dict[int, BinaryFunction]] = {wire: name for name, wire in _BINARY.items()}
 
@@ -103,20 +98,8 @@ def operation_to_wire(operation: Operation) -> pb.Operation:
                     column_stop=r.column_stop,
                 )
             )
-        case Convolve(window):
-            message.convolve.window.CopyFrom(_window_to_wire(window))
-        case ConvolveBack(window):
-            message.convolve_back.window.CopyFrom(_window_to_wire(window))
-        case ConvolveWeights(window, block, has_bias):
-            message.convolve_weights.CopyFrom(
-                pb.ConvolveWeights(window=_window_to_wire(window), block=block, bias=has_bias)
-            )
-        case Pool(window, pool):
-            message.pool.CopyFrom(pb.Pool(window=_window_to_wire(window), function=_POOLS[pool]))
-        case PoolBack(window, pool):
-            message.pool_back.CopyFrom(
-                pb.PoolBack(window=_window_to_wire(window), function=_POOLS[pool])
-            )
+        case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack() as kind:
+            windowed_to_wire(kind, message)
         case Segment(operations):
             message.segment.SetInParent()
             message.segment.steps.extend(_step_to_wire(one) for one in operations)
@@ -226,35 +209,6 @@ def _batched_from_wire(message: pb.Batched) -> Batched:
     return Batched(_gemm_from_wire(message.gemm), tuple(message.a_batch), tuple(message.b_batch))
 
 
-def _window_to_wire(window: Window) -> pb.Window:
-    return pb.Window(
-        channels=window.channels,
-        height=window.height,
-        width=window.width,
-        kernel_height=window.kernel[0],
-        kernel_width=window.kernel[1],
-        stride_rows=window.stride[0],
-        stride_columns=window.stride[1],
-        padding_rows=window.padding[0],
-        padding_columns=window.padding[1],
-    )
-
-
-def _window_from_wire(message: pb.Window) -> Window:
-    return Window(
-        message.channels,
-        message.height,
-        message.width,
-        (message.kernel_height, message.kernel_width),
-        (message.stride_rows, message.stride_columns),
-        (message.padding_rows, message.padding_columns),
-    )
-
-
-def _pool_function(value: int) -> PoolFunction:
-    return _known(_POOLS_BACK, value, "pool function")
-
-
 def _step_to_wire(operation: Operation) -> pb.SegmentStep:
     whole = operation_to_wire(operation)
     step = pb.SegmentStep(result=whole.result, operands=whole.operands)
@@ -292,18 +246,6 @@ _READERS: Final[Mapping[str, Callable[[pb.Operation], Kind]]] = {
     "transpose": lambda _: Transpose(),
     "slice": lambda message: _slice_from_wire(message.slice),
     "batched": lambda message: _batched_from_wire(message.batched),
-    "convolve": lambda message: Convolve(_window_from_wire(message.convolve.window)),
-    "convolve_back": lambda message: ConvolveBack(_window_from_wire(message.convolve_back.window)),
-    "convolve_weights": lambda message: ConvolveWeights(
-        _window_from_wire(message.convolve_weights.window),
-        message.convolve_weights.block,
-        message.convolve_weights.bias,
-    ),
-    "pool": lambda message: Pool(
-        _window_from_wire(message.pool.window), _pool_function(message.pool.function)
-    ),
-    "pool_back": lambda message: PoolBack(
-        _window_from_wire(message.pool_back.window), _pool_function(message.pool_back.function)
-    ),
+    **wire_windows.READERS,
     "segment": lambda message: _segment_from_wire(message.segment),
 }

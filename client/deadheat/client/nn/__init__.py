@@ -7,8 +7,10 @@
 
 from deadheat.client.nn.files import from_safetensors, load, save
 from deadheat.client.nn.frameworks import from_torch
+from deadheat.client.nn.graphs import Graph
 from deadheat.client.nn.images import AvgPool2d, Conv2d, MaxPool2d, Unflatten
 from deadheat.client.nn.layers import Activation, Flatten, Linear
+from deadheat.client.nn.onnx_files import from_onnx
 from deadheat.client.nn.sequential import MLP, Sequential
 
 __all__ = [
@@ -17,10 +19,12 @@ __all__ = [
     "AvgPool2d",
     "Conv2d",
     "Flatten",
+    "Graph",
     "Linear",
     "MaxPool2d",
     "Sequential",
     "Unflatten",
+    "from_onnx",
     "from_safetensors",
     "from_torch",
     "load",

@@ -13,9 +13,9 @@ from deadheat.runtime.windows import (
     Convolve,
     ConvolveBack,
     ConvolveWeights,
-    Pool,
-    PoolBack,
     PoolFunction,
+    Pooling,
+    PoolingBack,
     Window,
 )
 
@@ -64,12 +64,12 @@ def convolve_weights(
 
 
 def pool(x: Lazy, window: Window, function: PoolFunction) -> Lazy:
-    return _rows(x, ex.operation(Pool(window, function), x.node))
+    return _rows(x, ex.operation(Pooling(window, function), x.node))
 
 
 def pool_back(x: Lazy, gradient: Lazy, window: Window, function: PoolFunction) -> Lazy:
     """The gradient by what pooling got, x."""
-    kind = PoolBack(window, function)
+    kind = PoolingBack(window, function)
     if function is PoolFunction.MEAN:
         return _rows(gradient, ex.operation(kind, gradient.node))
     return _rows(gradient, ex.operation(kind, x.node, gradient.node))

@@ -35,6 +35,9 @@ def save(path: str | Path, network: Sequential) -> None:
     Raises InvalidInput naming the file where it cannot be written, and Unavailable where the
     package safetensors is missing.
     """
+    if not isinstance(network, Sequential):
+        kind = type(network).__name__
+        raise InvalidInput(f"network is a {kind}; an nn.Sequential is saved", field="network")
     writing = _extra("safetensors.numpy")
     arrays: dict[str, Array] = {}
     for number, layer in enumerate(network):

@@ -94,10 +94,14 @@ class Conv2d(Weighted):
         checked = parameter(weight, f"{name} weight", ndim=4)
         for length, what in zip(checked.shape, ("outputs", "inputs", "height", "width")):
             size(length, f"{name} {what}")
-        made._weight, made._bias = checked, cls._fitting(checked, bias, len(checked), name)
-        made._stride = pair(stride, f"{name} stride")
-        made._padding = pair(padding, f"{name} padding", least=0)
+        made._keep(checked, cls._fitting(checked, bias, len(checked), name))  # noqa: SLF001 - ours.
+        made._go(  # noqa: SLF001 - ours.
+            pair(stride, f"{name} stride"), pair(padding, f"{name} padding", least=0)
+        )
         return made
+
+    def _go(self, stride: tuple[int, int], padding: tuple[int, int]) -> None:
+        self._stride, self._padding = stride, padding
 
     @property
     def in_channels(self) -> int:

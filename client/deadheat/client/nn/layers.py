@@ -60,6 +60,9 @@ class Weighted:
             raise InvalidInput(f"{self!r} has no bias", field="bias")
         self._bias = self._successor(self._bias, value, "bias")
 
+    def _keep(self, weight: Array, bias: Array | None) -> None:
+        self._weight, self._bias = weight, bias
+
     def _successor(self, before: Array, value: ArrayLike, name: str) -> Array:
         made = parameter(value, name, ndim=before.ndim)
         if (made.shape, made.dtype) != (before.shape, before.dtype):
@@ -123,8 +126,10 @@ class Linear(Weighted):
         sizes = size(inputs, "inputs"), size(outputs, "outputs")
         element = numpy_dtype(float_name(dtype, "dtype"))
         weight = drawn(sizes, np.sqrt(6 / sum(sizes)), element, seed)
-        self._weight = parameter(weight, "weight", ndim=2)
-        self._bias = parameter(np.zeros(sizes[1], element), "bias", ndim=1) if bias else None
+        self._keep(
+            parameter(weight, "weight", ndim=2),
+            parameter(np.zeros(sizes[1], element), "bias", ndim=1) if bias else None,
+        )
 
     @classmethod
     def of(cls, weight: ArrayLike, bias: ArrayLike | None = None, *, name: str = "Linear") -> Self:
@@ -138,7 +143,7 @@ class Linear(Weighted):
         inputs, outputs = checked.shape
         size(inputs, f"{name} inputs")
         size(outputs, f"{name} outputs")
-        made._weight, made._bias = checked, cls._fitting(checked, bias, outputs, name)
+        made._keep(checked, cls._fitting(checked, bias, outputs, name))  # noqa: SLF001 - ours.
         return made
 
     @property
@@ -174,9 +179,7 @@ class Flatten:
         return "Flatten"
 
 
-def drawn(
-    shape: tuple[int, ...], limit: float, element: np.dtype[Any], seed: Seed
-) -> Array:
+def drawn(shape: tuple[int, ...], limit: float, element: np.dtype[Any], seed: Seed) -> Array:
     """New weights, evenly from +-limit; raises LimitReached where there is no memory for them."""
     source = generator(seed)
     try:

@@ -76,8 +76,12 @@ class Sequential:
             first, second = self.layers[before], self.layers[number]
             between = self.layers[before:number]
             is_reshaped = any(isinstance(layer, Pooling | Unflatten) for layer in between)
-            are_rows = isinstance(first, Linear) and isinstance(second, Linear)
-            if are_rows and not is_reshaped and first.outputs != second.inputs:
+            if (
+                isinstance(first, Linear)
+                and isinstance(second, Linear)
+                and not is_reshaped
+                and first.outputs != second.inputs
+            ):
                 raise InvalidInput(
                     f"{self.name(number)} takes {second.inputs} columns, but {self.name(before)} "
                     f"makes {first.outputs}",

@@ -85,7 +85,9 @@ def _layer(number: int, name: str, sizes: dict[str, Any], stored: Stored) -> Lay
             case _:
                 return name  # An activation's, or none that the network knows.
     except (KeyError, TypeError) as error:
-        raise InvalidInput(f"{label} ({name}) is described wrongly in the header: {error}") from None
+        raise InvalidInput(
+            f"{label} ({name}) is described wrongly in the header: {error}"
+        ) from None
 
 
 def alike(like: Sequential, stored: Mapping[int, Stored]) -> Sequential:

@@ -44,7 +44,13 @@ from deadheat.runtime.programs import (
     needed_blocks,
     read_by_rows,
 )
-from deadheat.runtime.windows import Convolve, ConvolveBack, ConvolveWeights, Pool, PoolBack
+from deadheat.runtime.windows import (
+    Convolve,
+    ConvolveBack,
+    ConvolveWeights,
+    Pooling,
+    PoolingBack,
+)
 from deadheat.scheduler.planner.pool import Floats, Integers, Pool
 
 #: So many rows are enough to begin with, and so many bytes of a result go when all is computed (the
@@ -243,7 +249,7 @@ def _operands(program: Program, operation: Operation) -> tuple[_Part, _Part, _Pa
         case Batched():
             return _batched(program, operation)
         case (
-            Segment() | Convolve() | ConvolveBack() | ConvolveWeights() | Pool() | PoolBack()
+            Segment() | Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack()
         ):
             return _along_rows(program, operation)
         case other:
@@ -279,8 +285,8 @@ def _batched(program: Program, operation: Operation) -> tuple[_Part, _Part, _Par
 
 
 def _along_rows(program: Program, operation: Operation) -> tuple[_Part, _Part, _Part]:
-    """A segment or a convolution is cut in rows only: what all rows need is counted in parts of its columns, since
-    whoever makes a row makes all of it."""
+    """A segment or a convolution is cut in rows only: what all rows need is counted in parts of its
+    columns, since whoever makes a row makes all of it."""
     types = program.types
     whole = types[operation.result].whole()
     by_row: _Part = []
