@@ -23,7 +23,9 @@ from deadheat.client.nn.losses import LOSSES
 from deadheat.client.nn.parameters import matrix_of
 from deadheat.client.nn.passes import backward, forward
 from deadheat.runtime.evaluating import evaluate
+from deadheat.runtime.programs import Gemm, Program
 from deadheat.scheduler.planner.joining import joined, segments
+from deadheat.scheduler.planner.rewriting import split_inner
 
 anp: Any = pytest.importorskip("autograd.numpy")
 autograd: Any = pytest.importorskip("autograd")
@@ -31,6 +33,8 @@ special: Any = pytest.importorskip("autograd.scipy.special")
 
 Array = np.ndarray[Any, Any]
 LIMIT: Final = 1e-10
+#: What the planner may make of a program before it cuts it.
+HOW: Final = ("as it is", "joined", "split", "split and joined")
 
 
 def softmax(x: Any) -> Any:
@@ -113,8 +117,18 @@ def check(network: nn.Sequential, found: list[Array], wanted: list[Array]) -> No
         assert gap <= LIMIT * np.abs(reference).max()
 
 
+def split(program: Program) -> Program:
+    """Every product in two parts along its inner dimension, which are added."""
+    for number in range(len(program.operations) - 1, -1, -1):
+        operation = program.operations[number]
+        if isinstance(operation.kind, Gemm):
+            inner = program.shape_of(operation).inner
+            program = split_inner(program, number, [(0, inner // 2), (inner // 2, inner)])
+    return program
+
+
 def in_pieces(
-    network: nn.Sequential, loss: str, x: Array, y: Array, seed: int, *, is_joined: bool
+    network: nn.Sequential, loss: str, x: Array, y: Array, seed: int, *, how: str
 ) -> list[Array]:
     """Gradients, each operation made in rectangles that nobody would choose."""
     chosen = LOSSES[loss]
@@ -126,7 +140,9 @@ def in_pieces(
     lowered = lower([one.node for one in made], chains=False)
     assert lowered.program is not None
     program = lowered.program
-    if is_joined:
+    if "split" in how:
+        program = split(program)
+    if "joined" in how:
         program = joined(program, segments(program))
     operands = {name: held.array for name, held in lowered.held.items()}
     found = evaluate(np, program, operands, cut_by(seed))
@@ -188,32 +204,32 @@ IMAGES: Final[Mapping[str, Callable[[], nn.Sequential]]] = {
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 @pytest.mark.parametrize("activation", list(FUNCTIONS))
 @settings(max_examples=12)
-@given(st.integers(0, 2**32), st.booleans())
-@example(seed=1, is_joined=True)
+@given(st.integers(0, 2**32), st.sampled_from(HOW))
+@example(seed=1, how="split and joined")
 def test_each_activation_and_loss_under_every_cut(
-    activation: str, loss: str, seed: int, is_joined: bool
+    activation: str, loss: str, seed: int, how: str
 ) -> None:
     rng = np.random.default_rng(seed)
     network = dense(activation, rng)
     x = rng.standard_normal((11, 6))
     y = rng.integers(0, 3, 11) if loss == "cross_entropy" else rng.standard_normal((11, 3))
-    found = in_pieces(network, loss, x, y, seed, is_joined=is_joined)
+    found = in_pieces(network, loss, x, y, seed, how=how)
     check(network, found, expected(network, loss, x, y))
 
 
 @pytest.mark.parametrize("which", list(IMAGES))
 @settings(max_examples=15)
-@given(st.integers(0, 2**32), st.booleans(), st.sampled_from(["cross_entropy", "mse"]))
-@example(seed=1, is_joined=True, loss="cross_entropy")
+@given(st.integers(0, 2**32), st.sampled_from(HOW), st.sampled_from(["cross_entropy", "mse"]))
+@example(seed=1, how="split and joined", loss="cross_entropy")
 def test_convolutions_and_pooling_under_every_cut(
-    which: str, seed: int, is_joined: bool, loss: str
+    which: str, seed: int, how: str, loss: str
 ) -> None:
     rng = np.random.default_rng(seed)
     network = randomly_biased(IMAGES[which](), rng)
     x = rng.standard_normal((19, network.inputs))  # Three blocks of samples, the last one short.
     count = network.outputs
     y = rng.integers(0, count, 19) if loss == "cross_entropy" else rng.standard_normal((19, count))
-    found = in_pieces(network, loss, x, y, seed, is_joined=is_joined)
+    found = in_pieces(network, loss, x, y, seed, how=how)
     check(network, found, expected(network, loss, x, y))
 
 

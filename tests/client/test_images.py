@@ -55,7 +55,7 @@ def test_images_may_come_out_and_rows_may_go_in(client: Client) -> None:
     x = RNG.standard_normal((20, 2, 9, 11))
     expected = numpys(made, x)
     for where in ("cluster", "local"):
-        found = client.forward(made, x, where=where)  # type: ignore[arg-type]
+        found = client.forward(made, x, where=where)
         assert found.shape == expected.shape == (20, 3, 3, 4)
         assert np.allclose(found, expected, rtol=1e-12)
     rows = nn.Sequential(nn.Unflatten(1, (2, 9, 11)), *made.layers)
@@ -78,8 +78,8 @@ def test_integers_are_images_too() -> None:
 def test_training_takes_numpys_steps_and_leaves_nothing_behind(cluster: LocalCluster) -> None:
     x, y = RNG.standard_normal((90, 2, 16, 16)), RNG.integers(0, 5, 90)
     here, there = network(), network()
-    for a, b in zip(here.weighted, there.weighted):
-        a.bias = b.bias  # type: ignore[assignment]
+    for one, other in zip(here.weighted, there.weighted):
+        one.bias = other.bias
     options: dict[str, Any] = {"epochs": 2, "batch_size": 40, "learning_rate": 0.1}
     options |= {"momentum": 0.9, "seed": 3}
     with Client(cluster.address) as client:

@@ -168,7 +168,7 @@ def _dimensions(value: Any) -> tuple[int | None, ...]:
 
 def _node(onnx: Any, node: Any, label: str) -> GraphNode:
     if node.op_type not in KINDS:
-        raise InvalidInput(f"{label} may be {', '.join(KINDS)}", field=label)
+        raise InvalidInput(f"{label} is not known; it may be {', '.join(KINDS)}", field=label)
     if sum(bool(name) for name in node.output) != 1 or not all(node.input):
         raise InvalidInput(f"{label} leaves out an input, or has several outputs", field=label)
     said = dict(KINDS[node.op_type])
