@@ -186,15 +186,15 @@ def refused(kind: str, inputs: str = "x", **attributes: Any) -> Any:
     [
         (
             lambda: refused("Sin"),
-            r"node .the_Sin. \(Sin\) is not known; it may be MatMul, Gemm, Conv",
+            r"node .the_Sin. \(Sin\) is not known; it may be MatM",
         ),
         (
             lambda: refused("BatchNormalization", "x m m m m"),
-            "node .the_BatchNormalization. .* is not known",
+            "node .the_BatchNorm.* is not known",
         ),
         (
             lambda: refused("Conv", "x w", group=2),
-            r"node .the_Conv. \(Conv\) has group 2; it may be",
+            r"node .the_Conv. .* has group 2; it may be 1",
         ),
         (lambda: refused("Conv", "x w", dilations=[2, 2]), r"has dilations \[2, 2\]"),
         (lambda: refused("Conv", "x w", pads=[0, 0, 1, 1]), "they must be alike on opposite sides"),
@@ -234,7 +234,7 @@ def test_what_is_not_known_is_refused_by_node(
         (
             [node("MatMul", "x m", "y")],
             drawn(2, 1, 4, 4),
-            r"node .the_MatMul. .* gets images, 2 x 1",
+            r"node .the_MatMul. .* images, 2 x 1",
         ),
         ([node("Softmax", "x", "y")], drawn(2, 1, 4, 4), r"node .the_Softmax. .* but gets images"),
         ([node("Transpose", "x", "y")], drawn(2, 1, 4, 4), "cannot be transposed by None"),

@@ -67,4 +67,4 @@ def test_devices_share_samples_by_speed() -> None:
     devices = [device("a", 1.0), device("b", 2.0)]
     made = plan(problem(built, devices), now=0.0)
     rows = {placement.device: placement.rectangle.rows for placement in made.placements}
-    assert rows["b/cpu"] == pytest.approx(2 * rows["a/cpu"], rel=0.02)
+    assert rows["b/cpu"] == pytest.approx(2 * rows["a/cpu"], rel=0.05)
