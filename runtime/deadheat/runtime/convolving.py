@@ -175,22 +175,26 @@ def read_by_rows(operation: Operation, kind: Windowed) -> tuple[bool, ...]:
 def work_shape(kind: Windowed, given: Sequence[MatrixType], result: MatrixType) -> GemmShape:
     """The product that a convolution is, and the windows that are laid out for it (or added up
     again); of pooling, the windows alone. Whoever makes a row makes all of it, so these have
-    parts, as segments do: they are cut in rows only."""
+    parts, as segments do: they are cut in rows only.
+
+    Columns are those of what is there at once: windows are laid out for a few samples only, so the
+    elements of a window are counted along the inner dimension.
+    """
     window, rows, dtype = kind.window, result.rows, given[0].dtype
+    seen, samples = window.channels * window.places, 1
     match kind:
         case Convolve():
-            depth, columns, samples = window.depth, result.columns, 1
+            product = GemmShape(rows, window.depth, result.columns, dtype)
         case ConvolveBack():
-            depth, columns = given[0].columns // window.places, window.depth * window.places
-            samples = 1
+            outputs = given[0].columns // window.places
+            product = GemmShape(rows, outputs * window.area, seen, dtype)
         case ConvolveWeights(block=block):
             samples = min(block, max(1, given[0].rows))
-            depth, columns = samples * window.places, result.columns
+            product = GemmShape(rows, samples * window.places, result.columns, dtype)
         case Pooling() | PoolingBack():
-            each = GemmShape(rows, window.area, window.channels * window.places, dtype, Op.SUM)
+            each = GemmShape(rows, window.area, seen, dtype, Op.SUM)
             return GemmShape(rows, 1, result.columns, dtype, Op.SUM, parts=(each,))
         case other:
             assert_never(other)
-    product = GemmShape(rows, depth, columns, dtype)
-    laid_out = GemmShape(rows, samples, window.depth * window.places, dtype, Op.SUM)
+    laid_out = GemmShape(rows, samples * window.area, seen, dtype, Op.SUM)
     return GemmShape(rows, 1, result.columns, dtype, parts=(product, laid_out))

@@ -107,8 +107,8 @@ def _convolve(
                 xp.matmul(matrix, laid, out=part.reshape(part.shape[0], part.shape[1], -1))
             else:
                 part[...] = xp.matmul(matrix, laid).reshape(part.shape)
-    if bias is not None:
-        made += bias.reshape(-1, 1, 1)
+            if bias is not None:
+                part += bias.reshape(-1, 1, 1)
 
 
 def _convolve_back(xp: ModuleType, window: Window, g: Array, weights: Array, out: Array) -> None:
