@@ -111,12 +111,12 @@ def test_a_convolutional_network_learns_digits() -> None:
     datasets = pytest.importorskip("sklearn.datasets")
     x, y = datasets.load_digits(return_X_y=True)
     made = nn.Sequential(
-        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 8, 3, padding=1, seed=1), "relu", nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(8 * 4 * 4, 10, seed=2),
+        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 3, padding=1, seed=1), "relu", nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(16 * 4 * 4, 10, seed=2),
     )  # fmt: skip
     rows = x[:1200] / 16
     report = HERE.train(
-        made, rows, y[:1200], epochs=10, batch_size=64, learning_rate=0.1, momentum=0.9, seed=1,
+        made, rows, y[:1200], epochs=20, batch_size=64, learning_rate=0.05, momentum=0.9, seed=1,
         where="local",
     )  # fmt: skip
     assert report.losses[-1] < 0.1
@@ -196,7 +196,7 @@ def test_layers_that_do_not_fit_are_refused_by_name(make: Callable[[], Any], mes
     ("x", "message"),
     [
         (np.ones((5, 3)), r"X is 5 x 3, but layer 0 \(Conv2d 2 to 6, .*\) takes n x channels x"),
-        (np.ones((5, 3, 16, 16)), r"layer 0 \(Conv2d 2 to 6.*\) takes 2 channels, but gets images"),
+        (np.ones((5, 3, 16, 16)), r"layer 0 \(Conv2d 2 to 6.*\) takes 2 channels, but gets 3"),
         (np.ones((5, 2, 12, 16)), r"layer 7 \(Linear 32 x 5\) takes 32 columns, but gets 16"),
         (np.ones((5, 2, 2, 2)), r"layer 3 \(Conv2d 6 to 8.*\): kernel 3 x 3 does not fit"),
         (np.full((1, 2, 16, 16), np.nan), r"X\[0, 0, 0, 0\] is nan|X\[0, 0\] is nan"),

@@ -27,7 +27,9 @@ from deadheat.runtime.windows import (
 
 Array = Any
 
-#: Windows that are laid out at once, for each thread.
+#: Windows that are laid out at once, for each thread (measured on a core for five layers, float32:
+#: 1 MiB is 16 % slower for large images and 19 % faster for small ones with many channels, 16 MiB
+#: is up to 20 % slower for most).
 LAID_OUT_BYTES: Final = 4 << 20
 
 
@@ -178,26 +180,25 @@ def _pool_back(
             for _, _, there in _places(window, rows):
                 padded[:, :, there[0], there[1]] += part
         else:
-            seen = _padded(xp, window, x[samples], -xp.inf)
-            first = _first_largest(xp, window, seen)
-            for i, j, there in _places(window, rows):
-                is_it = first == i * window.kernel[1] + j
-                padded[:, :, there[0], there[1]] += xp.where(is_it, part, part.dtype.type(0))
+            _to_largest(xp, window, x[samples], part, padded)
         _unbordered(window, padded, out[samples])
 
 
-def _first_largest(xp: ModuleType, window: Window, padded: Array) -> Array:
-    """Where in each window its first largest element is (NaN is the largest of all)."""
-    best: Array = None
-    for i, j, there in _places(window, slice(0, window.out_height)):
-        seen = padded[:, :, there[0], there[1]]
-        if best is None:
-            best, first = seen.copy(), xp.zeros(seen.shape, xp.int32)
-            continue
-        is_better = (seen > best) | (xp.isnan(seen) & ~xp.isnan(best))
-        first[is_better] = i * window.kernel[1] + j
-        xp.maximum(best, seen, out=best)
-    return first
+def _to_largest(xp: ModuleType, window: Window, x: Array, gradient: Array, out: Array) -> None:
+    """Adds each place's gradient where the first largest element of its window is (NaN is the
+    largest of all)."""
+    seen = _padded(xp, window, x, -xp.inf)
+    places = list(_places(window, slice(0, window.out_height)))
+    largest = xp.full(gradient.shape, -xp.inf, gradient.dtype)
+    for _, _, there in places:
+        xp.maximum(largest, seen[:, :, there[0], there[1]], out=largest)
+    is_left = xp.ones(gradient.shape, bool)
+    nothing = gradient.dtype.type(0)
+    for _, _, there in places:
+        one = seen[:, :, there[0], there[1]]
+        is_it = ((one == largest) | (one != one)) & is_left  # noqa: PLR0124 - NaN.
+        is_left ^= is_it
+        out[:, :, there[0], there[1]] += xp.where(is_it, gradient, nothing)
 
 
 # Windows
