@@ -28,9 +28,9 @@ from deadheat.runtime.rectangles import MatrixType, Rectangle
 Rest = Unary | Binary | Cast | Softmax | SumAlong | Transpose | Slice
 
 #: What an element costs, in additions of a sum of four large matrices, which is what a device's
-#: calibration measures (0.92 ns of float64, 0.29 ns of float32, with NumPy 2.4 on an x86 core with
-#: AVX-512). Between the two types, which are up to a factor of 2.4 apart: exp 2.0 and 2.6, tanh 3.0
-#: and 2.1, sigmoid 8.8 and 13, gelu 18 and 43, softmax 4.3 and 6.1, transposes 9 and 21.
+#: calibration measures (0.90 ns of float64, 0.29 ns of float32, with NumPy 2.4 on an x86 core).
+#: Between the two types: relu 1.8 and 1.9, exp 2.0 and 2.4, tanh 3.0 and 2.1, sigmoid 8.7 and 13,
+#: gelu 18 and 42, its tanh form 11 and 23, softmax 4.1 and 5.6, transposes 8.8 and 22.
 _FUNCTION_PASSES: Final = {
     UnaryFunction.NEGATIVE: 1,
     UnaryFunction.RELU: 2,

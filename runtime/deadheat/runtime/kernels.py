@@ -296,7 +296,7 @@ def _activate(xp: ModuleType, activation: Activation, out: Array) -> None:
         case Activation.GELU:
             out[...] = out * 0.5 * (1 + _erf(xp)(out * 0.5**0.5))
         case Activation.GELU_TANH:
-            # A power would take ten times as long as these products.
+            # With a power for the cube the whole would take six times as long (measured).
             inner = (2 / xp.pi) ** 0.5 * (out + 0.044715 * (out * out * out))
             out[...] = 0.5 * out * (1 + xp.tanh(inner))
 
