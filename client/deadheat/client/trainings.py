@@ -95,8 +95,7 @@ class Trainings(Networks):
 
         Args:
             network: Of float32 or float64.
-            X: n x `network.inputs` samples (or images, as `forward` takes them), taken in the
-                network's dtype.
+            X: Samples or images, as `forward` takes them; taken in the network's dtype.
             y: For "cross_entropy" n labels from 0 to `network.outputs` - 1; for "mse" numbers of
                 n x `network.outputs`.
             epochs: Passes over all samples, each in a new random order.
