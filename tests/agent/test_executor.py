@@ -17,6 +17,7 @@ from deadheat.agent.executors.link import ExecutorLink
 from deadheat.agent.memory import Memory
 from deadheat.runtime import wire
 from deadheat.runtime.dtypes import numpy_dtype
+from deadheat.runtime.elementwise import passes
 from deadheat.runtime.programs import (
     Activation,
     Chain,
@@ -197,7 +198,8 @@ def test_a_segment_leaves_only_its_result(cut: Rectangle | None) -> None:
         rows = slice(cut.row_start, cut.row_stop) if cut else slice(None)
         assert np.allclose(result, (np.tanh(np.maximum(a @ b, 0)) @ v)[rows])
         assert finished.progress.area_done == result.size
-        per_row = 2 * 90 * 110 + 8 * 110 + 2 * 110 * 70
+        each = passes(Unary(UnaryFunction.TANH), MatrixType(1500, 110, "float64"))
+        per_row = 2 * 90 * 110 + each * 110 + 2 * 110 * 70
         assert finished.progress.flops == pytest.approx(per_row * len(result))
 
     with_executor(test)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deadheat.agent.executors.panels import (
+    GRAIN,
     LAST_ROWS,
     MAX_BAND_BYTES,
     MAX_PANEL_FLOPS,
@@ -38,6 +39,7 @@ def test_panels_and_what_was_given_away_are_the_rectangle_exactly_once(
     whole = Rectangle(top, top + rows, left, left + columns)
     made = Panels(whole, GemmShape(rows, inner, columns, "float64"), threads)
     made.is_in_whole_rows = chance.random() < 0.5
+    made.row_grain = 1 if made.is_in_whole_rows and chance.random() < 0.5 else GRAIN
     if chance.random() < 0.5:  # Its operands arrive meanwhile.
         made.row_arrived = top
     running: list[Panel] = []
@@ -172,3 +174,15 @@ def test_rows_that_have_not_arrived_are_waited_for_or_given_away() -> None:
     assert (made.row_done, made.is_done) == (288, False)
     assert made.release(0) == [Rectangle(288, 4000, 0, 4000)]
     assert made.is_done
+
+
+def test_samples_of_images_go_one_by_one_at_the_end() -> None:
+    shape = GemmShape(40, 1, 1000, "float32", parts=(GemmShape(40, 300, 50_000, "float32"),))
+    made = Panels(Rectangle(0, 40, 0, 1000), shape, 4, is_in_whole_rows=True, row_grain=1)
+    heights = []
+    while (panel := made.take()) is not None:
+        heights.append(panel.rectangle.rows)
+        made.finish(panel)
+    assert sum(heights) == 40
+    assert heights[-1] == 1
+    assert len(heights) > 12

@@ -132,7 +132,7 @@ def pickled(path: Path) -> None:
         (lambda d: pickled(d / "B.npy"), "B.npy: holds pickled Python objects"),
         (lambda d: (d / "B.npy").write_text("hello"), "B.npy: not a .npy file"),
         (lambda d: np.save(d / "B.npy", np.ones((5, 5))), "inner sizes 900 and 5 differ"),
-        (lambda d: np.save(d / "B.npy", np.ones((900, 2, 2))), "B has 3 dimensions"),
+        (lambda d: np.save(d / "B.npy", np.ones((900, 2, 2))), "inner sizes 900 and 2 differ"),
         (lambda d: np.save(d / "B.npy", np.array([["x"]])), "B has dtype <U1"),
     ],
 )

@@ -32,11 +32,28 @@ def numpys(network: nn.Sequential, x: Array) -> Array:
             case nn.Linear():
                 x = x @ layer.weight
                 x = x if layer.bias is None else x + layer.bias
+            case nn.Conv2d():
+                x = np.einsum("ncijkm,ockm->noij", windows(layer, x, 0), layer.weight)
+                x = x if layer.bias is None else x + layer.bias.reshape(-1, 1, 1)
+            case nn.MaxPool2d():
+                x = windows(layer, x, -np.inf).max(axis=(4, 5))
+            case nn.AvgPool2d():
+                x = windows(layer, x, 0).mean(axis=(4, 5))
             case nn.Activation():
                 x = FUNCTIONS[layer.name](x)
             case nn.Flatten():
                 x = x.reshape(len(x), -1)
+            case nn.Unflatten():
+                x = x.reshape(-1, *layer.image)
     return x
+
+
+def windows(layer: Any, x: Array, fill: float) -> Array:
+    """n x channels x rows x columns x kernel: what a layer sees of images, by NumPy's own views."""
+    (p, q), (s, t) = layer.padding, layer.stride
+    bordered = np.pad(x, ((0, 0), (0, 0), (p, p), (q, q)), constant_values=fill)
+    seen = np.lib.stride_tricks.sliding_window_view(bordered, layer.kernel_size, axis=(2, 3))
+    return seen[:, :, ::s, ::t]
 
 
 def same(a: nn.Sequential, b: nn.Sequential) -> bool:

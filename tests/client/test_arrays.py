@@ -21,7 +21,7 @@ A = np.arange(12.0).reshape(3, 4)
         (A, np.ones(3), "inner sizes 4 and 3 differ"),
         (3.0, A, "A is a scalar"),
         (A, np.float64(1), "B is a scalar"),
-        (np.ones((2, 2, 2)), A, "A has 3 dimensions (2 x 2 x 2)"),
+        (np.ones((2, 2, 2)), A, "A is 2 x 2 x 2 and B is 3 x 4: inner sizes 2 and 3 differ"),
         (np.array([[{}]]), A, "A has dtype object"),
         (np.array([["a"]]), A, "A has dtype <U1"),
         (np.array([["2020-01-01"]], dtype="M8[D]"), A, "A has dtype datetime64"),
@@ -159,3 +159,50 @@ def test_what_numpy_cannot_read_is_named(tmp_path: Path) -> None:
     for wrong in ([[1.0, 2.0], [3.0]], [[2**70]], [["x"]], [[object()]], None):
         with pytest.raises(InvalidInput, match=r"^B "):
             arrays.product(A, wrong)
+
+
+class Elsewhere:
+    """An array that has DLPack and nothing else, as those of other libraries may."""
+
+    def __init__(self, array: Any, refusal: Exception | None = None) -> None:
+        self.array, self.refusal, self.calls = array, refusal, 0
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        self.calls += 1
+        if self.refusal:
+            raise self.refusal
+        return self.array.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        device: tuple[int, int] = self.array.__dlpack_device__()
+        return device
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "complex64", "bool"])
+def test_dlpack_is_taken_without_a_copy(dtype: str) -> None:
+    given = A.astype(dtype)
+    found = arrays.product(Elsewhere(given), Elsewhere(given.T))
+    assert np.shares_memory(found.a.array, given)
+    assert np.shares_memory(found.b.array, given)
+    assert found.b.is_transposed
+    stack = np.ones((2, 3, 4), dtype)
+    assert np.shares_memory(arrays.product(Elsewhere(stack), A.T).a.array, stack)
+    assert np.shares_memory(arrays.array_of(Elsewhere(stack), "X"), stack)
+
+
+@pytest.mark.parametrize("refusal", [BufferError("on a GPU"), RuntimeError("a type of its own")])
+def test_what_dlpack_cannot_hand_over_is_said(refusal: Exception) -> None:
+    with pytest.raises(InvalidInput, match=f"A is a Elsewhere that cannot be read here: {refusal}"):
+        arrays.product(Elsewhere(A, refusal), A.T)
+
+
+def test_torch_tensors_are_taken_without_a_copy() -> None:
+    torch = pytest.importorskip("torch")
+    tensor = torch.arange(12, dtype=torch.float32).reshape(3, 4)
+    found = arrays.product(tensor, tensor.T)
+    assert found.a.array.__array_interface__["data"][0] == tensor.data_ptr()
+    assert found.b.is_transposed
+    with pytest.raises(InvalidInput, match=r"A is no matrix: .*requires grad"):
+        arrays.product(tensor.clone().requires_grad_(), A.T)
+    with pytest.raises(InvalidInput, match=r"A is no matrix: .*[Bb][Ff]loat16"):
+        arrays.product(tensor.to(torch.bfloat16), A.T)

@@ -88,6 +88,24 @@ def test_every_dtype_and_layer_comes_back(client: Client, name: str) -> None:
         assert same(client.models.load(name), made)
 
 
+def test_a_network_of_images_is_kept_and_served(client: Client, name: str) -> None:
+    made = nn.Sequential(
+        nn.Unflatten(1, (2, 6, 6)),
+        nn.Conv2d(2, 3, 3, padding=1, seed=1),
+        "relu",
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(27, 4, seed=2),
+    )
+    client.models.save(name, made)
+    found = client.models.load(name)
+    assert same(found, made)
+    assert [repr(layer) for layer in found] == [repr(layer) for layer in made]
+    x = np.random.default_rng(3).standard_normal((5, 72)).astype(np.float32)
+    served = client.models.forward(name, x)
+    np.testing.assert_allclose(served, client.forward(made, x, where="local"), atol=1e-5)
+
+
 def test_two_who_save_at_once_get_two_versions(
     cluster: LocalCluster, client: Client, name: str
 ) -> None:

@@ -38,6 +38,52 @@ def test_a_network_comes_back_as_it_was(path: Path, dtype: str) -> None:
     assert [one.name for one in path.parent.iterdir()] == [path.name]
 
 
+def convolutional(**options: Any) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Unflatten(1, (2, 9, 8)),
+        nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(0, 1), **options),
+        "relu",
+        nn.MaxPool2d(3, stride=2, padding=1),
+        nn.Conv2d(4, 3, 1, bias=False, **options),
+        nn.AvgPool2d((1, 2)),
+        nn.Flatten(),
+        nn.Linear(3 * 2 * 2, 5, **options),
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_a_network_of_images_comes_back_as_it_was(path: Path, dtype: str) -> None:
+    network = convolutional(dtype=dtype, seed=1)
+    nn.save(path, network)
+    assert same(nn.from_safetensors(path), network)
+    state = safetensors.load_file(path)
+    assert sorted(state) == ["1.bias", "1.weight", "4.weight", "7.bias", "7.weight"]
+    assert state["1.weight"].shape == (4, 2, 3, 2)
+
+
+def test_parameters_of_others_go_into_a_network_like_theirs(path: Path) -> None:
+    network, other = convolutional(seed=1), convolutional(seed=2)
+    nn.save(path, network)
+    state = safetensors.load_file(path)
+    safetensors.save_file({f"model.{name}": array for name, array in state.items()}, path)
+    assert same(nn.from_safetensors(path, like=other), network)
+    assert not same(other, network)
+    with pytest.raises(InvalidInput, match=r"layer 1 is a convolution, .* give like="):
+        nn.from_safetensors(path)
+    with pytest.raises(InvalidInput, match=r"activations are in like already"):
+        nn.from_safetensors(path, like=other, activations="relu")
+    with pytest.raises(InvalidInput, match=r"like has parameters in layers \[0\], but the file in"):
+        nn.from_safetensors(path, like=nn.MLP([4, 3]))
+    with pytest.raises(InvalidInput, match=r"like is a list; it must be a network"):
+        nn.from_safetensors(path, like=[])  # type: ignore[arg-type]
+    changed = list(other.layers)
+    changed[4] = nn.Conv2d(4, 3, 1)
+    with pytest.raises(
+        InvalidInput, match=r"layer 4 in the file is Conv2d .* without bias, but in"
+    ):
+        nn.from_safetensors(path, like=nn.Sequential(*changed))
+
+
 def test_saving_replaces_what_was_there(path: Path) -> None:
     nn.save(path, nn.MLP([4, 3]))
     second = nn.MLP([5, 4, 3], seed=1)
@@ -94,6 +140,7 @@ def scratched(path: Path) -> None:
 
 
 W = np.ones((3, 4), np.float32)
+IMAGE = np.ones((2, 1, 3, 3), np.float32)
 NAN = np.full((3, 4), np.nan, np.float32)
 DAMAGED = "model.safetensors is no safetensors file, or damaged"
 
@@ -114,7 +161,10 @@ DAMAGED = "model.safetensors is no safetensors file, or damaged"
         (lambda path: put(path, {"0.weight": W[0]}), "layer 0 weight has 1 dimensions"),
         (lambda path: put(path, {"0.weight": NAN}), r"layer 0 weight\[0, 0\] is nan"),
         (lambda path: put(path, {"0.weight": W.astype(int)}), "layer 0 weight has dtype int64"),
-        (lambda path: put(path, {"0.weight": W}, ["relu"]), r"lists Linear layers \[\], but there"),
+        (
+            lambda path: put(path, {"0.weight": W}, ["relu"]),
+            r"lists layers with parameters \[\], but there",
+        ),
         (lambda path: put(path, {"0.weight": W}, ["linear", "swish"]), "layer 1 is 'swish'"),
         (lambda path: put(path, {"0.weight": W}, {"0": 1}), "in the header is no list of names"),
         (
@@ -122,6 +172,21 @@ DAMAGED = "model.safetensors is no safetensors file, or damaged"
             "model.safetensors: layer 1 .* takes 4 columns, but layer 0 .* makes 3",
         ),
         (lambda path: put(path, {}), "activations|Linear"),
+        (
+            lambda path: put(path, {"0.weight": IMAGE}, [{"layer": "conv2d", "stride": "two"}]),
+            "layer 0",
+        ),
+        (
+            lambda path: put(path, {"0.weight": IMAGE}, [{"layer": "conv2d", "groups": 2}]),
+            r"layer 0 \(conv2d\) is described wrongly in the header",
+        ),
+        (lambda path: put(path, {"0.weight": W}, [{"layer": "conv2d"}]), "0 weight has 2 dimens"),
+        (lambda path: put(path, {"0.weight": IMAGE}, ["linear"]), "layer 0 weight has 4 dimens"),
+        (lambda path: put(path, {"1.weight": W}, [{}, "linear"]), "layer 0 is 'None'; an activat"),
+        (
+            lambda path: put(path, {"1.weight": W}, [{"layer": "maxpool2d"}, "linear"]),
+            r"layer 0 \(maxpool2d\) is described wrongly in the header: 'kernel'",
+        ),
     ],
 )
 def test_what_is_no_network_is_refused_by_name(

@@ -8,7 +8,7 @@ nothing); what NumPy would refuse to multiply, or multiplies only as Python obje
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deadheat.client.stacks import dimensions as _dimensions
+from deadheat.client.stacks import stacked
 from deadheat.runtime import dtypes
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.programs import (
     MAX_CHAIN,
     UNSENT,
+    Batched,
+    Gemm,
     MatrixType,
     Operand,
 )
@@ -56,13 +60,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Product:
-    """A checked product: its operands, the dtype it is computed in, and the result's shape."""
+    """A checked product: its operands, the dtype it is computed in, and the result's shape; of
+    stacks of matrices also the batch dimensions of both."""
 
     a: Source
     b: Source
     bias: Source | None
     dtype: str
     result_shape: tuple[int, ...]
+    batches: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     @property
     def sources(self) -> Sequence[Source]:
@@ -70,6 +76,12 @@ class Product:
 
     def placeholders(self) -> tuple[Operand, ...]:
         return _placeholders(self.sources, self.dtype)
+
+    def kind(self, epilogue: Gemm) -> Gemm | Batched:
+        """What it is in a program, with this epilogue."""
+        if self.batches is not None:
+            return Batched(epilogue, *self.batches)
+        return replace(epilogue, transpose_a=self.a.is_transposed, transpose_b=self.b.is_transposed)
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,8 @@ def _placeholders(sources: Sequence[Source], dtype: str) -> tuple[Operand, ...]:
 def product(a: ArrayLike, b: ArrayLike, bias: ArrayLike | None = None) -> Product:
     """Checks `a @ b + bias`; raises InvalidInput naming operand and value."""
     first, second = _as_array(a, "A"), _as_array(b, "B")
+    if max(first[0].ndim, second[0].ndim) > 2:
+        return _stacks(first[0], second[0], bias)
     left, right = _matrix(first, "A", column=False), _matrix(second, "B", column=True)
     if left.shape[1] != right.shape[0]:
         raise InvalidInput(
@@ -130,6 +144,23 @@ def product(a: ArrayLike, b: ArrayLike, bias: ArrayLike | None = None) -> Produc
     if second[0].ndim == 1:
         shape = shape[:-1]
     return Product(left, right, added, dtype, shape)
+
+
+def _stacks(a: Array, b: Array, bias: ArrayLike | None) -> Product:
+    """A product of stacks of matrices, or of a stack and a matrix."""
+    for name, array in (("A", a), ("B", b)):
+        dtypes.name_of(array.dtype, field=name)
+        _check_dimensions(array, name)
+    stacks = stacked(a, b)
+    left, right = _matrix((stacks.a, None), "A", column=False), Source("B", stacks.b)
+    left = replace(left, array=np.ascontiguousarray(stacks.a), is_transposed=False)
+    given = [a.dtype, b.dtype]
+    added = None
+    if bias is not None:
+        added = _bias(_as_array(bias, "bias"), stacks.b.shape[1])
+        given.append(added.array.dtype)
+    dtype = dtypes.name_of(_promote(given), field="A @ B")
+    return Product(left, right, added, dtype, stacks.result_shape, stacks.batches)
 
 
 def chain(matrices: Iterable[ArrayLike]) -> ChainOfMatrices:
@@ -202,27 +233,38 @@ def _as_array(value: ArrayLike, name: str) -> tuple[Array, NpyFile | None]:
         except (ValueError, OSError) as error:
             raise InvalidInput(f"{name} is {file.path}: {error}", field=name) from None
         return array, file
+    refusal: Exception | None = None
     if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray):
         try:
-            return np.from_dlpack(value), None
-        except (BufferError, RuntimeError, TypeError):
-            pass  # Not in this memory, or of a type DLPack cannot say: NumPy copies it.
+            return _checked(np.from_dlpack(value), name), None
+        except (BufferError, RuntimeError, TypeError) as error:
+            refusal = error  # Not in this memory, or of a type DLPack cannot say.
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise InvalidInput(f"{name} is no matrix: {error}", field=name) from None
+    if refusal is not None and array.dtype == object:
+        kind = type(value).__name__
+        raise InvalidInput(
+            f"{name} is a {kind} that cannot be read here: {refusal}; copy it to this host's "
+            "memory, in a dtype that NumPy has",
+            field=name,
+        ) from None
+    return _checked(array, name), None
+
+
+def _checked(array: Array, name: str) -> Array:
+    """Raises InvalidInput for a dtype that cannot be multiplied."""
     dtypes.name_of(array.dtype, field=name)
-    return array, None
+    return array
 
 
 def _matrix(given: tuple[Array, NpyFile | None], name: str, *, column: bool) -> Source:
     array, file = given
-    if array.ndim == 0:
-        raise InvalidInput(f"{name} is a scalar; a product needs 1 or 2 dimensions", field=name)
+    _check_dimensions(array, name)
     if array.ndim > 2:
         raise InvalidInput(
-            f"{name} has {array.ndim} dimensions ({_dimensions(array)}); deadheat multiplies "
-            "arrays of 1 or 2",
+            f"{name} has {array.ndim} dimensions ({_dimensions(array)}); it may have 1 or 2",
             field=name,
         )
     if array.ndim == 1:
@@ -232,6 +274,11 @@ def _matrix(given: tuple[Array, NpyFile | None], name: str, *, column: bool) -> 
     dtypes.name_of(array.dtype, field=name)
     can_map = file is not None and array.dtype.isnative and stored.flags.c_contiguous
     return Source(name, stored, is_transposed, file if can_map else None)
+
+
+def _check_dimensions(array: Array, name: str) -> None:
+    if array.ndim == 0:
+        raise InvalidInput(f"{name} is a scalar; a product needs 1 or 2 dimensions", field=name)
 
 
 def _bias(given: tuple[Array, NpyFile | None], columns: int) -> Source:
@@ -250,7 +297,3 @@ def _promote(given: list[np.dtype[Any]]) -> np.dtype[Any]:
     except TypeError:
         names = ", ".join(str(dtype) for dtype in given)
         raise InvalidInput(f"operands have dtypes {names}, which have no common type") from None
-
-
-def _dimensions(array: Array) -> str:
-    return " x ".join(str(length) for length in array.shape) or "a scalar"

@@ -94,8 +94,7 @@ def outline(product: Sequence[Any], bias: ArrayLike | None, dtype: str | None) -
             )
         a, b = product
         checked = arrays.product(a, b, bias)
-        kind = Gemm(transpose_a=checked.a.is_transposed, transpose_b=checked.b.is_transposed)
-        return gemm_program(checked.placeholders(), kind)
+        return gemm_program(checked.placeholders(), checked.kind(Gemm()))
     if len(product) != 3:
         raise InvalidInput(f"give a, b or m, k, n; {len(product)} values came", field="product")
     if bias is not None:

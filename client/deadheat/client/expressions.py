@@ -39,6 +39,10 @@ SUM_ROWS: Final = 1024
 _NOT_THE_USERS: Final = ("deadheat.", "numpy.")
 
 
+#: What operands are called in errors, by how many there are.
+_NAMES: Final = (("the matrix",), ("left", "right"), ("samples", "weights", "bias"))
+
+
 class Held:
     """An operand that somebody holds on to: in this process if it is small (or there is no
     cluster), else in the store until nobody uses it any more."""
@@ -67,7 +71,7 @@ def leaf(held: Held) -> Node:
 
 def operation(kind: Kind, *inputs: Node) -> Node:
     """A checked operation; raises InvalidInput for what does not fit."""
-    names = ("left", "right") if len(inputs) == 2 else ("the matrix",)
+    names = _NAMES[len(inputs) - 1]
     types = {name: node.type for name, node in zip(names, inputs, strict=True)}
     matrix = result_type(Operation("the result", names, kind), types)
     matrix.check("the result")

@@ -7,6 +7,7 @@ would warn of (an overflow, infinity times zero) is as quiet here as it is there
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from deadheat.client.arrays import Array, ArrayLike, ChainOfMatrices, Product, S
 from deadheat.runtime import kernels
 from deadheat.runtime.dtypes import numpy_dtype
 from deadheat.runtime.errors import InvalidInput, LimitReached
-from deadheat.runtime.programs import Gemm, MatrixType
+from deadheat.runtime.programs import Batched, Gemm, MatrixType
 from deadheat.runtime.units import format_bytes
 from deadheat.store.npyfiles import read_header
 
@@ -72,14 +73,34 @@ def read(value: ArrayLike) -> ArrayLike:
         raise LimitReached(f"no memory here for {path}") from None
 
 
-def product(checked: Product, kind: Gemm) -> Array:
+def product(checked: Product, kind: Gemm | Batched) -> Array:
     """A checked product, with its epilogue."""
+    if isinstance(kind, Batched):
+        return _stack(checked, kind)
     a, b = _operand(checked.a, checked.dtype), _operand(checked.b, checked.dtype)
     bias = None if checked.bias is None else _operand(checked.bias, checked.dtype)
     # Transposed operands are views already.
     kind = Gemm(alpha=kind.alpha, activation=kind.activation)
     made = _multiplied(a, b, checked.dtype, kind, bias)
     return _shaped(made, checked.result_shape)
+
+
+def _stack(checked: Product, kind: Batched) -> Array:
+    """A product for each matrix of a batch, in one call."""
+    if 0 in checked.result_shape:
+        return np.empty(checked.result_shape, numpy_dtype(checked.dtype))
+    a, b = _operand(checked.a, checked.dtype), _operand(checked.b, checked.dtype)
+    bias = None if checked.bias is None else _operand(checked.bias, checked.dtype)
+    a = a.reshape(*kind.a_batch, a.shape[0] // prod(kind.a_batch), a.shape[1])
+    b = b.reshape(*kind.b_batch, b.shape[0] // prod(kind.b_batch), b.shape[1])
+    shape = (*np.broadcast_shapes(kind.a_batch, kind.b_batch), a.shape[-2], b.shape[-1])
+    with np.errstate(all="ignore"):
+        try:
+            out = np.empty(shape, numpy_dtype(checked.dtype))
+            kernels.gemm_panel(np, kind.gemm, checked.dtype, a, b, bias, out)
+        except MemoryError:
+            raise LimitReached(f"no memory here for the result, {shape}") from None
+    return _shaped(out, checked.result_shape)
 
 
 def chain(checked: ChainOfMatrices) -> Array:

@@ -25,7 +25,7 @@ from deadheat.client.lowering import lower
 from deadheat.client.model_reports import Model, content_hash
 from deadheat.client.nn.description import described, rebuilt
 from deadheat.client.nn.files import save as save_file
-from deadheat.client.nn.parameters import check_finite
+from deadheat.client.nn.parameters import check_finite, matrix_of
 from deadheat.client.nn.passes import forward
 from deadheat.client.nn.sequential import Sequential
 from deadheat.client.programs import Programs
@@ -124,7 +124,7 @@ class Models:
         transfers, sent = self._link.transfers(), []
         try:
             for array in network.parameters:
-                flat = array.reshape(-1, array.shape[-1])
+                flat = np.atleast_2d(matrix_of(array))
                 source, dtype = Source("parameter", flat), name_of(flat.dtype, field="network")
                 sent.append(await transfers.upload(source, dtype, inline=False, durable=True))
                 parameter = request.parameters.add(matrix_id=sent[-1].matrix_id, shape=array.shape)
@@ -327,7 +327,7 @@ def _outline(
     x = Lazy(owner, leaf(samples), (_OUTLINE_ROWS, network.inputs))
     held = [Held(operand.type, matrix_id=operand.matrix_id) for operand in parameters]
     given = [
-        Lazy(owner, leaf(one), array.shape)
+        Lazy(owner, leaf(one), matrix_of(array).shape)
         for one, array in zip(held, network.parameters, strict=True)
     ]
     last = forward(network, x, given)[-1].after

@@ -14,8 +14,10 @@ from deadheat.client.choices import CutName, DurabilityName, choice
 from deadheat.client.expressions import Held, leaf
 from deadheat.client.jobs import Job
 from deadheat.client.lazy import Lazy
-from deadheat.client.nn.layers import Flatten
-from deadheat.client.nn.parameters import FLOATS, check_finite
+from deadheat.client.nn.graphs import Graph
+from deadheat.client.nn.images import Image, Unflatten
+from deadheat.client.nn.layers import Activation, Flatten, Linear
+from deadheat.client.nn.parameters import FLOATS, check_finite, matrix_of
 from deadheat.client.nn.passes import forward
 from deadheat.client.nn.sequential import Sequential
 from deadheat.client.products import awaited, policy_of
@@ -37,7 +39,7 @@ class Networks(Programs):
 
     def forward(
         self,
-        network: Sequential,
+        network: Sequential | Graph,
         X: ArrayLike,  # noqa: N803 - as everybody calls it.
         *,
         softmax: bool = False,
@@ -51,10 +53,11 @@ class Networks(Programs):
         """What a network makes of samples, as one job.
 
         Args:
-            network: Of `deadheat.client.nn`. Its parameters stay on the cluster, as long as it has
-                them, for the next call.
+            network: Of `deadheat.client.nn`, or what `nn.from_onnx` made. Its parameters stay on
+                the cluster, as long as it has them, for the next call.
             X: n x `network.inputs` samples, or one of `network.inputs` elements; n x anything
-                where the network begins with Flatten. What `put` takes, or a `Lazy`.
+                where the network begins with Flatten. What `put` takes, or a `Lazy`. A network that
+                begins with Conv2d or pooling takes n x channels x height x width.
             softmax: Whether `softmax` along each row comes last.
             check_finite: Whether X is looked through for NaN and infinity, which are refused.
                 Without it they propagate as in NumPy. A Lazy is never looked through.
@@ -65,8 +68,9 @@ class Networks(Programs):
             where: As for `compute`.
 
         Returns:
-            An array of n x `network.outputs` (or of `network.outputs` elements), of the dtype that
-            NumPy makes of X's and the network's.
+            An array of n x `network.outputs` (or of `network.outputs` elements; of a network that
+            ends with images, n x channels x height x width), of the dtype that NumPy makes of X's
+            and the network's.
 
         Raises:
             InvalidInput: X does not fit the network, or is not finite; the message names layer,
@@ -91,7 +95,7 @@ class Networks(Programs):
 
     def submit_forward(
         self,
-        network: Sequential,
+        network: Sequential | Graph,
         X: ArrayLike,  # noqa: N803
         *,
         softmax: bool = False,
@@ -114,9 +118,16 @@ class Networks(Programs):
         job.add_done_callback(self._forget_if_failed)
         return job
 
-    def apply(self, network: Sequential, x: Lazy) -> Lazy:
+    def apply(self, network: Sequential | Graph, x: Lazy) -> Lazy:
         """What a network makes of an expression, as an expression: for `compute`, `submit` and
-        `persist`. Raises InvalidInput where its shape or dtype does not fit."""
+        `persist`. A lazy matrix has rows: images need a network that begins with Unflatten. Raises
+        InvalidInput where its shape or dtype does not fit."""
+        if isinstance(network, Graph):
+            taken = network.taken
+            image = None if len(taken) == 2 else (taken[1], taken[2], taken[3])
+            if image is not None and None in image:
+                raise InvalidInput(f"{network!r} takes images of any size, and X is a lazy matrix")
+            return self._computed(network, x, image)  # type: ignore[arg-type]
         _check_samples(network, x.shape, str(x.dtype))
         dtype = promoted(name_of(x.dtype, field="X"), name_of(network.dtype, field="network"))
         parameters = [self._parameter(array, dtype) for array in network.parameters]
@@ -124,15 +135,71 @@ class Networks(Programs):
 
     def _applied(
         self,
-        network: Sequential,
+        network: Sequential | Graph,
         X: ArrayLike,  # noqa: N803
         softmax: bool,
         is_checked: bool,
     ) -> Lazy:
-        _check_network(network)
+        if isinstance(network, Graph):
+            return self._graphs(network, X, softmax, is_checked)
+        network = self._fitted(network, X)
         x = X if isinstance(X, Lazy) else self._samples(network, X, is_checked)
         values = self.apply(network, x)
+        if network.made is not None and len(network.made) > 1:
+            if softmax:
+                raise InvalidInput("softmax goes along rows, but the network ends with images")
+            return Lazy(self, values.node, (*x.shape[:-1], *network.made))
         return values.softmax() if softmax else values
+
+    def _graphs(
+        self,
+        network: Graph,
+        X: ArrayLike,  # noqa: N803
+        softmax: bool,
+        is_checked: bool,
+    ) -> Lazy:
+        if isinstance(X, Lazy):
+            values = self.apply(network, X)
+        else:
+            array = arrays.array_of(X, "X")
+            network.check_samples(array.shape)
+            if is_checked:
+                check_finite(array, "X")
+            _, *shape = array.shape
+            image = (shape[0], shape[1], shape[2]) if len(shape) == 3 else None
+            rows = array.reshape(len(array), int(np.prod(shape)))
+            values = self._computed(network, self.put(rows), image)
+        if softmax and values.ndim > 2:
+            raise InvalidInput("softmax goes along rows, but the network ends with images")
+        return values.softmax() if softmax else values
+
+    def _computed(self, network: Graph, x: Lazy, image: Image | None) -> Lazy:
+        """What a graph makes of rows, or of images as rows."""
+        columns = network.taken[1] if image is None else int(np.prod(image))
+        if x.ndim != 2 or columns not in (None, x.shape[1]):
+            raise InvalidInput(f"X is {x.shape}, but {network!r} takes {columns} columns")
+        dtype = promoted(name_of(x.dtype, field="X"), name_of(network.dtype, field="network"))
+        _check_dtype(str(x.dtype))
+        made = network.applied(x, image, lambda array: self._parameter(array, dtype))
+        if made.image is None:
+            return made.lazy
+        return Lazy(self, made.lazy.node, (*made.lazy.shape[:-1], *made.image))
+
+    @staticmethod
+    def _fitted(network: Sequential, X: ArrayLike) -> Sequential:  # noqa: N803
+        """The network for samples as rows: one that takes images, for those of X's size."""
+        _check_network(network)
+        if not network.takes_images or isinstance(X, Lazy):
+            return network
+        shape = arrays.array_of(X, "X").shape
+        if len(shape) != 4:
+            dimensions = " x ".join(str(length) for length in shape) or "a scalar"
+            raise InvalidInput(
+                f"X is {dimensions}, but {network.name(0)} takes n x channels x height x width; "
+                "for rows begin the network with nn.Unflatten(1, (channels, height, width))",
+                field="X",
+            )
+        return network.for_images((shape[1], shape[2], shape[3]))
 
     def _samples(
         self,
@@ -143,7 +210,7 @@ class Networks(Programs):
         """Samples on the cluster, if they fit the network."""
         array = self._rows(network, X, is_checked=is_checked)
         # A file that needs no change is read in place.
-        is_file = isinstance(X, (str, Path)) and not isinstance(network[0], Flatten)
+        is_file = isinstance(X, (str, Path)) and not isinstance(network[0], Flatten | Unflatten)
         return self.put(X if is_file else array)
 
     @staticmethod
@@ -153,10 +220,12 @@ class Networks(Programs):
         *,
         is_checked: bool,
     ) -> Array:
-        """Samples as the network's first Linear layer takes them."""
+        """Samples as rows, as the network takes them."""
         _check_network(network)
         array = arrays.array_of(X, "X")
-        if isinstance(network[0], Flatten) and array.ndim > 2:
+        first = network[0]
+        is_image = isinstance(first, Unflatten) and array.shape[1:] == first.image
+        if (isinstance(first, Flatten) or is_image) and array.ndim > 2:
             array = array.reshape(len(array), int(np.prod(array.shape[1:])))
         _check_samples(network, array.shape, name_of(array.dtype, field="X"))
         if is_checked:
@@ -168,11 +237,11 @@ class Networks(Programs):
         resident, key = self._resident, (id(array), dtype)
         found = resident.get(key)
         if found is None:
-            source, _ = arrays.operand(array.astype(numpy_dtype(dtype), copy=False))
+            source, _ = arrays.operand(matrix_of(array).astype(numpy_dtype(dtype), copy=False))
             held = self._keep(source, durable=False)
             found = weakref.ref(array, lambda _: resident.pop(key, None)), held
             resident[key] = found
-        return Lazy(self, leaf(found[1]), array.shape)
+        return Lazy(self, leaf(found[1]), matrix_of(array).shape)
 
     def _forget_if_failed(self, job: Any) -> None:
         if not job.cancelled() and job.exception() is not None:
@@ -180,26 +249,40 @@ class Networks(Programs):
 
 
 def _check_network(network: object) -> None:
+    if isinstance(network, Graph):
+        raise InvalidInput(f"{network!r} is computed only: it is no Sequential", field="network")
     if not isinstance(network, Sequential):
         kind = type(network).__name__
         raise InvalidInput(f"network is a {kind}; it must be an nn.MLP or nn.Sequential")
 
 
 def _check_samples(network: Sequential, shape: tuple[int, ...], dtype: str) -> None:
-    """Raises InvalidInput for samples that the first Linear layer cannot take."""
-    number = network.layers.index(network.linear[0])
-    first = f"layer {number} ({network.linear[0]!r})"
+    """Raises InvalidInput for samples that the first layer that knows their size cannot take."""
+    shaping = (n for n, one in enumerate(network) if not isinstance(one, Activation | Flatten))
+    number = next(shaping)
+    first = network.name(number)
     dimensions = " x ".join(str(length) for length in shape) or "a scalar"
+    layer = network[number]
+    if network.takes_images:
+        raise InvalidInput(
+            f"X is a lazy matrix, {dimensions}, but {first} takes images; begin the network with "
+            "nn.Unflatten(1, (channels, height, width))",
+            field="X",
+        )
     if len(shape) > 2:
         raise InvalidInput(
-            f"X is {dimensions}, but {first} takes rows of {network.inputs}; begin the network "
-            "with nn.Flatten()",
+            f"X is {dimensions}, but {first} takes rows of {network.inputs}"
+            + ("; begin the network with nn.Flatten()" if isinstance(layer, Linear) else ""),
             field="X",
         )
     if not shape or shape[-1] != network.inputs:
         raise InvalidInput(
             f"X is {dimensions}, but {first} takes {network.inputs} columns", field="X"
         )
+    _check_dtype(dtype)
+
+
+def _check_dtype(dtype: str) -> None:
     element = element_type(dtype)
     if not element.is_exact and not element.is_float:
         raise InvalidInput(f"X is {dtype}; networks are computed in {', '.join(FLOATS)}", field="X")

@@ -57,11 +57,12 @@ class Products(Submissions):
         progress: bool | None = None,
         where: WhereName = "auto",
     ) -> Array:
-        """`activation(alpha * a @ b + bias)`, with NumPy's semantics for 1 and 2 dimensions.
+        """`activation(alpha * a @ b + bias)`, with NumPy's semantics for any dimensions.
 
         Args:
-            a: m x k; an array, anything NumPy or DLPack can read, or the path of a `.npy` file.
-            b: k x n, likewise.
+            a: m x k; an array, anything NumPy or DLPack can read, or the path of a `.npy` file. Of
+                more than two dimensions it is a stack of such matrices; 1-D is one row.
+            b: k x n, likewise; 1-D is one column. Batch dimensions are broadcast.
             bias: n elements, added to each row.
             alpha: A factor; other than 1 for floating-point and complex dtypes only.
             activation: Applied to each element; real floating-point dtypes only.
@@ -74,7 +75,8 @@ class Products(Submissions):
                 `cut`, `timeout` or `durability`, which only a job has, it is a job.
 
         Returns:
-            An m x n array of NumPy's result dtype. It is yours: changing it changes nothing else.
+            An array of NumPy's shape (m x n for two matrices) and result dtype. It is yours:
+            changing it changes nothing else.
 
         Raises:
             InvalidInput: Shapes, dtypes or options do not fit; the message says which and why.
@@ -232,11 +234,8 @@ def awaited(job: Job, progress: bool | None) -> Array:
 def _product(given: Sequence[ArrayLike], alpha: float, activation: str) -> Asked:
     a, b, bias = given
     checked = arrays.product(a, b, bias)
-    kind = Gemm(
-        transpose_a=checked.a.is_transposed,
-        transpose_b=checked.b.is_transposed,
-        alpha=number(alpha, "alpha"),
-        activation=choice(activation, "activation", ACTIVATIONS),
+    kind = checked.kind(
+        Gemm(alpha=number(alpha, "alpha"), activation=choice(activation, "activation", ACTIVATIONS))
     )
     return Asked.of(
         checked,

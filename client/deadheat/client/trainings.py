@@ -15,8 +15,9 @@ from deadheat.client.choices import CutName, choice, number
 from deadheat.client.lazy import Lazy
 from deadheat.client.networks import Networks
 from deadheat.client.nn.descent import Far, Near, Rule, begin
-from deadheat.client.nn.layers import Linear, Seed, generator
+from deadheat.client.nn.layers import Seed, generator
 from deadheat.client.nn.losses import LOSSES, Epoch, Gradients, LossName, Targets, Training
+from deadheat.client.nn.parameters import matrix_of
 from deadheat.client.nn.passes import backward, forward
 from deadheat.client.nn.sequential import Sequential
 from deadheat.client.products import policy_of
@@ -62,11 +63,13 @@ class Trainings(Networks):
         if choice(where, "where", PLACES) == "local":
             return self._here().gradients(network, X, y, loss=loss, cut=cut, timeout=timeout)
         task = self._task(network, X, y, loss, policy_of(cut, "process", timeout))
-        parameters = [self.put(array) for array in network.parameters]
+        parameters = [self.put(matrix_of(array)) for array in network.parameters]
         output, made = self._backward(task, np.arange(len(task.x)), parameters)
         found = self._persisted([output, *made], task.policy)
         value, *gradients = (lazy.compute() for lazy in found)
-        return Gradients(LOSSES[loss].value(value, task.targets), tuple(gradients))
+        pairs = zip(gradients, network.parameters, strict=True)
+        shaped = tuple(gradient.reshape(array.shape) for gradient, array in pairs)
+        return Gradients(LOSSES[loss].value(value, task.targets), shaped)
 
     def train(
         self,
@@ -92,7 +95,7 @@ class Trainings(Networks):
 
         Args:
             network: Of float32 or float64.
-            X: n x `network.inputs` samples, taken in the network's dtype.
+            X: Samples or images, as `forward` takes them; taken in the network's dtype.
             y: For "cross_entropy" n labels from 0 to `network.outputs` - 1; for "mse" numbers of
                 n x `network.outputs`.
             epochs: Passes over all samples, each in a new random order.
@@ -129,7 +132,8 @@ class Trainings(Networks):
         rule = Rule(_between(learning_rate, "learning_rate"), _between(momentum, "momentum"))
         task = self._task(network, X, y, loss, policy_of(cut, "process", None))
         source = generator(seed)
-        state = [begin(self.put(array), array, rule) for array in network.parameters]
+        matrices = [matrix_of(array) for array in network.parameters]
+        state = [begin(self.put(array), array, rule) for array in matrices]
         made: list[Epoch] = []
         for at in range(1, epochs + 1):
             batches = _batches(source, len(task.x), batch_size)
@@ -183,6 +187,7 @@ class Trainings(Networks):
         policy: job_pb2.JobPolicy,
     ) -> _Task:
         chosen = choice(loss, "loss", LOSSES)
+        network = self._fitted(network, X)
         x = self._rows(network, X, is_checked=True)
         if network.dtype.name not in TRAINED:
             raise InvalidInput(
@@ -212,11 +217,10 @@ def _assign(network: Sequential, arrays: Sequence[Array], rule: Rule, at: int) -
     if not all(np.isfinite(array).all() for array in arrays):
         raise _diverged(f"a parameter is not finite after epoch {at}", rule, at)
     left = iter(arrays)
-    for layer in network:
-        if isinstance(layer, Linear):
-            layer.weight = next(left)
-            if layer.bias is not None:
-                layer.bias = next(left)
+    for layer in network.weighted:
+        layer.weight = next(left).reshape(layer.weight.shape)
+        if layer.bias is not None:
+            layer.bias = next(left)
 
 
 def _diverged(what: str, rule: Rule, at: int) -> InvalidInput:

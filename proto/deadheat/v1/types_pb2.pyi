@@ -138,6 +138,23 @@ BINARY_FUNCTION_MULTIPLY: BinaryFunction.ValueType  # 3
 BINARY_FUNCTION_DIVIDE: BinaryFunction.ValueType  # 4
 Global___BinaryFunction: _TypeAlias = BinaryFunction  # noqa: Y015
 
+class _PoolFunction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PoolFunctionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PoolFunction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    POOL_FUNCTION_UNSPECIFIED: _PoolFunction.ValueType  # 0
+    POOL_FUNCTION_MAX: _PoolFunction.ValueType  # 1
+    POOL_FUNCTION_MEAN: _PoolFunction.ValueType  # 2
+
+class PoolFunction(_PoolFunction, metaclass=_PoolFunctionEnumTypeWrapper): ...
+
+POOL_FUNCTION_UNSPECIFIED: PoolFunction.ValueType  # 0
+POOL_FUNCTION_MAX: PoolFunction.ValueType  # 1
+POOL_FUNCTION_MEAN: PoolFunction.ValueType  # 2
+Global___PoolFunction: _TypeAlias = PoolFunction  # noqa: Y015
+
 @_typing.final
 class MatrixType(_message.Message):
     """A row-major matrix without gaps. Bytes are little-endian."""
@@ -528,6 +545,208 @@ class Slice(_message.Message):
 Global___Slice: _TypeAlias = Slice  # noqa: Y015
 
 @_typing.final
+class Batched(_message.Message):
+    """Products of stacks of matrices, whose batch dimensions are broadcast: of A, of B and of the result
+    the matrices lie one below the other. The product says alpha and activation only.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GEMM_FIELD_NUMBER: _builtins.int
+    A_BATCH_FIELD_NUMBER: _builtins.int
+    B_BATCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def gemm(self) -> Global___Gemm: ...
+    @_builtins.property
+    def a_batch(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def b_batch(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        gemm: Global___Gemm | None = ...,
+        a_batch: _abc.Iterable[_builtins.int] | None = ...,
+        b_batch: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gemm", b"gemm"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["a_batch", b"a_batch", "b_batch", b"b_batch", "gemm", b"gemm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Batched: _TypeAlias = Batched  # noqa: Y015
+
+@_typing.final
+class Window(_message.Message):
+    """Windows of kernel_height x kernel_width over images of channels x height x width, whose elements
+    are a row of a matrix in that order; with a border, in steps.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    KERNEL_HEIGHT_FIELD_NUMBER: _builtins.int
+    KERNEL_WIDTH_FIELD_NUMBER: _builtins.int
+    STRIDE_ROWS_FIELD_NUMBER: _builtins.int
+    STRIDE_COLUMNS_FIELD_NUMBER: _builtins.int
+    PADDING_ROWS_FIELD_NUMBER: _builtins.int
+    PADDING_COLUMNS_FIELD_NUMBER: _builtins.int
+    channels: _builtins.int
+    height: _builtins.int
+    width: _builtins.int
+    kernel_height: _builtins.int
+    kernel_width: _builtins.int
+    stride_rows: _builtins.int
+    stride_columns: _builtins.int
+    padding_rows: _builtins.int
+    padding_columns: _builtins.int
+    def __init__(
+        self,
+        *,
+        channels: _builtins.int = ...,
+        height: _builtins.int = ...,
+        width: _builtins.int = ...,
+        kernel_height: _builtins.int = ...,
+        kernel_width: _builtins.int = ...,
+        stride_rows: _builtins.int = ...,
+        stride_columns: _builtins.int = ...,
+        padding_rows: _builtins.int = ...,
+        padding_columns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "height", b"height", "kernel_height", b"kernel_height", "kernel_width", b"kernel_width", "padding_columns", b"padding_columns", "padding_rows", b"padding_rows", "stride_columns", b"stride_columns", "stride_rows", b"stride_rows", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Window: _TypeAlias = Window  # noqa: Y015
+
+@_typing.final
+class Convolve(_message.Message):
+    """A convolution. Operands: samples, weights (one row)[, a bias of one element for each output]."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def window(self) -> Global___Window: ...
+    def __init__(
+        self,
+        *,
+        window: Global___Window | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Convolve: _TypeAlias = Convolve  # noqa: Y015
+
+@_typing.final
+class ConvolveBack(_message.Message):
+    """Its adjoint by samples. Operands: a gradient, weights."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def window(self) -> Global___Window: ...
+    def __init__(
+        self,
+        *,
+        window: Global___Window | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConvolveBack: _TypeAlias = ConvolveBack  # noqa: Y015
+
+@_typing.final
+class ConvolveWeights(_message.Message):
+    """Its adjoint by weights: one row for each block of samples. Operands: samples, a gradient."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
+    BIAS_FIELD_NUMBER: _builtins.int
+    block: _builtins.int
+    bias: _builtins.bool
+    """That by the bias stands behind it."""
+    @_builtins.property
+    def window(self) -> Global___Window: ...
+    def __init__(
+        self,
+        *,
+        window: Global___Window | None = ...,
+        block: _builtins.int = ...,
+        bias: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bias", b"bias", "block", b"block", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConvolveWeights: _TypeAlias = ConvolveWeights  # noqa: Y015
+
+@_typing.final
+class Pooling(_message.Message):
+    """What becomes of the elements in a window. Operand: samples."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    function: Global___PoolFunction.ValueType
+    @_builtins.property
+    def window(self) -> Global___Window: ...
+    def __init__(
+        self,
+        *,
+        window: Global___Window | None = ...,
+        function: Global___PoolFunction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pooling: _TypeAlias = Pooling  # noqa: Y015
+
+@_typing.final
+class PoolingBack(_message.Message):
+    """Its adjoint. Operands: samples (for the largest only), a gradient."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    function: Global___PoolFunction.ValueType
+    @_builtins.property
+    def window(self) -> Global___Window: ...
+    def __init__(
+        self,
+        *,
+        window: Global___Window | None = ...,
+        function: Global___PoolFunction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PoolingBack: _TypeAlias = PoolingBack  # noqa: Y015
+
+@_typing.final
 class Segment(_message.Message):
     """Operations that follow one another on the same rows without a barrier between them. Operands are
     what they read from outside, the result is that of the last one.
@@ -567,6 +786,10 @@ class SegmentStep(_message.Message):
     SOFTMAX_FIELD_NUMBER: _builtins.int
     SUM_ALONG_FIELD_NUMBER: _builtins.int
     SLICE_FIELD_NUMBER: _builtins.int
+    CONVOLVE_FIELD_NUMBER: _builtins.int
+    CONVOLVE_BACK_FIELD_NUMBER: _builtins.int
+    POOLING_FIELD_NUMBER: _builtins.int
+    POOLING_BACK_FIELD_NUMBER: _builtins.int
     result: _builtins.str
     @_builtins.property
     def operands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -586,6 +809,14 @@ class SegmentStep(_message.Message):
     def sum_along(self) -> Global___SumAlong: ...
     @_builtins.property
     def slice(self) -> Global___Slice: ...
+    @_builtins.property
+    def convolve(self) -> Global___Convolve: ...
+    @_builtins.property
+    def convolve_back(self) -> Global___ConvolveBack: ...
+    @_builtins.property
+    def pooling(self) -> Global___Pooling: ...
+    @_builtins.property
+    def pooling_back(self) -> Global___PoolingBack: ...
     def __init__(
         self,
         *,
@@ -599,12 +830,16 @@ class SegmentStep(_message.Message):
         softmax: Global___Softmax | None = ...,
         sum_along: Global___SumAlong | None = ...,
         slice: Global___Slice | None = ...,
+        convolve: Global___Convolve | None = ...,
+        convolve_back: Global___ConvolveBack | None = ...,
+        pooling: Global___Pooling | None = ...,
+        pooling_back: Global___PoolingBack | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "gemm", b"gemm", "kind", b"kind", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "unary", b"unary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "convolve", b"convolve", "convolve_back", b"convolve_back", "gemm", b"gemm", "kind", b"kind", "pooling", b"pooling", "pooling_back", b"pooling_back", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "unary", b"unary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "result", b"result", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "unary", b"unary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "convolve", b"convolve", "convolve_back", b"convolve_back", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "pooling", b"pooling", "pooling_back", b"pooling_back", "result", b"result", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "unary", b"unary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "unary", "binary", "cast", "softmax", "sum_along", "slice"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "unary", "binary", "cast", "softmax", "sum_along", "slice", "convolve", "convolve_back", "pooling", "pooling_back"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -629,6 +864,12 @@ class Operation(_message.Message):
     TRANSPOSE_FIELD_NUMBER: _builtins.int
     SLICE_FIELD_NUMBER: _builtins.int
     SEGMENT_FIELD_NUMBER: _builtins.int
+    CONVOLVE_FIELD_NUMBER: _builtins.int
+    CONVOLVE_BACK_FIELD_NUMBER: _builtins.int
+    CONVOLVE_WEIGHTS_FIELD_NUMBER: _builtins.int
+    POOLING_FIELD_NUMBER: _builtins.int
+    POOLING_BACK_FIELD_NUMBER: _builtins.int
+    BATCHED_FIELD_NUMBER: _builtins.int
     result: _builtins.str
     @_builtins.property
     def operands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -654,6 +895,18 @@ class Operation(_message.Message):
     def slice(self) -> Global___Slice: ...
     @_builtins.property
     def segment(self) -> Global___Segment: ...
+    @_builtins.property
+    def convolve(self) -> Global___Convolve: ...
+    @_builtins.property
+    def convolve_back(self) -> Global___ConvolveBack: ...
+    @_builtins.property
+    def convolve_weights(self) -> Global___ConvolveWeights: ...
+    @_builtins.property
+    def pooling(self) -> Global___Pooling: ...
+    @_builtins.property
+    def pooling_back(self) -> Global___PoolingBack: ...
+    @_builtins.property
+    def batched(self) -> Global___Batched: ...
     def __init__(
         self,
         *,
@@ -670,12 +923,18 @@ class Operation(_message.Message):
         transpose: Global___Transpose | None = ...,
         slice: Global___Slice | None = ...,
         segment: Global___Segment | None = ...,
+        convolve: Global___Convolve | None = ...,
+        convolve_back: Global___ConvolveBack | None = ...,
+        convolve_weights: Global___ConvolveWeights | None = ...,
+        pooling: Global___Pooling | None = ...,
+        pooling_back: Global___PoolingBack | None = ...,
+        batched: Global___Batched | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "chain", b"chain", "gemm", b"gemm", "kind", b"kind", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batched", b"batched", "binary", b"binary", "cast", b"cast", "chain", b"chain", "convolve", b"convolve", "convolve_back", b"convolve_back", "convolve_weights", b"convolve_weights", "gemm", b"gemm", "kind", b"kind", "pooling", b"pooling", "pooling_back", b"pooling_back", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "chain", b"chain", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "result", b"result", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batched", b"batched", "binary", b"binary", "cast", b"cast", "chain", b"chain", "convolve", b"convolve", "convolve_back", b"convolve_back", "convolve_weights", b"convolve_weights", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "pooling", b"pooling", "pooling_back", b"pooling_back", "result", b"result", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "chain", "unary", "binary", "cast", "softmax", "sum_along", "transpose", "slice", "segment"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "chain", "unary", "binary", "cast", "softmax", "sum_along", "transpose", "slice", "segment", "convolve", "convolve_back", "convolve_weights", "pooling", "pooling_back", "batched"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final, assert_never
 
-from deadheat.runtime import segments
+from deadheat.runtime import batches, segments
+from deadheat.runtime.convolving_kernels import windowed_panel
 from deadheat.runtime.dtypes import element_type, numpy_dtype
 from deadheat.runtime.programs import (
     Activation,
+    Batched,
     Binary,
     BinaryFunction,
     Cast,
@@ -28,6 +30,7 @@ from deadheat.runtime.programs import (
     UnaryFunction,
     needed_blocks,
 )
+from deadheat.runtime.windows import Convolve, ConvolveBack, ConvolveWeights, Pooling, PoolingBack
 
 Array = Any
 
@@ -69,14 +72,15 @@ def compute_panel(
             b = parts[1].T if kind.transpose_b else parts[1]
             dtype = types[operation.operands[0]].dtype
             gemm_panel(xp, kind, dtype, a, b, parts[2] if len(parts) == 3 else None, out)
+        case Batched():
+            _batched(xp, operation, kind, types, rectangle, parts, out)
         case Sum():
             terms, bias = (parts[:-1], parts[-1]) if kind.bias else (parts, None)
             sum_panel(xp, kind, types[operation.operands[0]].dtype, terms, bias, out)
         case Chain():
             raise TypeError("a chain is rewritten into products before it is assigned")
         case Unary(function):
-            for block in _row_blocks(out):
-                _unary(xp, function, parts[0][block], out[block])
+            _unary(xp, function, parts[0], out)
         case Binary(function):
             _binary(xp, function, parts[0], parts[1], out)
         case Cast() | Slice():
@@ -85,13 +89,14 @@ def compute_panel(
             out[...] = parts[0].T
         case Softmax():
             columns = slice(rectangle.column_start, rectangle.column_stop)
-            for block in _row_blocks(parts[0]):
-                _softmax(xp, parts[0][block], columns, out[block])
+            _softmax(xp, parts[0], columns, out)
         case SumAlong():
             _sum_along(xp, kind, types[operation.operands[0]].dtype, parts[0], out)
         case Segment():
             given = dict(zip(operation.operands, parts, strict=True))
             _segment(xp, kind, segments.all_types(kind, types), rectangle, given, out)
+        case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack():
+            windowed_panel(xp, kind, types[operation.operands[0]].dtype, rectangle, parts, out)
         case _:
             assert_never(kind)
 
@@ -116,6 +121,32 @@ def gemm_panel(
     wide = xp.matmul(a, b)
     _finish(xp, kind, wide, bias)
     out[...] = wide.astype(out.dtype)
+
+
+def _batched(
+    xp: ModuleType,
+    operation: Operation,
+    kind: Batched,
+    types: Mapping[str, MatrixType],
+    rectangle: Rectangle,
+    parts: Sequence[Array],
+    out: Array,
+) -> None:
+    """One product after the other, of which the panel may have some rows."""
+    given = [types[name] for name in operation.operands]
+    batch, each = batches.broadcast(kind), batches.sizes(operation, kind, given)
+    needed = [part for _, part in needed_blocks(operation, types, rectangle)]
+    a_top, b_top = needed[0].row_start, needed[1].row_start
+    bias = parts[2] if len(parts) == 3 else None
+    for span in batches.spans(each, rectangle.row_start, rectangle.row_stop):
+        number = span.column_start
+        top = batches.source(number, batch, kind.a_batch) * each.rows - a_top
+        a = parts[0][top + span.row_start : top + span.row_stop]
+        top = batches.source(number, batch, kind.b_batch) * each.inner - b_top
+        b = parts[1][top : top + each.inner]
+        top = number * each.rows - rectangle.row_start
+        made = out[top + span.row_start : top + span.row_stop]
+        gemm_panel(xp, kind.gemm, given[0].dtype, a, b, bias, made)
 
 
 def sum_panel(
@@ -151,6 +182,11 @@ def _row_blocks(array: Array, itemsize: int | None = None) -> Iterator[slice]:
 
 def _unary(xp: ModuleType, function: UnaryFunction, x: Array, out: Array) -> None:
     """`out[...] = function(x)`, rounded once from the accumulation type."""
+    for block in _row_blocks(out):
+        _unary_block(xp, function, x[block], out[block])
+
+
+def _unary_block(xp: ModuleType, function: UnaryFunction, x: Array, out: Array) -> None:
     if out.dtype.kind in "biu":
         if function is UnaryFunction.NEGATIVE:
             xp.negative(x, out=out)
@@ -180,11 +216,12 @@ def _binary(xp: ModuleType, function: BinaryFunction, a: Array, b: Array, out: A
 def _softmax(xp: ModuleType, x: Array, columns: slice, out: Array) -> None:
     """`x` are whole rows, of which `out` gets some columns."""
     compute = numpy_dtype(element_type(out.dtype.name).compute)
-    wide = x.astype(compute)
-    wide -= wide.max(axis=1, keepdims=True)
-    xp.exp(wide, out=wide)
-    wide /= wide.sum(axis=1, keepdims=True)
-    out[...] = wide[:, columns].astype(out.dtype, copy=False)
+    for block in _row_blocks(x):
+        wide = x[block].astype(compute)
+        wide -= wide.max(axis=1, keepdims=True)
+        xp.exp(wide, out=wide)
+        wide /= wide.sum(axis=1, keepdims=True)
+        out[block] = wide[:, columns].astype(out.dtype, copy=False)
 
 
 def _sum_along(xp: ModuleType, kind: SumAlong, dtype: str, x: Array, out: Array) -> None:
@@ -259,7 +296,8 @@ def _activate(xp: ModuleType, activation: Activation, out: Array) -> None:
         case Activation.GELU:
             out[...] = out * 0.5 * (1 + _erf(xp)(out * 0.5**0.5))
         case Activation.GELU_TANH:
-            inner = (2 / xp.pi) ** 0.5 * (out + 0.044715 * out**3)
+            # With a power for the cube the whole would take six times as long (measured).
+            inner = (2 / xp.pi) ** 0.5 * (out + 0.044715 * (out * out * out))
             out[...] = 0.5 * out * (1 + xp.tanh(inner))
 
 

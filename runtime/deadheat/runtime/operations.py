@@ -8,6 +8,7 @@ from enum import Enum, StrEnum
 
 from deadheat.runtime.dtypes import element_type
 from deadheat.runtime.rectangles import Rectangle
+from deadheat.runtime.windows import Windowed
 
 
 class Activation(Enum):
@@ -36,6 +37,17 @@ class Gemm:
     activation: Activation = Activation.NONE
     inner: tuple[int, int] | None = None
     out_dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batched:
+    """Products of stacks of matrices, whose batch dimensions are broadcast as NumPy's are: A lies
+    there as the rows of all its matrices one below the other, and so do B and the result. Each
+    product has the epilogue of `gemm`, which says nothing of transposes, inner parts and types."""
+
+    gemm: Gemm
+    a_batch: tuple[int, ...]
+    b_batch: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +165,19 @@ class Segment:
 
 
 Elementwise = Unary | Binary | Cast
-Kind = Gemm | Sum | Chain | Elementwise | Softmax | SumAlong | Transpose | Slice | Segment
+Kind = (
+    Gemm
+    | Batched
+    | Sum
+    | Chain
+    | Elementwise
+    | Softmax
+    | SumAlong
+    | Transpose
+    | Slice
+    | Windowed
+    | Segment
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +202,8 @@ class GemmShape:
     """The sizes of one product, C (rows x columns) = A (rows x inner) @ B (inner x columns).
 
     Of a sum, `inner` counts the operations for one element: additions and epilogue. A segment has
-    `parts`, the shapes of its operations, and takes as long as these on as many rows as it has.
+    `parts`, the shapes of its operations, and takes as long as these on as many rows as it has; so
+    has a convolution.
     """
 
     rows: int

@@ -14,6 +14,7 @@ from typing import Final
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.operations import (
     Activation,
+    Batched,
     Binary,
     BinaryFunction,
     Cast,
@@ -54,6 +55,7 @@ __all__ = [
     "MAX_OPERATIONS",
     "MAX_TERMS",
     "Activation",
+    "Batched",
     "Binary",
     "BinaryFunction",
     "Cast",
@@ -177,8 +179,8 @@ class Program:
         return sum(self.flops_of(operation) for operation in self.operations)
 
 
-def gemm_program(operands: tuple[Operand, ...], kind: Gemm, result: str = "C") -> Program:
-    """The program of one product; the result is called `result`."""
+def gemm_program(operands: tuple[Operand, ...], kind: Gemm | Batched, result: str = "C") -> Program:
+    """The program of one product, or of a stack of them; the result is called `result`."""
     names = tuple(operand.name for operand in operands)
     return Program(unique(operands), (Operation(result, names, kind),), (result,))
 

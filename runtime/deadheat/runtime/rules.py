@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, assert_never
 
-from deadheat.runtime import elementwise, segments
+from deadheat.runtime import batches, convolving, elementwise, segments
 from deadheat.runtime.dtypes import ElementType, element_type
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.operations import (
     Activation,
+    Batched,
     Binary,
     Cast,
     Chain,
     Gemm,
     GemmShape,
+    Kind,
     Op,
     Operation,
     Segment,
@@ -30,6 +32,14 @@ from deadheat.runtime.operations import (
     Unary,
 )
 from deadheat.runtime.rectangles import MatrixType, Rectangle
+from deadheat.runtime.windows import (
+    Convolve,
+    ConvolveBack,
+    ConvolveWeights,
+    Pooling,
+    PoolingBack,
+    Windowed,
+)
 
 #: The orders of a chain are searched in time that grows with the cube of its length.
 MAX_CHAIN: Final = 64
@@ -48,12 +58,16 @@ def result_type(operation: Operation, types: Types) -> MatrixType:
     match operation.kind:
         case Gemm() as kind:
             return _gemm_type(operation, kind, given)
+        case Batched() as kind:
+            return _batched_type(operation, kind, given)
         case Sum() as kind:
             return _sum_type(operation, kind, given)
         case Chain() as kind:
             return _chain_type(operation, kind, given)
         case Segment() as kind:
             return segments.result_type(operation, kind, types)
+        case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack() as kind:
+            return convolving.result_type(operation, kind, given)
         case kind:
             return elementwise.result_type(operation, kind, given)
 
@@ -83,6 +97,15 @@ def _gemm_type(operation: Operation, kind: Gemm, given: Sequence[MatrixType]) ->
             field="out_dtype",
         )
     return MatrixType(a.rows, b.columns, dtype)
+
+
+def _batched_type(operation: Operation, kind: Batched, given: Sequence[MatrixType]) -> MatrixType:
+    rows = batches.result_rows(operation, kind, given)
+    _check_one_dtype(operation, given)
+    if len(given) == 3:
+        _check_bias(operation.operands[2], given[2], given[1].columns)
+    _check_epilogue(kind.gemm.alpha, kind.gemm.activation, given[0].element)
+    return MatrixType(rows, given[1].columns, given[0].dtype)
 
 
 def _sum_type(operation: Operation, kind: Sum, given: Sequence[MatrixType]) -> MatrixType:
@@ -197,6 +220,8 @@ def needed_blocks(
             yield from _gemm_blocks(operation, kind, types, rectangle)
             if len(names) == 3:
                 yield names[2], Rectangle(0, 1, *columns)
+        case Batched() as kind:
+            yield from batches.needed_blocks(operation, kind, types, rectangle)
         case Sum() as kind:
             for name in names[:-1] if kind.bias else names:
                 yield name, rectangle
@@ -210,6 +235,8 @@ def needed_blocks(
             needs = segments.needs(kind, segments.all_types(kind, types), rectangle)
             for name in names:
                 yield name, needs[name]
+        case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack() as kind:
+            yield from convolving.needed_blocks(operation, kind, types, rectangle)
         case kind:
             yield from elementwise.needed_blocks(operation, kind, types, rectangle)
 
@@ -227,6 +254,8 @@ def read_by_rows(operation: Operation) -> tuple[bool, ...]:
     match operation.kind:
         case Gemm(transpose_a=is_transposed):
             return (not is_transposed, *[False] * (count - 1))
+        case Batched() as kind:
+            return batches.read_by_rows(operation, kind)
         case Sum(bias=has_bias):
             return (*[True] * (count - 1), not has_bias)
         case Unary() | Cast() | Softmax() | SumAlong(axis=1):
@@ -236,6 +265,8 @@ def read_by_rows(operation: Operation) -> tuple[bool, ...]:
             return (False,) * count
         case Segment() as kind:
             return segments.read_by_rows(operation, kind)
+        case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack() as kind:
+            return convolving.read_by_rows(operation, kind)
         case kind:
             assert_never(kind)
 
@@ -251,10 +282,27 @@ def is_row_local(operation: Operation) -> bool:
             return True
         case SumAlong(axis=axis):
             return axis == 1
+        case Convolve() | ConvolveBack() | Pooling() | PoolingBack():
+            return True
+        case Batched() | ConvolveWeights():
+            return False
         case Chain() | Transpose() | Slice() | Segment():
             return False
         case kind:
             assert_never(kind)
+
+
+def is_in_whole_rows(kind: Kind) -> bool:
+    """Whether a part of a row costs as much as all of it, so that nobody should be given one."""
+    return isinstance(kind, Segment | Windowed)
+
+
+def is_in_samples(kind: Kind) -> bool:
+    """Whether each row is much work for itself, whatever the number of rows at a time: convolutions
+    multiply sample by sample."""
+    if isinstance(kind, Segment):
+        return any(is_in_samples(one.kind) for one in kind.operations)
+    return isinstance(kind, Windowed)
 
 
 def _gemm_blocks(
@@ -282,6 +330,8 @@ def work_shape(operation: Operation, types: Types) -> GemmShape:
             if kind.inner is not None:
                 inner = kind.inner[1] - kind.inner[0]
             return GemmShape(result.rows, inner, result.columns, first.dtype)
+        case Batched() as kind:
+            return batches.work_shape(operation, kind, [types[n] for n in operation.operands])
         case Sum() as kind:
             passes = len(operation.operands) - 1 + _epilogue_passes(kind)
             return GemmShape(result.rows, max(1, passes), result.columns, first.dtype, Op.SUM)
@@ -291,8 +341,11 @@ def work_shape(operation: Operation, types: Types) -> GemmShape:
             return GemmShape(result.rows, inner, result.columns, first.dtype)
         case Segment() as kind:
             known = segments.all_types(kind, types)
-            parts = tuple(work_shape(one, known) for one in kind.operations)
+            shapes = [work_shape(one, known) for one in kind.operations]
+            parts = tuple(part for shape in shapes for part in shape.parts or (shape,))
             return GemmShape(result.rows, 1, result.columns, result.dtype, parts=parts)
+        case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack() as kind:
+            return convolving.work_shape(kind, [types[n] for n in operation.operands], result)
         case kind:
             passes = elementwise.passes(kind, first)
             return GemmShape(result.rows, passes, result.columns, first.dtype, Op.SUM)

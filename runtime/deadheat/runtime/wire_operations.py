@@ -7,10 +7,11 @@ from typing import Final, TypeVar, assert_never
 
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from deadheat.runtime import dtypes
+from deadheat.runtime import dtypes, wire_windows
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.programs import (
     Activation,
+    Batched,
     Binary,
     BinaryFunction,
     Cast,
@@ -28,6 +29,14 @@ from deadheat.runtime.programs import (
     Unary,
     UnaryFunction,
 )
+from deadheat.runtime.windows import (
+    Convolve,
+    ConvolveBack,
+    ConvolveWeights,
+    Pooling,
+    PoolingBack,
+)
+from deadheat.runtime.wire_windows import windowed_to_wire
 from deadheat.v1 import types_pb2 as pb
 
 _ACTIVATIONS: Final = {
@@ -58,6 +67,10 @@ def operation_to_wire(operation: Operation) -> pb.Operation:
     match operation.kind:
         case Gemm() as kind:
             message.gemm.CopyFrom(_gemm_to_wire(kind))
+        case Batched(gemm, a_batch, b_batch):
+            message.batched.CopyFrom(
+                pb.Batched(gemm=_gemm_to_wire(gemm), a_batch=a_batch, b_batch=b_batch)
+            )
         case Sum() as kind:
             message.sum.CopyFrom(_sum_to_wire(kind))
         case Chain() as kind:
@@ -85,6 +98,8 @@ def operation_to_wire(operation: Operation) -> pb.Operation:
                     column_stop=r.column_stop,
                 )
             )
+        case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack() as kind:
+            windowed_to_wire(kind, message)
         case Segment(operations):
             message.segment.SetInParent()
             message.segment.steps.extend(_step_to_wire(one) for one in operations)
@@ -190,6 +205,10 @@ def _slice_from_wire(message: pb.Slice) -> Slice:
     return Slice(Rectangle(r.row_start, r.row_stop, r.column_start, r.column_stop))
 
 
+def _batched_from_wire(message: pb.Batched) -> Batched:
+    return Batched(_gemm_from_wire(message.gemm), tuple(message.a_batch), tuple(message.b_batch))
+
+
 def _step_to_wire(operation: Operation) -> pb.SegmentStep:
     whole = operation_to_wire(operation)
     step = pb.SegmentStep(result=whole.result, operands=whole.operands)
@@ -226,5 +245,7 @@ _READERS: Final[Mapping[str, Callable[[pb.Operation], Kind]]] = {
     "sum_along": lambda message: _sum_along_from_wire(message.sum_along),
     "transpose": lambda _: Transpose(),
     "slice": lambda message: _slice_from_wire(message.slice),
+    "batched": lambda message: _batched_from_wire(message.batched),
+    **wire_windows.READERS,
     "segment": lambda message: _segment_from_wire(message.segment),
 }

@@ -112,6 +112,8 @@ class Panels:
     row_arrived: int | None = None
     #: A panel is all of its band: a column of the result needs all columns of what is before.
     is_in_whole_rows: bool = False
+    #: Bands of whole rows are multiples of so many rows.
+    row_grain: int = GRAIN
     #: Elements that have been computed.
     area_done: int = field(init=False, default=0)
     #: Rows from here on belong to somebody else now.
@@ -255,7 +257,7 @@ class Panels:
                 self._column_stop = cut
                 band.is_issued = self._column >= cut
         keep = max(0, keep - rest * rows)
-        row = min(self.row_stop, top + _up(-(-keep // max(1, r.columns))))
+        row = min(self.row_stop, top + self._up_rows(-(-keep // max(1, r.columns))))
         if row < self.row_stop:
             released.append(r.with_rows(row, self.row_stop))
             self.row_stop = row
@@ -277,14 +279,15 @@ class Panels:
             side = self._side(left * self.rectangle.columns)
             # Not much higher than the panels at its end will want to be: half of what is left.
             height = min(left, _up(max(min(side, left // 2), min(MIN_SIDE, side))))
-        if left - height < (LAST_ROWS if self.is_in_whole_rows else MIN_SIDE) // 2:
+        sliver = (self._last_rows if self.is_in_whole_rows else MIN_SIDE) // 2
+        if left - height < sliver:
             height = left  # Rather a higher band than a sliver after it, which would be slow.
         if self.row_arrived is not None and self.row_arrived - start < height:
             # Rather a lower band than a wait, but none so low that it is slow for its size.
             here = self.row_arrived - start
-            if here < min(height, MIN_SIDE):
+            if here < min(height, MIN_SIDE if self.row_grain == GRAIN else GRAIN):
                 return False
-            height = here // GRAIN * GRAIN
+            height = here // self.row_grain * self.row_grain
         self._bands.append(_Band(start, start + height))
         self._column = self.rectangle.column_start
         self._column_stop = self.rectangle.column_stop
@@ -321,7 +324,16 @@ class Panels:
         least = MIN_SIDE if left > 2 * MIN_SIDE * self.threads else LAST_ROWS
         # A row may be so much work that few of them take long.
         least = min(least, max(GRAIN, int(4 * most)))
-        return min(left, _up(max(least, int(min(most, share)))))
+        if self.row_grain < GRAIN:  # No BLAS is slow for few of them.
+            least = self.row_grain
+        return min(left, self._up_rows(max(least, int(min(most, share)))))
+
+    @property
+    def _last_rows(self) -> int:
+        return LAST_ROWS if self.row_grain == GRAIN else self.row_grain
+
+    def _up_rows(self, rows: int) -> int:
+        return -(-rows // self.row_grain) * self.row_grain
 
     @property
     def _element_s(self) -> float:

@@ -18,12 +18,13 @@ from typing import Any, Final
 import numpy as np
 
 from deadheat.agent.executors.calibrate import calibrate, shapes
-from deadheat.agent.executors.panels import Panels
+from deadheat.agent.executors.panels import GRAIN, Panels
 from deadheat.agent.executors.pool import PROGRESS_INTERVAL_S, Block, Pool, Task
 from deadheat.runtime import dtypes, pages, wire
 from deadheat.runtime.dtypes import element_type, numpy_dtype
 from deadheat.runtime.frames import FrameSocket
-from deadheat.runtime.programs import GemmShape, Op, Segment, is_symmetric, work_shape
+from deadheat.runtime.programs import GemmShape, Op, is_symmetric, work_shape
+from deadheat.runtime.rules import is_in_samples, is_in_whole_rows
 from deadheat.v1 import agent_pb2, local_pb2, types_pb2
 
 _OPS_BACK: Final = {agent_pb2.SPEED_OP_PRODUCT: Op.PRODUCT, agent_pb2.SPEED_OP_SUM: Op.SUM}
@@ -79,7 +80,8 @@ def _task(message: local_pb2.RunSubtask, descriptors: list[int], threads: int) -
             assign.predicted_s,
             is_symmetric(operation),
             message.row_stop if message.HasField("row_stop") else None,
-            is_in_whole_rows=isinstance(operation.kind, Segment),
+            is_in_whole_rows=is_in_whole_rows(operation.kind),
+            row_grain=1 if is_in_samples(operation.kind) else GRAIN,
         ),
         is_inline=message.result.is_inline,
         progress_s=assign.progress_s or PROGRESS_INTERVAL_S,

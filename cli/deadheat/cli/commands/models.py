@@ -196,8 +196,8 @@ def _listed(metadata: Any) -> str:
 
 
 def _layer(layer: Any) -> str:
-    if layer["layer"] == "linear":
-        return f"linear {layer['inputs']} x {layer['outputs']}"
+    if "bias" in layer:
+        return f"{layer['layer']} {layer['inputs']} x {layer['outputs']}"
     return str(layer["layer"])
 
 

@@ -7,15 +7,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, assert_never
+from typing import Any, Final
 
 from deadheat.client.arrays import Array
-from deadheat.client.nn.layers import Activation, Flatten, Layer, Linear
+from deadheat.client.nn.images import Conv2d, Layer
+from deadheat.client.nn.layers import Linear, Weighted
 from deadheat.client.nn.sequential import Sequential
+from deadheat.client.nn.words import Stored, listed, word
 from deadheat.runtime.errors import InvalidInput
 
 Description = Sequence[Mapping[str, Any]]
+#: What a description says of a layer with parameters besides its word.
+_SIZES: Final = ("inputs", "outputs", "bias")
 
 
 def described(network: Sequential) -> list[dict[str, Any]]:
@@ -24,20 +29,16 @@ def described(network: Sequential) -> list[dict[str, Any]]:
 
 
 def _of(layer: Layer) -> dict[str, Any]:
-    match layer:
-        case Linear(inputs=inputs, outputs=outputs, bias=bias):
-            return {
-                "layer": "linear",
-                "inputs": inputs,
-                "outputs": outputs,
-                "bias": bias is not None,
-            }
-        case Activation(name=name):
-            return {"layer": str(name)}
-        case Flatten():
-            return {"layer": "flatten"}
-        case other:
-            assert_never(other)
+    said = word(layer)
+    found: dict[str, Any] = {"layer": said} if isinstance(said, str) else dict(said)
+    if isinstance(layer, Linear):
+        found |= {"inputs": layer.inputs, "outputs": layer.outputs}
+    elif isinstance(layer, Conv2d):
+        outputs, inputs = layer.weight.shape[:2]
+        found |= {"inputs": inputs, "outputs": outputs}
+    if isinstance(layer, Weighted):
+        found["bias"] = layer.bias is not None
+    return found
 
 
 def rebuilt(layers: Description, parameters: Sequence[Array]) -> Sequential:
@@ -46,28 +47,26 @@ def rebuilt(layers: Description, parameters: Sequence[Array]) -> Sequential:
     Raises InvalidInput where they do not fit, or for a layer of a newer deadheat.
     """
     left = iter(parameters)
-    made = [_layer(number, one, left) for number, one in enumerate(layers)]
+    stored = {number: _stored(number, one, left) for number, one in enumerate(layers)}
     if (more := len(list(left))) > 0:
         raise InvalidInput(f"{more} parameters belong to no layer")
-    return Sequential(*made)
+    words = [{key: value for key, value in one.items() if key not in _SIZES} for one in layers]
+    return listed(json.dumps(words), {number: one for number, one in stored.items() if one})
 
 
-def _layer(number: int, described: Mapping[str, Any], left: Iterator[Array]) -> Layer | str:
-    match described:
-        case {"layer": "linear", "inputs": inputs, "outputs": outputs, "bias": has_bias}:
-            try:
-                weight, bias = next(left), next(left) if has_bias else None
-            except StopIteration:
-                raise InvalidInput(f"layer {number} has no parameters") from None
-            if weight.shape != (inputs, outputs):
-                raise InvalidInput(
-                    f"layer {number} is {inputs} x {outputs}, but its weight has shape "
-                    f"{weight.shape}"
-                )
-            return Linear.of(weight, bias, name=f"layer {number}")
-        case {"layer": "flatten"}:
-            return Flatten()
-        case {"layer": str(name)}:
-            return name
-        case _:
-            raise InvalidInput(f"layer {number} is {described!r}, which no deadheat wrote")
+def _stored(number: int, layer: Mapping[str, Any], left: Iterator[Array]) -> Stored:
+    if "bias" not in layer:
+        return {}
+    try:
+        weight = next(left)
+        bias = {"bias": next(left)} if layer["bias"] else {}
+    except StopIteration:
+        raise InvalidInput(f"layer {number} has no parameters") from None
+    sizes = (layer.get("inputs"), layer.get("outputs"))
+    is_linear = layer.get("layer") == "linear"
+    found = weight.shape[:2] if is_linear else weight.shape[1::-1]
+    if found != sizes:
+        raise InvalidInput(
+            f"layer {number} is {sizes[0]} x {sizes[1]}, but its weight has shape {weight.shape}"
+        )
+    return {"weight": weight.T if is_linear else weight, **bias}

@@ -19,8 +19,9 @@ from typing import Any, Final
 import numpy as np
 
 from deadheat.client.arrays import Array
-from deadheat.client.nn.layers import Activation, Flatten, Layer, Linear
+from deadheat.client.nn.layers import Linear, Weighted
 from deadheat.client.nn.sequential import MLP, Sequential
+from deadheat.client.nn.words import Stored, alike, linear, listed, word
 from deadheat.runtime.errors import InvalidInput, NotFound, Unavailable
 
 #: The key of the header under which the layers are listed, in JSON.
@@ -34,14 +35,18 @@ def save(path: str | Path, network: Sequential) -> None:
     Raises InvalidInput naming the file where it cannot be written, and Unavailable where the
     package safetensors is missing.
     """
+    if not isinstance(network, Sequential):
+        kind = type(network).__name__
+        raise InvalidInput(f"network is a {kind}; an nn.Sequential is saved", field="network")
     writing = _extra("safetensors.numpy")
     arrays: dict[str, Array] = {}
     for number, layer in enumerate(network):
-        if isinstance(layer, Linear):
-            arrays[f"{number}.weight"] = np.ascontiguousarray(layer.weight.T)
+        if isinstance(layer, Weighted):
+            stored = layer.weight.T if isinstance(layer, Linear) else layer.weight
+            arrays[f"{number}.weight"] = np.ascontiguousarray(stored)
             if layer.bias is not None:
                 arrays[f"{number}.bias"] = layer.bias
-    header = {LAYERS: json.dumps([_word(layer) for layer in network])}
+    header = {LAYERS: json.dumps([word(layer) for layer in network])}
     target = Path(os.path.realpath(Path(path).expanduser()))
     part = ""
     try:
@@ -65,20 +70,28 @@ def save(path: str | Path, network: Sequential) -> None:
             Path(part).unlink(missing_ok=True)
 
 
-def load(path: str | Path, *, activations: str | Sequence[str] | None = None) -> Sequential:
+def load(
+    path: str | Path,
+    *,
+    activations: str | Sequence[str] | None = None,
+    like: Sequential | None = None,
+) -> Sequential:
     """A network from a safetensors file, which `save` has written, or which has the parameters of a
     `torch.nn.Sequential`.
 
     Args:
         path: The file.
-        activations: As `MLP` takes them. Needed where the file does not say what its layers are;
-            refused where it does.
+        activations: As `MLP` takes them, for a file of Linear layers that does not say what is
+            between them; refused where it does.
+        like: A network of the same layers, for a file with other layers that does not say what they
+            are: they get the parameters that stand in the file under their numbers. It stays as
+            it is.
 
     Raises:
         NotFound: There is no such file.
-        InvalidInput: It is damaged or cut short, has tensors that are no parameters of Linear
-            layers, layers that do not chain, or NaN and infinity; the message names file and
-            tensor.
+        InvalidInput: It is damaged or cut short, has tensors that are no parameters of Linear and
+            Conv2d layers, layers that do not chain, or NaN and infinity; the message names file
+            and tensor.
         Unavailable: The package safetensors is missing.
 
     """
@@ -87,19 +100,35 @@ def load(path: str | Path, *, activations: str | Sequence[str] | None = None) ->
         raise NotFound(f"{file}: there is no such file")
     tensors, header = _read(file)
     try:
-        linear = _linear(tensors)
+        stored = _stored(tensors)
+        if like is not None:
+            return _like(like, activations, stored)
         if LAYERS not in header:
+            pairs = linear(stored)
             if activations is None:
                 raise InvalidInput(
                     "the file does not say its activations; give activations=", field="activations"
                 )
-            pairs = [(layer.weight, layer.bias) for layer in linear.values()]
             return MLP(pairs, activations)
         if activations is not None:
             raise InvalidInput("activations are in the file already", field="activations")
-        return Sequential(*_layers(header[LAYERS], linear))
+        return listed(header[LAYERS], stored)
     except InvalidInput as error:
         raise InvalidInput(f"{file}: {error.message}", field=error.field) from None
+
+
+#: By the name that the other imports have.
+from_safetensors = load
+
+
+def _like(
+    like: object, activations: str | Sequence[str] | None, stored: Mapping[int, Stored]
+) -> Sequential:
+    if activations is not None:
+        raise InvalidInput("activations are in like already", field="activations")
+    if not isinstance(like, Sequential):
+        raise InvalidInput(f"like is a {type(like).__name__}; it must be a network", field="like")
+    return alike(like, stored)
 
 
 def _read(file: Path) -> tuple[Mapping[str, Array], Mapping[str, str]]:
@@ -126,47 +155,22 @@ def _extra(name: str) -> Any:
         ) from None
 
 
-def _linear(tensors: Mapping[str, Array]) -> Mapping[int, Linear]:
-    """Linear layers by number, ascending."""
+def _stored(tensors: Mapping[str, Array]) -> Mapping[int, Stored]:
+    """Parameters of layers by their numbers, ascending."""
     found: dict[int, dict[str, Array]] = {}
     prefixes: set[str] = set()
     for name, tensor in tensors.items():
         match = _PARAMETER.fullmatch(name)
         if match is None or (match["prefix"] and not match["prefix"].endswith(".")):
             raise InvalidInput(
-                f"tensor {name!r} is no parameter of a Linear layer; those are called 0.weight, "
-                "0.bias, 1.weight and so on"
+                f"tensor {name!r} is no parameter of a Linear or Conv2d layer; those are called "
+                "0.weight, 0.bias, 1.weight and so on"
             )
         prefixes.add(match["prefix"])
         if len(prefixes) > 1:
             raise InvalidInput(f"there are several networks: {', '.join(sorted(prefixes))}")
         found.setdefault(int(match["number"]), {})[match["what"]] = tensor
-    made = {}
     for number in sorted(found):
         if "weight" not in found[number]:
             raise InvalidInput(f"layer {number} has a bias, but no weight")
-        weight = found[number]["weight"]
-        made[number] = Linear.of(weight.T, found[number].get("bias"), name=f"layer {number}")
-    return made
-
-
-def _word(layer: Layer) -> str:
-    return layer.name if isinstance(layer, Activation) else type(layer).__name__.lower()
-
-
-def _layers(listed: str, linear: Mapping[int, Linear]) -> list[Layer | str]:
-    """The layers that a header lists; raises InvalidInput where parameters do not fit them."""
-    try:
-        words = json.loads(listed)
-    except ValueError:
-        words = None
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise InvalidInput(f"{LAYERS} in the header is no list of names")
-    needed = {number for number, word in enumerate(words) if word == "linear"}
-    if needed != set(linear):
-        raise InvalidInput(
-            f"the header lists Linear layers {sorted(needed)}, but there are parameters of "
-            f"{sorted(linear)}"
-        )
-    named = {"flatten": Flatten()}
-    return [linear.get(number, named.get(word, word)) for number, word in enumerate(words)]
+    return {number: found[number] for number in sorted(found)}

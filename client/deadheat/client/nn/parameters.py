@@ -22,7 +22,7 @@ FINITE_CHUNK: Final = 1 << 20
 
 
 def parameter(value: ArrayLike, name: str, *, ndim: int) -> Array:
-    """A read-only copy of a weight (2 dimensions) or a bias (1).
+    """A read-only copy of a weight (2 dimensions, of a convolution 4) or a bias (1).
 
     Raises InvalidInput naming parameter and value for other dimensions, for a dtype that is no
     floating-point one, and for NaN and infinity.
@@ -37,6 +37,11 @@ def parameter(value: ArrayLike, name: str, *, ndim: int) -> Array:
     copy = np.array(given, numpy_dtype(dtype), order="C")
     copy.flags.writeable = False
     return copy
+
+
+def matrix_of(array: Array) -> Array:
+    """A parameter as programs have it: the weights of a convolution are one row."""
+    return array if array.ndim <= 2 else array.reshape(1, -1)
 
 
 def float_name(dtype: Any, name: str) -> str:

@@ -14,8 +14,17 @@ from math import pi, sqrt
 from typing import Final
 
 from deadheat.client.lazy import Lazy
-from deadheat.client.nn.layers import Activation, ActivationName, Flatten, Layer, Linear
+from deadheat.client.nn.convolving import (
+    convolve,
+    convolve_back,
+    convolve_weights,
+    pool,
+    pool_back,
+)
+from deadheat.client.nn.images import Conv2d, Image, Layer, Pooling, Unflatten
+from deadheat.client.nn.layers import Activation, ActivationName, Flatten, Linear, Weighted
 from deadheat.client.nn.sequential import Sequential
+from deadheat.runtime.windows import Window
 
 #: The constants of gelu's tanh form: sqrt(2 / pi) and Hendrycks and Gimpel's coefficient (2016).
 GELU_SCALE: Final = sqrt(2 / pi)
@@ -30,14 +39,32 @@ class Step:
     before: Lazy
     after: Lazy
     weight: Lazy | None = None
+    window: Window | None = None
 
 
 def forward(network: Sequential, x: Lazy, parameters: Sequence[Lazy]) -> Sequence[Step]:
-    """Each layer's step, for parameters in the order of `network.parameters`."""
+    """Each layer's step, for parameters in the order of `network.parameters`.
+
+    Images are rows here, and begin with Unflatten (`Sequential.for_images`).
+    """
     left = iter(parameters)
-    steps = []
+    steps: list[Step] = []
+    image: Image | None = None
     for layer in network:
         match layer:
+            case Conv2d():
+                assert image is not None
+                window, weight = layer.window(image), next(left)
+                bias = None if layer.bias is None else next(left)
+                after = convolve(x, weight, bias, window)
+                steps.append(Step(layer, x, after, weight, window))
+                image = (layer.out_channels, window.out_height, window.out_width)
+            case Pooling():
+                assert image is not None
+                window = layer.window(image)
+                after = pool(x, window, layer.function)
+                steps.append(Step(layer, x, after, window=window))
+                image = (image[0], window.out_height, window.out_width)
             case Linear():
                 weight = next(left)
                 after = x @ weight
@@ -46,8 +73,9 @@ def forward(network: Sequential, x: Lazy, parameters: Sequence[Lazy]) -> Sequenc
                 steps.append(Step(layer, x, after, weight))
             case Activation(name=name):
                 steps.append(Step(layer, x, _FUNCTIONS[name](x)))
-            case Flatten():  # Samples come as rows.
+            case Flatten() | Unflatten():  # All samples are rows.
                 steps.append(Step(layer, x, x))
+                image = layer.image if isinstance(layer, Unflatten) else None
         x = steps[-1].after
     return steps
 
@@ -55,10 +83,10 @@ def forward(network: Sequential, x: Lazy, parameters: Sequence[Lazy]) -> Sequenc
 def backward(steps: Sequence[Step], gradient: Lazy) -> Sequence[Lazy]:
     """Gradients of the parameters, in the order of `network.parameters`, from that of the result.
 
-    Shapes and dtypes are those of the parameters.
+    Dtypes are those of the parameters, and shapes those of `matrix_of` them.
     """
     found: list[Lazy] = []
-    first = next(number for number, step in enumerate(steps) if isinstance(step.layer, Linear))
+    first = next(number for number, step in enumerate(steps) if isinstance(step.layer, Weighted))
     for number in range(len(steps) - 1, first - 1, -1):
         step = steps[number]
         match step.layer:
@@ -69,9 +97,21 @@ def backward(steps: Sequence[Step], gradient: Lazy) -> Sequence[Lazy]:
                 found.append(step.before.T @ gradient)
                 if number > first:  # Nobody asks for the gradient of the samples.
                     gradient = gradient @ step.weight.T
+            case Conv2d() as layer:
+                assert step.weight is not None
+                assert step.window is not None
+                by_weight, by_bias = convolve_weights(
+                    step.before, gradient, step.window, has_bias=layer.bias is not None
+                )
+                found += [by_weight] if by_bias is None else [by_bias, by_weight]
+                if number > first:
+                    gradient = convolve_back(gradient, step.weight, step.window)
+            case Pooling() as layer:
+                assert step.window is not None
+                gradient = pool_back(step.before, gradient, step.window, layer.function)
             case Activation(name=name):
                 gradient = _DERIVATIVES[name](gradient, step.before, step.after)
-            case Flatten():
+            case Flatten() | Unflatten():
                 pass
     return found[::-1]
 

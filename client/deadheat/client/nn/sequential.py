@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,18 +12,20 @@ import numpy as np
 
 from deadheat.client.arrays import Array
 from deadheat.client.choices import choice
+from deadheat.client.nn.images import Conv2d, Image, Layer, Pooling, Unflatten
 from deadheat.client.nn.layers import (
     ACTIVATIONS,
     Activation,
     ActivationName,
     Flatten,
-    Layer,
     Linear,
     Seed,
+    Weighted,
     generator,
     size,
 )
 from deadheat.client.nn.parameters import float_name
+from deadheat.client.nn.shapes import Shape, after, check_order, first_shape, takes_images
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.programs import MAX_OPERATIONS
 
@@ -31,15 +34,20 @@ MAX_LAYERS: Final = MAX_OPERATIONS // 2
 
 
 class Sequential:
-    """A network of `Linear`, `Activation` and `Flatten`, in this order.
+    """Layers one after the other: `Linear`, `Conv2d`, `MaxPool2d`, `AvgPool2d`, activations,
+    `Flatten` and `Unflatten`.
 
     An activation may be given by its name: `Sequential(Linear(784, 10), "relu")`.
 
     Raises:
-        InvalidInput: There is no Linear layer, widths do not chain, or dtypes differ; it names
-            the layers by number (from 0) and size.
+        InvalidInput: There is no Linear or Conv2d layer, widths or channels do not chain, or dtypes
+            differ; it names the layers by number (from 0) and size. Heights and widths of images
+            are checked here if the network begins with Unflatten, else when it gets its samples.
 
     """
+
+    #: The number of the first layer, as errors count.
+    _first_number = 0
 
     def __init__(self, *layers: Layer | str) -> None:
         self.layers: tuple[Layer, ...] = tuple(
@@ -47,47 +55,111 @@ class Sequential:
         )
         if len(self.layers) > MAX_LAYERS:
             raise InvalidInput(f"there are {len(self.layers)} layers; the limit is {MAX_LAYERS}")
-        linear = [
-            (number, layer) for number, layer in enumerate(self.layers) if isinstance(layer, Linear)
-        ]
-        if not linear:
-            raise InvalidInput("a network needs a Linear layer at least", field="layers")
-        for (before, first), (number, second) in pairwise(linear):
-            if first.outputs != second.inputs:
+        self._check_chain()
+        check_order(self.layers, self.name)
+        self._taken = first_shape(self.layers)
+        self._made: Shape | None = None
+        if self._taken is not None:
+            self._made = self._taken
+            for number, layer in enumerate(self.layers):
+                self._made = after(layer, self._made, self.name(number))
+
+    def _check_chain(self) -> None:
+        """Raises InvalidInput for parameters that do not fit one another."""
+        numbers = [n for n, layer in enumerate(self.layers) if isinstance(layer, Weighted)]
+        self._weighted = tuple(layer for layer in self.layers if isinstance(layer, Weighted))
+        if not numbers:
+            raise InvalidInput(
+                "a network needs a Linear layer, or a Conv2d, at least", field="layers"
+            )
+        for before, number in pairwise(numbers):
+            first, second = self.layers[before], self.layers[number]
+            between = self.layers[before:number]
+            is_reshaped = any(isinstance(layer, Pooling | Unflatten) for layer in between)
+            if (
+                isinstance(first, Linear)
+                and isinstance(second, Linear)
+                and not is_reshaped
+                and first.outputs != second.inputs
+            ):
                 raise InvalidInput(
-                    f"layer {number} ({second!r}) takes {second.inputs} columns, but layer "
-                    f"{before} ({first!r}) makes {first.outputs}",
+                    f"{self.name(number)} takes {second.inputs} columns, but {self.name(before)} "
+                    f"makes {first.outputs}",
                     field="layers",
                 )
+            assert isinstance(first, Weighted)
+            assert isinstance(second, Weighted)
             if first.dtype != second.dtype:
                 raise InvalidInput(
-                    f"layer {number} ({second!r}) is {second.dtype}, but layer {before} "
-                    f"({first!r}) is {first.dtype}; a network has one dtype",
+                    f"{self.name(number)} is {second.dtype}, but {self.name(before)} is "
+                    f"{first.dtype}; a network has one dtype",
                     field="layers",
                 )
-        self._linear = tuple(layer for _, layer in linear)
+
+    def name(self, number: int) -> str:
+        """What a layer is called in errors."""
+        return f"layer {number + self._first_number} ({self.layers[number]!r})"
+
+    def for_images(self, image: Image) -> Sequential:
+        """The same layers behind one that makes images of this size of rows; raises InvalidInput
+        that names the layer where such images do not fit."""
+        made = Sequential.__new__(Sequential)
+        made._first_number = self._first_number - 1  # noqa: SLF001 - it is one of ours.
+        Sequential.__init__(made, Unflatten(1, image), *self.layers)
+        return made
 
     @property
     def linear(self) -> tuple[Linear, ...]:
+        """The Linear layers."""
+        return tuple(layer for layer in self.layers if isinstance(layer, Linear))
+
+    @property
+    def weighted(self) -> tuple[Weighted, ...]:
         """The layers that have parameters."""
-        return self._linear
+        return self._weighted
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether it takes n x channels x height x width, rather than rows."""
+        return takes_images(self.layers)
+
+    @property
+    def made(self) -> Shape | None:
+        """The shape of what it makes of a sample: (columns,) or (channels, height, width); None
+        where that depends on the size of the images that it takes."""
+        return self._made
 
     @property
     def inputs(self) -> int:
-        return self._linear[0].inputs
+        """Columns of its samples; raises InvalidInput where it takes images."""
+        if self._taken is None:
+            raise InvalidInput(f"{self!r} takes images, n x channels x height x width")
+        return self._taken[0]
 
     @property
     def outputs(self) -> int:
-        return self._linear[-1].outputs
+        """Elements that it makes of a sample; raises InvalidInput where that depends on the size of
+        its images."""
+        if self._made is not None:
+            return math.prod(self._made)
+        for layer in reversed(self.layers):
+            if isinstance(layer, Linear):
+                return layer.outputs
+            if not isinstance(layer, Activation | Flatten):
+                break
+        raise InvalidInput(
+            f"what {self!r} makes depends on the size of its images; begin it with "
+            "nn.Unflatten(1, (channels, height, width))"
+        )
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self._linear[0].dtype
+        return self._weighted[0].dtype
 
     @property
     def parameters(self) -> tuple[Array, ...]:
         """All weights and biases, layer by layer."""
-        each = ((layer.weight, layer.bias) for layer in self._linear)
+        each = ((layer.weight, layer.bias) for layer in self._weighted)
         return tuple(array for pair in each for array in pair if array is not None)
 
     def __len__(self) -> int:
@@ -157,10 +229,10 @@ def _layer(layer: Layer | str, number: int) -> Layer:
                 field="layers",
             )
         return Activation(ACTIVATIONS[layer])
-    if not isinstance(layer, (Linear, Activation, Flatten)):
+    if not isinstance(layer, Linear | Conv2d | Pooling | Activation | Flatten | Unflatten):
         raise InvalidInput(
-            f"layer {number} is a {type(layer).__name__}; it may be Linear, Activation, Flatten "
-            "or the name of an activation",
+            f"layer {number} is a {type(layer).__name__}; it may be Linear, Conv2d, MaxPool2d, "
+            "AvgPool2d, Activation, Flatten, Unflatten or the name of an activation",
             field="layers",
         )
     return layer

@@ -25,6 +25,7 @@ from typing import Final, assert_never
 import numpy as np
 
 from deadheat.runtime.programs import (
+    Batched,
     Binary,
     Cast,
     Chain,
@@ -42,6 +43,13 @@ from deadheat.runtime.programs import (
     Unary,
     needed_blocks,
     read_by_rows,
+)
+from deadheat.runtime.windows import (
+    Convolve,
+    ConvolveBack,
+    ConvolveWeights,
+    Pooling,
+    PoolingBack,
 )
 from deadheat.scheduler.planner.pool import Floats, Integers, Pool
 
@@ -238,7 +246,11 @@ def _operands(program: Program, operation: Operation) -> tuple[_Part, _Part, _Pa
             return [], [], [(names[0], min(rows, block or rows) * sizes[0])]
         case Unary() | Cast() | Transpose() | Slice():
             return [], [], [(names[0], sizes[0])]
-        case Segment():
+        case Batched():
+            return _batched(program, operation)
+        case (
+            Segment() | Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack()
+        ):
             return _along_rows(program, operation)
         case other:
             assert_never(other)
@@ -261,9 +273,20 @@ def _sides(program: Program, operation: Operation) -> tuple[_Part, _Part, _Part]
     return by_row, by_column, by_cell
 
 
+def _batched(program: Program, operation: Operation) -> tuple[_Part, _Part, _Part]:
+    """Rows of A, and of each product's B: a product's rows share one, and whoever makes some of
+    them needs all of it. So B is counted in parts of an element."""
+    names, types = operation.operands, program.types
+    rows = max(1, types[operation.result].rows)
+    sizes = [types[name].element.itemsize for name in names]
+    by_row: _Part = [(names[0], float(types[names[0]].columns * sizes[0]))]
+    by_cell: _Part = [(names[1], types[names[1]].rows * sizes[1] / rows)]
+    return by_row, [*zip(names[2:], map(float, sizes[2:]))], by_cell
+
+
 def _along_rows(program: Program, operation: Operation) -> tuple[_Part, _Part, _Part]:
-    """A segment is cut in rows only: what all rows need is counted in parts of its columns, since
-    whoever makes a row makes all of it."""
+    """A segment or a convolution is cut in rows only: what all rows need is counted in parts of its
+    columns, since whoever makes a row makes all of it."""
     types = program.types
     whole = types[operation.result].whole()
     by_row: _Part = []
@@ -275,7 +298,7 @@ def _along_rows(program: Program, operation: Operation) -> tuple[_Part, _Part, _
         if part == other:
             by_column.append((name, part.area * size / whole.columns))
         else:
-            by_row.append((name, float(part.columns * size)))
+            by_row.append((name, float(part.area * size)))
     return by_row, by_column, []
 
 
