@@ -37,11 +37,15 @@ class Case:
             small["repeats"] = 1
         if "gib" in self.given:
             small["gib"] = 0.25
+        if "chains" in self.given:
+            small["chains"] = 2
+        if self.module == "forward":
+            small |= {"size": 256, "batch": 1024}
         return replace(self, given={**self.given, **small})
 
 
 #: Those whose repeats can be chosen.
-REPEATED = ("versus", "held_back", "late_hog", "three_hosts")
+REPEATED = ("versus", "held_back", "late_hog", "three_hosts", "chains", "forward")
 
 
 def versus(peer: str, load: str, size: int, estimate_s: float, **given: Any) -> Case:
@@ -74,6 +78,8 @@ NUMPY_PINNED_4096 = versus(NUMPY, "pinned", 4096, 45)
 DASK_IDLE_4096 = versus(DASK, "idle", 4096, 60, target=2.2)
 RAY_IDLE_4096 = versus(RAY, "idle", 4096, 50)
 BREAKDOWN = Case("breakdown", "breakdown", 30)
+CHAINS = Case("chains", "chains", 90, {"chains": 12, "repeats": 3})
+FORWARD = Case("forward", "forward", 70)
 SAME_B = Case("same-b", "same_operand", 25, {"size": 2048, "target": 0.60})
 
 #: At most ten minutes together.
@@ -88,6 +94,8 @@ QUICK = (
     RAY_IDLE_4096,
     Case("held-4096", "held_back", 50, {"size": 4096}),
     SAME_B,
+    FORWARD,
+    CHAINS,
 )
 
 #: At most eighty minutes together; those first whose targets say most.
@@ -114,6 +122,8 @@ FULL = (
         {"size": 6144, "target": 1.15, "makespan_target": 1.20},
     ),
     SAME_B,
+    FORWARD,
+    Case("chains-100", "chains", 700, {"chains": 100, "repeats": 5}),
     Case("memory-4gib", "memory", 45, {"gib": 4.0, "target_mib": 64.0}),
     *OURS,
     *PLANNER,

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import grpc
+import numpy as np
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
@@ -19,6 +20,7 @@ from deadheat.client.connection import Connection, LoopThread
 from deadheat.client.expressions import Held
 from deadheat.client.jobs import Job, failure_of
 from deadheat.client.lazy import Lazy
+from deadheat.client.nn.sequential import Sequential
 from deadheat.client.places import News, Places
 from deadheat.client.products import Products
 from deadheat.client.programs import here
@@ -27,6 +29,7 @@ from deadheat.client.submissions import Collect
 from deadheat.client.trainings import Trainings
 from deadheat.client.transfers import Transfers
 from deadheat.runtime import hosts, rpc
+from deadheat.runtime.dtypes import name_of, numpy_dtype
 from deadheat.runtime.errors import DeadheatError, InvalidInput, JobFailed, NotFound, Unavailable
 from deadheat.runtime.settings import ClientSettings, Sources
 from deadheat.v1 import cluster_pb2, job_pb2, types_pb2
@@ -55,6 +58,9 @@ class Offline(Products, Trainings):
     def _here(self) -> Offline:
         return self
 
+    def _forward_here(self, network: Sequential, rows: Array, softmax: bool) -> Array:
+        return _forward_here(network, rows, softmax)
+
     def _persist_as(
         self,
         matrices: Sequence[Lazy],
@@ -69,6 +75,16 @@ class Offline(Products, Trainings):
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         work.close()
         raise Unavailable("there is no cluster: this client only computes by itself")
+
+
+class _Borrowing(Offline):
+    """Reads operands where they are, for one computation in this process that ends before anybody
+    can change them."""
+
+    def _keep(self, source: Source, *, durable: bool) -> Held:
+        del durable
+        matrix = source.stored_type(name_of(source.array.dtype, field="the matrix"))
+        return Held(matrix, np.ascontiguousarray(source.array, numpy_dtype(matrix.dtype)))
 
 
 class Client(Products, Trainings):
@@ -109,6 +125,9 @@ class Client(Products, Trainings):
 
     def _here(self) -> Offline:
         return Offline()
+
+    def _forward_here(self, network: Sequential, rows: Array, softmax: bool) -> Array:
+        return _forward_here(network, rows, softmax)
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         try:
@@ -302,6 +321,13 @@ class Client(Products, Trainings):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _forward_here(network: Sequential, rows: Array, softmax: bool) -> Array:
+    here = _Borrowing()
+    values = here.apply(network, here.put(rows))
+    made: Array = here.compute(values.softmax() if softmax else values, where="local")
+    return made
 
 
 def _is_last(update: job_pb2.JobServiceWatchResponse) -> bool:

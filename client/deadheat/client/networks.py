@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from deadheat.client import arrays
 from deadheat.client.arrays import Array, ArrayLike
-from deadheat.client.choices import CutName, DurabilityName, choice
+from deadheat.client.choices import CutName, DurabilityName, WhereName, place_of
 from deadheat.client.expressions import Held, leaf
 from deadheat.client.jobs import Job
 from deadheat.client.lazy import Lazy
@@ -18,8 +19,9 @@ from deadheat.client.nn.layers import Flatten
 from deadheat.client.nn.parameters import FLOATS, check_finite
 from deadheat.client.nn.passes import forward
 from deadheat.client.nn.sequential import Sequential
+from deadheat.client.places import Work
 from deadheat.client.products import awaited, policy_of
-from deadheat.client.programs import PLACES, Programs
+from deadheat.client.programs import Programs
 from deadheat.runtime.dtypes import element_type, name_of, numpy_dtype, promoted
 from deadheat.runtime.errors import DeadheatError, InvalidInput
 from deadheat.v1 import job_pb2
@@ -46,13 +48,13 @@ class Networks(Programs):
         timeout: float | None = None,
         durability: DurabilityName = "process",
         progress: bool | None = None,
-        where: Literal["cluster", "local"] = "cluster",
+        where: WhereName = "auto",
     ) -> Any:
-        """What a network makes of samples, as one job.
+        """What a network makes of samples.
 
         Args:
             network: Of `deadheat.client.nn`. Its parameters stay on the cluster, as long as it has
-                them, for the next call.
+                them, for the next call that is computed there.
             X: n x `network.inputs` samples, or one of `network.inputs` elements; n x anything
                 where the network begins with Flatten. What `put` takes, or a `Lazy`.
             softmax: Whether `softmax` along each row comes last.
@@ -74,20 +76,38 @@ class Networks(Programs):
             LimitReached, TimedOut, JobFailed: As for `compute`.
 
         """
-        if choice(where, "where", PLACES) == "local":
+        policy = policy_of(cut, durability, timeout)
+        place = place_of(where, cut, timeout, durability)
+        if isinstance(X, Lazy):
             values = self._applied(network, X, softmax, check_finite)
-            return self.compute(values, cut=cut, timeout=timeout, where=where)
-        job = self.submit_forward(
-            network,
-            X,
-            softmax=softmax,
-            check_finite=check_finite,
-            cut=cut,
-            timeout=timeout,
-            durability=durability,
-            keep=False,
-        )
-        return awaited(job, progress)
+            options: dict[str, Any] = {"cut": cut, "timeout": timeout, "durability": durability}
+            return self.compute(values, progress=progress, where=where, **options)
+        rows = self._rows(network, X, is_checked=check_finite)
+        work = self._work(network, rows)
+        if place == "local" or (place == "auto" and self._places.is_here(work)):
+            started_s = time.perf_counter()
+            made = self._forward_here(network, rows, softmax)
+            self._places.took_here(work, time.perf_counter() - started_s)
+            return made
+        started_s = time.perf_counter()
+        x = self._put_samples(network, X, rows)
+        made = awaited(self._submit_applied(network, x, softmax, policy, keep=False), progress)
+        self._places.took_there(work, time.perf_counter() - started_s)
+        return made
+
+    def _forward_here(self, network: Sequential, rows: Array, softmax: bool) -> Array:
+        """In this process, where nothing has to be sent, or copied."""
+        raise NotImplementedError
+
+    def _work(self, network: Sequential, rows: Array) -> Work:
+        """What a pass has to do. Parameters that are on the cluster need not be sent."""
+        count = rows.shape[0] if rows.ndim > 1 else 1
+        dtype = promoted(name_of(rows.dtype, field="X"), name_of(network.dtype, field="network"))
+        steps = sum(layer.weight.size for layer in network.linear)
+        flops = 2.0 * count * steps
+        moved = rows.nbytes + count * network.outputs * numpy_dtype(dtype).itemsize
+        moved += sum(p.nbytes for p in network.parameters if (id(p), dtype) not in self._resident)
+        return Work(dtype, flops, flops, moved, is_product=False)
 
     def submit_forward(
         self,
@@ -104,13 +124,27 @@ class Networks(Programs):
         """Like `forward`, but returns a future as soon as the cluster has accepted the job. Its
         result stays with the cluster for a day, unless nobody is to `keep` it."""
         policy = policy_of(cut, durability, timeout)
-        values = self._applied(network, X, softmax, check_finite)
+        _check_network(network)
+        x = X if isinstance(X, Lazy) else self._samples(network, X, check_finite)
+        return self._submit_applied(network, x, softmax, policy, keep=keep)
+
+    def _submit_applied(
+        self,
+        network: Sequential,
+        x: Lazy,
+        softmax: bool,
+        policy: job_pb2.JobPolicy,
+        *,
+        keep: bool,
+    ) -> Job:
+        values = self._applied(network, x, softmax, is_checked=False)
         try:
-            job = self._submit_lazy([values], policy, keep=keep, kind=job_pb2.JOB_KIND_MLP)
+            job = self._submit_lazy(
+                self._lowered([values]), [values], policy, keep=keep, kind=job_pb2.JOB_KIND_MLP
+            )
         except DeadheatError:
             self._resident.clear()  # One of them may be what the cluster has not got any more.
             raise
-        assert isinstance(job, Job), "a network has an operation at least"
         job.add_done_callback(self._forget_if_failed)
         return job
 
@@ -141,10 +175,17 @@ class Networks(Programs):
         is_checked: bool,
     ) -> Lazy:
         """Samples on the cluster, if they fit the network."""
-        array = self._rows(network, X, is_checked=is_checked)
+        return self._put_samples(network, X, self._rows(network, X, is_checked=is_checked))
+
+    def _put_samples(
+        self,
+        network: Sequential,
+        X: ArrayLike,  # noqa: N803
+        rows: Array,
+    ) -> Lazy:
         # A file that needs no change is read in place.
         is_file = isinstance(X, (str, Path)) and not isinstance(network[0], Flatten)
-        return self.put(X if is_file else array)
+        return self.put(X if is_file else rows)
 
     @staticmethod
     def _rows(
