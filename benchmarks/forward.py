@@ -16,7 +16,7 @@ from benchmarks.measuring import Figure, LeftOut, alternate, hog, summary, two_c
 from benchmarks.versus import NOTICED_S
 from deadheat.client import Client, LocalCluster, nn
 
-REPEATS = 5
+REPEATS = 7
 LAYERS = 8
 #: Rows that are compared with NumPy's.
 COMPARED = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -94,6 +94,16 @@ class Networks(Programs):
         made = awaited(self._submit_applied(network, x, softmax, policy, keep=False), progress)
         self._places.took_there(work, time.perf_counter() - started_s)
         return made
+
+    def place_forward(
+        self,
+        network: Sequential,
+        X: ArrayLike,  # noqa: N803
+    ) -> Literal["cluster", "local"]:
+        """Where `forward` would be computed now if it were left to choose (`where="auto"`). Raises
+        InvalidInput where X does not fit the network."""
+        rows = self._rows(network, X, is_checked=False)
+        return "local" if self._places.is_here(self._work(network, rows)) else "cluster"
 
     def _forward_here(self, network: Sequential, rows: Array, softmax: bool) -> Array:
         """In this process, where nothing has to be sent, or copied."""

@@ -50,8 +50,8 @@ LONG_S: Final = 1.0
 RECENT: Final = 5
 #: The side of the product that measures our rate, with and without BLAS: 10 to 30 ms.
 PROBE_SIDE: Final = {True: 160, False: 640}
-#: Until programs have been seen: on one host what is not predicted of them (operands whose pages are
-#: new, plans, commits beside the work) took 0.8 to 1.6 times what is.
+#: Until programs have been seen: with what is not predicted of them (operands whose pages are new,
+#: plans and commits beside the work) they took 0.8 to 1.6 times what is, on one host.
 PROGRAM_BIAS: Final = 1.3
 BIAS_BOUNDS: Final = (0.25, 4.0)
 
