@@ -78,8 +78,8 @@ NUMPY_PINNED_4096 = versus(NUMPY, "pinned", 4096, 45)
 DASK_IDLE_4096 = versus(DASK, "idle", 4096, 60, target=2.2)
 RAY_IDLE_4096 = versus(RAY, "idle", 4096, 50)
 BREAKDOWN = Case("breakdown", "breakdown", 30)
-CHAINS = Case("chains", "chains", 90, {"chains": 12, "repeats": 3})
-FORWARD = Case("forward", "forward", 70)
+CHAINS = Case("chains", "chains", 55, {"chains": 4, "repeats": 3})
+FORWARD = Case("forward", "forward", 35, {"repeats": 3})
 SAME_B = Case("same-b", "same_operand", 25, {"size": 2048, "target": 0.60})
 
 #: At most ten minutes together.
@@ -91,7 +91,6 @@ QUICK = (
     NUMPY_HOG_4096,
     NUMPY_PINNED_4096,
     DASK_IDLE_4096,
-    RAY_IDLE_4096,
     Case("held-4096", "held_back", 50, {"size": 4096}),
     SAME_B,
     FORWARD,
@@ -122,8 +121,8 @@ FULL = (
         {"size": 6144, "target": 1.15, "makespan_target": 1.20},
     ),
     SAME_B,
-    FORWARD,
-    Case("chains-100", "chains", 700, {"chains": 100, "repeats": 5}),
+    Case("forward-2048", "forward", 60),
+    Case("chains-100", "chains", 480, {"chains": 100, "repeats": 5}),
     Case("memory-4gib", "memory", 45, {"gib": 4.0, "target_mib": 64.0}),
     *OURS,
     *PLANNER,

@@ -28,9 +28,11 @@ LONG_S = 0.1
 SIZES = (64, 4096)
 MATRICES = (3, 8)
 #: Seconds of each side that a chain is repeated for, so that short ones are not judged by one call.
-ENOUGH_S = 1.2
+ENOUGH_S = 0.8
 SHORT = 20
 SHORT_REPEATS = 9
+#: Both sides take nearly as long there, so that single calls say little.
+ONE_BY_ONE_REPEATS = 7
 #: A chain with two halves that are most of its work, neither of which needs the other.
 HALVES = (1536, 3072, 1536, 3072, 1536)
 
@@ -44,8 +46,8 @@ def run(*, chains: int = 100, repeats: int = 5, seed: int = SEED) -> Iterator[Fi
     with _agents(is_busy=True) as client:
         long_ones = _long_ones(seed)
         yield from _against_numpy(client, [next(long_ones) for _ in range(chains)], repeats)
-        few = [next(long_ones) for _ in range(max(1, chains // 10))]
-        yield from _against_one_by_one(client, few, repeats)
+        few = [next(long_ones) for _ in range(max(2, chains // 10))]
+        yield from _against_one_by_one(client, few, max(repeats, ONE_BY_ONE_REPEATS))
         yield from _halves(client, repeats)
 
 

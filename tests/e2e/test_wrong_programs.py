@@ -46,8 +46,8 @@ def long() -> pb.Program:
 
 def vast() -> pb.Program:
     """Each result may be, all together may not."""
-    thin = [operand("A", 1 << 21, 1), operand("B", 1, 1 << 21)]
-    steps = [product(f"r{n}", "A", "B") for n in range(1 << 7)]
+    thin = [operand("A", 1 << 28, 1), operand("B", 1, 1 << 28)]
+    steps = [product(f"r{n}", "A", "B") for n in range(1 << 5)]
     return program(*steps, operands=thin, result="r0")
 
 
@@ -78,7 +78,10 @@ def vast() -> pb.Program:
             ),
             "operands of 'C' must share one dtype: 'A' float64, 'B' int8",
         ),
-        (newer, "'Z' is of a kind this version does not know; it knows gemm, sum, chain"),
+        (
+            newer,
+            "operation 'Z' is of a kind this version does not know (number 100); it knows gemm",
+        ),
         (long, f"operations has {MAX_OPERATIONS + 1} entries; it may have 1 to {MAX_OPERATIONS}"),
         (vast, "bytes; the limit is"),
     ],
@@ -94,8 +97,8 @@ def test_a_wrong_program_is_refused_by_name(
             )
             with pytest.raises(grpc.RpcError) as caught:
                 jobs.Submit(request, timeout=30)
-            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
-            assert words in caught.value.details()  # type: ignore[attr-defined]
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert words in str(caught.value.details())
         nodes = cluster_pb2_grpc.ClusterServiceStub(channel).ListNodes(
             cluster_pb2.ClusterServiceListNodesRequest(), timeout=30
         )

@@ -35,14 +35,18 @@ def test_a_matrix_whose_file_is_gone_is_not_found_and_others_are(
             lost = await store.fill(VALUES, durable=True)
             harm(tmp_path / "state" / "matrices" / f"{lost}.npy")
             shared = store.share()
+
+            async def read() -> None:
+                if is_mapped:
+                    await asyncio.to_thread(shared.map, lost)
+                    return
+                target = memoryview(bytearray(TYPE.size_bytes))
+                with rpc.translated("test"):
+                    await transfer.get(store.stub, lost, TYPE.whole(), target)
+
             for _ in range(2):  # Then it is forgotten, and still not found.
                 with pytest.raises(NotFound, match=lost):
-                    if is_mapped:
-                        await asyncio.to_thread(shared.map, lost)
-                    else:
-                        target = memoryview(bytearray(TYPE.size_bytes))
-                        with rpc.translated("test"):
-                            await transfer.get(store.stub, lost, TYPE.whole(), target)
+                    await read()
             assert [info.id for info in (await store.listing()).matrices] == [kept]
             mapping = await asyncio.to_thread(shared.map, kept)
             assert bytes(mapping.buffer) == VALUES.tobytes()

@@ -205,7 +205,7 @@ class Store:
         except FileNotFoundError as error:
             self.catalog.remove(matrix)
             self._mappings.pop(matrix.id, None)
-            log.error(
+            log.warning(
                 f"matrix {matrix.id} is lost: {error}", extra=logs.keys("lost", matrix=matrix.id)
             )
             raise NotFound(f"matrix {matrix.id!r} is lost: {error}", field="matrix_id") from None
