@@ -1,7 +1,8 @@
-"""Programs and networks are computed where it is faster, and nothing is sent for what stays here."""
+"""Programs and networks are computed where it is faster; nothing is sent for what stays here."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,7 @@ def test_chains_here_are_numpys_in_whatever_order(
     sizes: list[int], flips: list[bool], seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    matrices = [rng.standard_normal(shape) for shape in zip(sizes, sizes[1:])]
+    matrices = [rng.standard_normal(shape) for shape in pairwise(sizes)]
     whole = None
     for matrix, is_flipped in zip(matrices, flips):
         lazy = HERE.put(np.ascontiguousarray(matrix.T)).T if is_flipped else HERE.put(matrix)
