@@ -78,19 +78,15 @@ class Networks(Programs):
         """
         policy = policy_of(cut, durability, timeout)
         place = place_of(where, cut, timeout, durability)
-        if isinstance(X, Lazy):
-            values = self._applied(network, X, softmax, check_finite)
-            options: dict[str, Any] = {"cut": cut, "timeout": timeout, "durability": durability}
-            return self.compute(values, progress=progress, where=where, **options)
-        rows = self._rows(network, X, is_checked=check_finite)
+        rows = self._given(network, X, is_checked=check_finite)
         work = self._work(network, rows)
+        started_s = time.perf_counter()
         if place == "local" or (place == "auto" and self._places.is_here(work)):
-            started_s = time.perf_counter()
-            made = self._forward_here(network, rows, softmax)
+            here = self.compute(rows, where="local") if isinstance(rows, Lazy) else rows
+            made = self._forward_here(network, here, softmax)
             self._places.took_here(work, time.perf_counter() - started_s)
             return made
-        started_s = time.perf_counter()
-        x = self._put_samples(network, X, rows)
+        x = rows if isinstance(rows, Lazy) else self._put_samples(network, X, rows)
         made = awaited(self._submit_applied(network, x, softmax, policy, keep=False), progress)
         self._places.took_there(work, time.perf_counter() - started_s)
         return made
@@ -102,22 +98,42 @@ class Networks(Programs):
     ) -> Literal["cluster", "local"]:
         """Where `forward` would be computed now if it were left to choose (`where="auto"`). Raises
         InvalidInput where X does not fit the network."""
-        rows = self._rows(network, X, is_checked=False)
+        rows = self._given(network, X, is_checked=False)
         return "local" if self._places.is_here(self._work(network, rows)) else "cluster"
 
     def _forward_here(self, network: Sequential, rows: Array, softmax: bool) -> Array:
         """In this process, where nothing has to be sent, or copied."""
         raise NotImplementedError
 
-    def _work(self, network: Sequential, rows: Array) -> Work:
-        """What a pass has to do. Parameters that are on the cluster need not be sent."""
+    def _given(
+        self,
+        network: Sequential,
+        X: ArrayLike,  # noqa: N803
+        *,
+        is_checked: bool,
+    ) -> Array | Lazy:
+        """Samples as they came, checked, before anything of them moves."""
+        if not isinstance(X, Lazy):
+            return self._rows(network, X, is_checked=is_checked)
+        _check_network(network)
+        _check_samples(network, X.shape, str(X.dtype))
+        return X
+
+    def _work(self, network: Sequential, rows: Array | Lazy) -> Work:
+        """What a pass has to do. Parameters that are on the cluster need not be sent, nor has what
+        a Lazy is of."""
         count = rows.shape[0] if rows.ndim > 1 else 1
         dtype = promoted(name_of(rows.dtype, field="X"), name_of(network.dtype, field="network"))
         steps = sum(layer.weight.size for layer in network.linear)
         flops = 2.0 * count * steps
-        moved = rows.nbytes + count * network.outputs * numpy_dtype(dtype).itemsize
+        moved = count * network.outputs * numpy_dtype(dtype).itemsize
         moved += sum(p.nbytes for p in network.parameters if (id(p), dtype) not in self._resident)
-        return Work(dtype, flops, flops, moved, is_product=False)
+        stored = 0
+        if isinstance(rows, Lazy):
+            stored = rows.node.type.size_bytes
+        else:
+            moved += rows.nbytes
+        return Work(dtype, flops, flops, moved, stored_bytes=stored, is_product=False)
 
     def submit_forward(
         self,
