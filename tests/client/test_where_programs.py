@@ -81,6 +81,7 @@ def test_what_only_a_job_has_is_refused_here(client: Client, options: dict[str, 
 def test_a_large_program_goes_where_more_devices_are() -> None:
     made, _ = places(*[device(50 * GB)] * 4)
     made.shares_memory = True
+    made.took_here(Work("float64", 50 * GB, 50 * GB, 0, is_product=False), 1.0)
     x = HERE.put(np.broadcast_to(np.float64(0), (8192, 8192)))
     assert not made.is_here(work_of((x @ x).relu() @ x))
     small = HERE.put(W)

@@ -189,6 +189,19 @@ def test_the_seal_of_a_lost_matrix_is_not_that_of_the_new_one() -> None:
     assert state_of(job) == "done"
 
 
+def test_a_result_that_is_lost_before_the_others_are_done_is_made_again() -> None:
+    pool = pool_of("a", "b")
+    job = pool.submit(program=products(("x", "x"), ("x", "x"), results=("r1", "r2")))
+    finish_all(pool, job, "r1")
+    assert step(job, "r1").is_done
+    lose(pool, step(job, "r1").result_id)
+    finish_all(pool, job, "r2")
+    assert state_of(job) == "running"
+    finish_all(pool, job, "r1")
+    assert state_of(job) == "done"
+    check_cover(job)
+
+
 def test_a_lost_operand_of_the_user_fails_the_job() -> None:
     pool = pool_of("a", "b")
     job = pool.submit(program=THREE)
