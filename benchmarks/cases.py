@@ -37,11 +37,15 @@ class Case:
             small["repeats"] = 1
         if "gib" in self.given:
             small["gib"] = 0.25
+        if "chains" in self.given:
+            small["chains"] = 2
+        if self.module == "forward":
+            small |= {"size": 256, "batch": 1024}
         return replace(self, given={**self.given, **small})
 
 
 #: Those whose repeats can be chosen.
-REPEATED = ("versus", "held_back", "late_hog", "three_hosts", "serving")
+REPEATED = ("versus", "held_back", "late_hog", "three_hosts", "serving", "chains", "forward")
 
 
 def versus(peer: str, load: str, size: int, estimate_s: float, **given: Any) -> Case:
@@ -77,6 +81,8 @@ DASK_IDLE_4096 = versus(DASK, "idle", 4096, 60, target=2.2)
 RAY_IDLE_4096 = versus(RAY, "idle", 4096, 50)
 BREAKDOWN = Case("breakdown", "breakdown", 30)
 SERVING = Case("serving", "serving", 35, {"target": 5.0})
+CHAINS = Case("chains", "chains", 55, {"chains": 4, "repeats": 3})
+FORWARD = Case("forward", "forward", 35, {"repeats": 3})
 SAME_B = Case("same-b", "same_operand", 25, {"size": 2048, "target": 0.60})
 
 #: At most ten minutes together.
@@ -88,10 +94,11 @@ QUICK = (
     NUMPY_HOG_4096,
     NUMPY_PINNED_4096,
     DASK_IDLE_4096,
-    RAY_IDLE_4096,
     Case("held-4096", "held_back", 50, {"size": 4096}),
     SAME_B,
     SERVING,
+    FORWARD,
+    CHAINS,
 )
 
 #: At most eighty minutes together; those first whose targets say most.
@@ -119,6 +126,8 @@ FULL = (
     ),
     SAME_B,
     SERVING,
+    Case("forward-2048", "forward", 60),
+    Case("chains-100", "chains", 480, {"chains": 100, "repeats": 5}),
     Case("memory-4gib", "memory", 45, {"gib": 4.0, "target_mib": 64.0}),
     *OURS,
     *PLANNER,

@@ -293,7 +293,7 @@ def test_nodes_have_every_key_of_the_contract(client: Client) -> None:
     assert nodes[0].keys() == {"name", "state", "last_seen_s", "devices"}
     assert nodes[0]["devices"][0].keys() == {
         *("id", "kind", "model", "threads", "memory_bytes", "memory_free_bytes", "busy"),
-        *("foreign", "availability", "queue_s", "speed_flops", "bad_samples"),
+        *("foreign", "availability", "queue_s", "speed_flops", "bad_samples", "yields", "gpu"),
     }
 
 

@@ -22,6 +22,7 @@ from deadheat.client.lowering import lower
 from deadheat.client.nn.losses import LOSSES
 from deadheat.client.nn.parameters import matrix_of
 from deadheat.client.nn.passes import backward, forward
+from deadheat.client.ordering import without_chains
 from deadheat.runtime.evaluating import evaluate
 from deadheat.runtime.programs import Gemm, Program
 from deadheat.scheduler.planner.joining import joined, segments
@@ -137,9 +138,9 @@ def in_pieces(
     steps = forward(network, HERE.put(x.reshape(len(x), -1)), parameters)
     gradient = chosen.gradient(steps[-1].after, HERE.put(chosen.goal(targets, network)))
     made = backward(steps, gradient)
-    lowered = lower([one.node for one in made], chains=False)
+    lowered = lower([one.node for one in made])
     assert lowered.program is not None
-    program = lowered.program
+    program = without_chains(lowered.program)
     if "split" in how:
         program = split(program)
     if "joined" in how:

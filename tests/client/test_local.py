@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deadheat.client import Client, InvalidInput, Offline, Unavailable, local
+from deadheat.client import Client, InvalidInput, Offline, Unavailable
+from deadheat.client.ordering import best_cuts
 from deadheat.runtime.dtypes import BY_NAME, numpy_dtype
 
 RNG = np.random.default_rng(31)
@@ -124,7 +125,7 @@ def test_chains_here_are_the_clusters(client: Client, dtype: str) -> None:
 
 def test_the_order_of_a_chain_is_the_one_with_the_fewest_operations() -> None:
     # 10 x 100 x 5 x 50: ((AB)C) takes 7,500 steps, (A(BC)) ten times as many.
-    assert local._best_cuts([10, 100, 5, 50])[0, 3] == 2
+    assert best_cuts([10, 100, 5, 50])[0, 3] == 2
 
 
 def test_half_precision_is_summed_in_single_here_too(client: Client) -> None:

@@ -38,7 +38,7 @@ def network(sizes: list[int], activations: Any = "relu", dtype: str = "float64")
 def test_forward_is_numpys(shared: Client, activation: str) -> None:
     mlp = network([30, 40, 20], [activation] * 2)
     x = RNG.standard_normal((300, 30))
-    found = shared.forward(mlp, x)
+    found = shared.forward(mlp, x, where="cluster")
     assert found.dtype == np.float64
     assert np.allclose(found, numpys(mlp, x), rtol=1e-12, atol=1e-12)
 
@@ -61,7 +61,7 @@ def test_forward_has_no_barrier_where_the_planner_may_join_layers(shared: Client
 def test_dtypes_are_numpys(shared: Client, dtype: str, given: str) -> None:
     mlp = network([8, 6, 3], "tanh", dtype)
     x = RNG.integers(0, 2, (20, 8)).astype(given)
-    found, expected = shared.forward(mlp, x), numpys(mlp, x)
+    found, expected = shared.forward(mlp, x, where="cluster"), numpys(mlp, x)
     assert found.dtype == expected.dtype
     assert np.allclose(found, expected, atol=64 * np.finfo(expected.dtype).eps)
 
@@ -70,7 +70,7 @@ def test_shapes_are_numpys(shared: Client) -> None:
     mlp = network([8, 6, 3])
     for shape in ((8,), (1, 8), (0, 8)):
         x = RNG.standard_normal(shape)
-        found = shared.forward(mlp, x, softmax=True)
+        found = shared.forward(mlp, x, softmax=True, where="cluster")
         assert found.shape == (*shape[:-1], 3)
         assert np.allclose(found, numpys(nn.Sequential(*mlp, "softmax"), x))
 
@@ -78,8 +78,8 @@ def test_shapes_are_numpys(shared: Client) -> None:
 def test_flatten_takes_pictures(shared: Client) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(12, 5, dtype="float64", seed=1), "sigmoid")
     x = RNG.standard_normal((7, 3, 4))
-    assert np.allclose(shared.forward(flat, x), numpys(flat, x))
-    assert np.allclose(shared.forward(flat, np.asfortranarray(x)), numpys(flat, x))
+    assert np.allclose(shared.forward(flat, x, where="cluster"), numpys(flat, x))
+    assert np.allclose(shared.forward(flat, np.asfortranarray(x), where="cluster"), numpys(flat, x))
     with pytest.raises(InvalidInput, match=r"X is 7 x 10, but layer 1 \(Linear 12 x 5\) takes 12"):
         shared.forward(flat, RNG.standard_normal((7, 2, 5)))
 
@@ -88,13 +88,13 @@ def test_samples_may_be_a_file_or_lazy(shared: Client, tmp_path: Path) -> None:
     mlp, x = network([8, 3]), RNG.standard_normal((40, 8))
     np.save(tmp_path / "x.npy", x)
     expected = numpys(mlp, x)
-    assert np.allclose(shared.forward(mlp, tmp_path / "x.npy"), expected)
+    assert np.allclose(shared.forward(mlp, tmp_path / "x.npy", where="cluster"), expected)
     lazy = shared.put(x)
-    assert np.allclose(shared.forward(mlp, lazy), expected)
+    assert np.allclose(shared.forward(mlp, lazy, where="cluster"), expected)
     total = shared.apply(mlp, lazy).sum(axis=0)
-    assert np.allclose(shared.compute(total), expected.sum(axis=0))
+    assert np.allclose(shared.compute(total, where="cluster"), expected.sum(axis=0))
     with pytest.raises(InvalidInput, match="X is 40 x 4, but layer 0"):
-        shared.forward(mlp, lazy[:, :4])
+        shared.forward(mlp, lazy[:, :4], where="cluster")
 
 
 @settings(max_examples=20)
@@ -117,7 +117,7 @@ def test_random_networks_are_numpys(shared: Client, data: st.DataObject) -> None
 def test_here_and_on_the_cluster_it_is_the_same(shared: Client) -> None:
     mlp, x = network([8, 6, 3], "gelu"), RNG.standard_normal((40, 8))
     found = shared.forward(mlp, x, where="local")
-    assert np.allclose(found, shared.forward(mlp, x), rtol=1e-13, atol=1e-13)
+    assert np.allclose(found, shared.forward(mlp, x, where="cluster"), rtol=1e-13, atol=1e-13)
     assert np.array_equal(found, Offline().forward(mlp, x, where="local"))
 
 
@@ -125,14 +125,14 @@ def test_parameters_are_sent_once_and_go_with_their_network(cluster: LocalCluste
     with Client(cluster.address) as client:
         before = stored(client)
         mlp, x = network([400, 300, 10]), RNG.standard_normal((20, 400))
-        client.forward(mlp, x)
+        client.forward(mlp, x, where="cluster")
         first = stored(client) - before
         assert len(first) == 1  # The other parameters are small, and travel with the job.
-        client.forward(mlp, x)
+        client.forward(mlp, x, where="cluster")
         assert first <= stored(client)
-        assert np.allclose(client.forward(mlp, x), numpys(mlp, x))
+        assert np.allclose(client.forward(mlp, x, where="cluster"), numpys(mlp, x))
         mlp.linear[0].weight = 2 * mlp.linear[0].weight
-        assert np.allclose(client.forward(mlp, x), numpys(mlp, x))
+        assert np.allclose(client.forward(mlp, x, where="cluster"), numpys(mlp, x))
         del mlp
         limit = time.monotonic() + 20
         while stored(client) & first:
@@ -143,12 +143,12 @@ def test_parameters_are_sent_once_and_go_with_their_network(cluster: LocalCluste
 def test_a_weight_that_the_cluster_has_lost_is_sent_again(cluster: LocalCluster) -> None:
     with Client(cluster.address) as client:
         mlp, x = network([400, 300, 10]), RNG.standard_normal((20, 400))
-        expected = client.forward(mlp, x)
+        expected = client.forward(mlp, x, where="cluster")
         for _, held in client._resident.values():
             held.matrix_id = "gone" if held.matrix_id else ""
         with pytest.raises(Exception, match="gone"):
-            client.forward(mlp, x)
-        assert np.array_equal(client.forward(mlp, x), expected)
+            client.forward(mlp, x, where="cluster")
+        assert np.array_equal(client.forward(mlp, x, where="cluster"), expected)
 
 
 def test_a_limit_of_time_is_kept(shared: Client) -> None:

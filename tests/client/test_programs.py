@@ -69,7 +69,7 @@ def network(client: Client) -> tuple[Lazy, Lazy, Array, Array]:
 @given(data=st.data(), cut=st.sampled_from(CUTS))
 def test_random_programs_are_numpys(shared: Client, data: st.DataObject, cut: Any) -> None:
     wanted = data.draw(values(shared))[-3:]
-    found = shared.compute(*(value.lazy for value in wanted), cut=cut)
+    found = shared.compute(*(value.lazy for value in wanted), cut=cut, where="cluster")
     for value, one in zip(wanted, found if len(wanted) > 1 else (found,), strict=True):
         value.check(one)
 
@@ -78,7 +78,7 @@ def test_random_programs_are_numpys(shared: Client, data: st.DataObject, cut: An
 def test_several_outputs_are_one_job(client: Client, cut: Any) -> None:
     scores, sums, expected, expected_sums = network(client)
     before = stored(client)
-    found, found_sums = client.compute(scores, sums, cut=cut)
+    found, found_sums = client.compute(scores, sums, cut=cut, where="cluster")
     assert np.allclose(found, expected, rtol=1e-10)
     assert np.allclose(found_sums, expected_sums, rtol=1e-10)
     del found, found_sums  # They are views of the store's memory.
@@ -114,10 +114,10 @@ def test_what_persists_is_an_operand_until_nobody_uses_it(client: Client) -> Non
     gram = client.persist(lazy.T @ lazy)
     small = client.persist(lazy[:2, :2])
     wait_until_gone(client, before | {id_of(gram), id_of(lazy)})
-    assert np.allclose(gram.compute(), x.T @ x)
-    assert np.allclose((gram + 1).compute(), x.T @ x + 1)
+    assert np.allclose(gram.compute(where="cluster"), x.T @ x)
+    assert np.allclose((gram + 1).compute(where="cluster"), x.T @ x + 1)
     assert np.array_equal(np.asarray(small), x[:2, :2])
-    both = client.compute(lazy, gram * 2)
+    both = client.compute(lazy, gram * 2, where="cluster")
     assert np.array_equal(both[0], x)
     del both, gram, lazy, small
     gc.collect()
@@ -139,7 +139,7 @@ def test_chains_of_a_program_are_put_in_order(client: Client) -> None:
     given = [RNG.standard_normal(shape) for shape in ((300, 20), (20, 400), (400, 10), (10, 300))]
     a, b, c, d = (client.put(matrix) for matrix in given)
     first = a @ b @ c @ d
-    found, second = client.compute(first.tanh(), (d @ a @ b).tanh() @ (c @ d @ a))
+    found, second = client.compute(first.tanh(), (d @ a @ b).tanh() @ (c @ d @ a), where="cluster")
     expected = np.linalg.multi_dot(given)
     assert np.allclose(found, np.tanh(expected), rtol=1e-8, atol=1e-10)
     other = np.tanh(given[3] @ given[0] @ given[1]) @ (given[2] @ given[3] @ given[0])
@@ -150,7 +150,7 @@ def test_a_second_chain_may_wait_for_the_first(client: Client) -> None:
     """Its turn comes when devices have worked for the job already."""
     x = RNG.standard_normal((150, 150)) / 12
     lazy = client.put(x)
-    found = ((lazy @ lazy @ lazy).tanh() @ lazy @ lazy).compute()
+    found = ((lazy @ lazy @ lazy).tanh() @ lazy @ lazy).compute(where="cluster")
     assert np.allclose(found, np.tanh(x @ x @ x) @ x @ x, rtol=1e-9, atol=1e-12)
 
 
@@ -159,7 +159,7 @@ def test_many_operands_that_are_small_together_are_large(client: Client) -> None
     total = client.put(matrices[0])
     for matrix in matrices[1:]:
         total = total + matrix
-    assert np.allclose(total.compute(), np.sum(matrices, axis=0))
+    assert np.allclose(total.compute(where="cluster"), np.sum(matrices, axis=0))
 
 
 def test_both_places_say_the_same(client: Client) -> None:
@@ -175,7 +175,7 @@ def test_long_programs_end(client: Client) -> None:
     lazy = client.put(np.zeros((3, 3)))
     for _ in range(60):
         lazy = (lazy + 1.0).relu()
-    assert np.array_equal(lazy.compute(), np.full((3, 3), 60.0))
+    assert np.array_equal(lazy.compute(where="cluster"), np.full((3, 3), 60.0))
 
 
 def test_what_cannot_be_computed_is_refused(client: Client) -> None:
@@ -190,4 +190,4 @@ def test_what_cannot_be_computed_is_refused(client: Client) -> None:
     gone = client.put(np.zeros((300, 300)))
     client._call(client._transfers.give_up(id_of(gone)))
     with pytest.raises(NotFound, match="is not in the store"):
-        (gone + 1).compute()
+        (gone + 1).compute(where="cluster")

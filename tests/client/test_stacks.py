@@ -157,7 +157,8 @@ def test_stacks_survive_the_wire_and_know_what_they_read() -> None:
     program = batched(kind, (12, 5), (10, 2))
     (operation,) = program.operations
     assert wire.operation_from_wire(wire.operation_to_wire(operation)) == operation
-    assert read_by_rows(operation) == (False, False)
+    assert read_by_rows(operation, program.types) == (False, False)
     assert program.flops == 6 * 2 * 4 * 5 * 2
-    own = batched(Batched(gemm, (2,), (2,)), (8, 5), (10, 2)).operations[0]
-    assert read_by_rows(own) == (True, False)
+    other = batched(Batched(gemm, (2,), (2,)), (8, 5), (10, 2))
+    (own,) = other.operations
+    assert read_by_rows(own, other.types) == (True, False)

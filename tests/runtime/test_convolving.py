@@ -189,7 +189,7 @@ def test_they_are_one_segment_that_needs_its_rows_and_all_weights() -> None:
     one = joined(whole, [found])
     (operation,) = one.operations
     assert isinstance(operation.kind, Segment)
-    assert read_by_rows(operation) == (True, False, False)
+    assert read_by_rows(operation, one.types) == (True, False, False)
     needed = dict(needed_blocks(operation, one.types, Rectangle(10, 12, 3, 4)))
     assert needed["x"] == Rectangle(10, 12, 0, WINDOW.inputs)
     assert needed["w"] == one.types["w"].whole()

@@ -9,6 +9,8 @@ from deadheat.runtime import wire
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.evaluating import evaluate
 from deadheat.runtime.programs import (
+    Binary,
+    BinaryFunction,
     Gemm,
     Kind,
     MatrixType,
@@ -46,7 +48,7 @@ def test_a_segment_needs_its_rows_and_all_of_the_weights() -> None:
         ("x", rows),
         ("w", Rectangle(0, 6, 0, 6)),
     ]
-    assert read_by_rows(operation) == (True, False)
+    assert read_by_rows(operation, program.types) == (True, False)
     assert wire.operation_from_wire(wire.operation_to_wire(operation)) == operation
     x, w = np.random.default_rng(1).random((40, 6)), np.eye(6) * 2
     assert np.allclose(evaluate(np, program, {"x": x, "w": w})["y"], 4 * x)
@@ -58,7 +60,7 @@ def test_rows_of_a_slice_are_counted_from_where_it_starts() -> None:
     (operation,) = program.operations
     needed = dict(needed_blocks(operation, program.types, Rectangle(0, 10, 0, 6)))
     assert needed["x"] == Rectangle(5, 15, 0, 6)
-    assert read_by_rows(operation) == (False, False)
+    assert read_by_rows(operation, program.types) == (False, False)
 
 
 @pytest.mark.parametrize(
@@ -98,3 +100,25 @@ def test_a_segment_is_not_made_of_segments() -> None:
     inner = Segment((Operation("a", ("x",), TANH), Operation("h", ("a",), TANH)))
     with pytest.raises(InvalidInput, match="row by row"):
         built(("h", "x", inner), ("y", "h", TANH), reads="x")
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        ((40, 6), (40, 6), (True, True)),
+        ((40, 6), (1, 6), (True, False)),
+        ((1, 1), (40, 6), (False, True)),
+        ((1, 6), (1, 6), (True, True)),
+    ],
+)
+def test_of_a_binary_operation_the_side_that_is_not_repeated_is_read_by_rows(
+    left: tuple[int, int], right: tuple[int, int], expected: tuple[bool, bool]
+) -> None:
+    types = {"a": MatrixType(*left, "float64"), "b": MatrixType(*right, "float64")}
+    operation = Operation("c", ("a", "b"), Binary(BinaryFunction.ADD))
+    assert read_by_rows(operation, types) == expected
+    types["c"] = MatrixType(max(left[0], right[0]), max(left[1], right[1]), "float64")
+    row = types["c"].whole().with_rows(0, 1)
+    for (name, block), is_by_rows in zip(needed_blocks(operation, types, row), expected):
+        assert block.rows == 1, name
+        assert is_by_rows == (types[name].rows == types["c"].rows)

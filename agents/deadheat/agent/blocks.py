@@ -163,7 +163,11 @@ class Blocks:
 
     async def _pin_all(self, assign: agent_pb2.Assign, prepared: Prepared) -> dict[int, Pin]:
         """Blocks of all operands that are streamed; what every row needs comes whole and first."""
-        by_rows = read_by_rows(wire.operation_from_wire(assign.operations[0]))
+        types = {
+            block.name: wire.matrix_type_from_wire(block.type, field=block.name)
+            for block in assign.operands
+        }
+        by_rows = read_by_rows(wire.operation_from_wire(assign.operations[0]), types)
         needed_bytes = _size_bytes(assign)
         self._check_room(assign)
         pins: dict[int, Pin] = {}

@@ -46,3 +46,22 @@ def number(value: object, name: str) -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise InvalidInput(f"{name} is {value!r}; it must be a number", field=name) from None
+
+
+def is_free(cut: str, timeout_s: float | None, durability: str) -> bool:
+    """Whether nothing is asked for that only a job has."""
+    return cut == "balanced" and timeout_s is None and durability == "process"
+
+
+def place_of(where: str, cut: str, timeout_s: float | None, durability: str) -> WhereName:
+    """Where it may be computed; raises InvalidInput for what cannot be had here."""
+    place = choice(where, "where", WHERES)
+    if is_free(cut, timeout_s, durability):
+        return place
+    if place == "local":
+        raise InvalidInput(
+            "where is 'local': cut, timeout and durability are for jobs, and a product in this "
+            "process is none; leave them out, or say where='cluster'",
+            field="where",
+        )
+    return "cluster"

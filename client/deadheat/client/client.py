@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import grpc
+import numpy as np
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
@@ -29,6 +30,7 @@ from deadheat.client.submissions import Collect
 from deadheat.client.trainings import Trainings
 from deadheat.client.transfers import Transfers
 from deadheat.runtime import hosts, rpc
+from deadheat.runtime.dtypes import name_of, numpy_dtype
 from deadheat.runtime.errors import DeadheatError, InvalidInput, JobFailed, NotFound, Unavailable
 from deadheat.runtime.settings import ClientSettings, Sources
 from deadheat.v1 import cluster_pb2, job_pb2, types_pb2
@@ -57,6 +59,9 @@ class Offline(Products, Trainings):
     def _here(self) -> Offline:
         return self
 
+    def _borrowing(self) -> Offline:
+        return _Borrowing()
+
     def _persist_as(
         self,
         matrices: Sequence[Lazy],
@@ -71,6 +76,16 @@ class Offline(Products, Trainings):
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         work.close()
         raise Unavailable("there is no cluster: this client only computes by itself")
+
+
+class _Borrowing(Offline):
+    """Reads operands where they are, for one computation in this process that ends before anybody
+    can change them."""
+
+    def _keep(self, source: Source, *, durable: bool) -> Held:
+        del durable
+        matrix = source.stored_type(name_of(source.array.dtype, field="the matrix"))
+        return Held(matrix, np.ascontiguousarray(source.array, numpy_dtype(matrix.dtype)))
 
 
 class Client(Products, Trainings):
@@ -111,6 +126,9 @@ class Client(Products, Trainings):
 
     def _here(self) -> Offline:
         return Offline()
+
+    def _borrowing(self) -> Offline:
+        return _Borrowing()
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         try:

@@ -6,7 +6,8 @@ would warn of (an overflow, infinity times zero) is as quiet here as it is there
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Final
@@ -14,10 +15,12 @@ from typing import Final
 import numpy as np
 
 from deadheat.client.arrays import Array, ArrayLike, ChainOfMatrices, Product, Source
+from deadheat.client.ordering import best_cuts
 from deadheat.runtime import kernels
 from deadheat.runtime.dtypes import numpy_dtype
 from deadheat.runtime.errors import InvalidInput, LimitReached
 from deadheat.runtime.programs import Batched, Gemm, MatrixType
+from deadheat.runtime.scratch import Scratch
 from deadheat.runtime.units import format_bytes
 from deadheat.store.npyfiles import read_header
 
@@ -107,13 +110,24 @@ def chain(checked: ChainOfMatrices) -> Array:
     """A checked chain, in the order with the fewest operations."""
     matrices = [_operand(source, checked.dtype) for source in checked.sources]
     sizes = [matrices[0].shape[0], *(matrix.shape[1] for matrix in matrices)]
-    cuts = _best_cuts(sizes)
+    cuts = best_cuts(sizes)
+
+    scratch = Scratch(np)
+    dtype = numpy_dtype(checked.dtype)
 
     def made(start: int, stop: int) -> Array:
         if stop - start == 1:
             return matrices[start]
         cut = cuts[start, stop]
-        return _multiplied(made(start, cut), made(cut, stop), checked.dtype, Gemm())
+        a, b = made(start, cut), made(cut, stop)
+        out = None
+        if stop - start < len(matrices):
+            with _no_memory_means_limit(MatrixType(a.shape[0], b.shape[1], checked.dtype)):
+                out = scratch.take(a.shape[0], b.shape[1], dtype)
+        product = _multiplied(a, b, checked.dtype, Gemm(), out=out)
+        scratch.give(a)
+        scratch.give(b)
+        return product
 
     return _shaped(made(0, len(matrices)), checked.result_shape)
 
@@ -125,16 +139,29 @@ def _operand(source: Source, dtype: str) -> Array:
     return array.T if source.is_transposed else array
 
 
-def _multiplied(a: Array, b: Array, dtype: str, kind: Gemm, bias: Array | None = None) -> Array:
+def _multiplied(
+    a: Array,
+    b: Array,
+    dtype: str,
+    kind: Gemm,
+    bias: Array | None = None,
+    out: Array | None = None,
+) -> Array:
     matrix = MatrixType(a.shape[0], b.shape[1], dtype)
-    with np.errstate(all="ignore"):
-        try:
+    with np.errstate(all="ignore"), _no_memory_means_limit(matrix):
+        if out is None:
             out = np.empty((matrix.rows, matrix.columns), numpy_dtype(dtype))
-            kernels.gemm_panel(np, kind, dtype, a, b, bias, out)
-        except MemoryError:
-            size = format_bytes(matrix.size_bytes)
-            raise LimitReached(f"no memory here for the result, {matrix}: {size}") from None
+        kernels.gemm_panel(np, kind, dtype, a, b, bias, out)
     return out
+
+
+@contextmanager
+def _no_memory_means_limit(matrix: MatrixType) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        size = format_bytes(matrix.size_bytes)
+        raise LimitReached(f"no memory here for the result, {matrix}: {size}") from None
 
 
 def _shaped(made: Array, shape: tuple[int, ...]) -> Array:
@@ -143,22 +170,3 @@ def _shaped(made: Array, shape: tuple[int, ...]) -> Array:
         return made
     found: Array = made.reshape(shape)[()]
     return found
-
-
-def _best_cuts(sizes: Sequence[int]) -> dict[tuple[int, int], int]:
-    """Where each stretch of a chain is cut for the fewest operations: `runtime.rules` counts them,
-    this remembers where they are."""
-    count = len(sizes) - 1
-    cost: dict[tuple[int, int], int] = {(i, i + 1): 0 for i in range(count)}
-    cuts: dict[tuple[int, int], int] = {}
-    for length in range(2, count + 1):
-        for start in range(count - length + 1):
-            stop = start + length
-
-            def steps(cut: int, start: int = start, stop: int = stop) -> int:
-                here = sizes[start] * sizes[cut] * sizes[stop]
-                return cost[start, cut] + cost[cut, stop] + here
-
-            cuts[start, stop] = min(range(start + 1, stop), key=steps)
-            cost[start, stop] = steps(cuts[start, stop])
-    return cuts

@@ -60,13 +60,10 @@ class _Step:
     reads: tuple[Node, ...]
 
 
-def lower(outputs: Sequence[Node], *, chains: bool = True) -> Lowered:
-    """The program of several expressions; without `chains`, products stay as they were written.
-
-    Raises InvalidInput for one that is too large.
-    """
+def lower(outputs: Sequence[Node]) -> Lowered:
+    """The program of several expressions; raises InvalidInput for one that is too large."""
     order, wanted = _without_repeats(outputs)
-    steps = _Steps(order, wanted, chains).made
+    steps = _Steps(order, wanted).made
     names: dict[int, str] = {}
     held: dict[str, Held] = {}
     operands: list[Operand] = []
@@ -127,11 +124,10 @@ def _key(node: Node, inputs: tuple[Node, ...]) -> object:
 class _Steps:
     """What each node that is needed becomes, found from the outputs backwards."""
 
-    def __init__(self, order: Sequence[Node], outputs: Sequence[Node], chains: bool) -> None:
+    def __init__(self, order: Sequence[Node], outputs: Sequence[Node]) -> None:
         self._uses = Counter(id(other) for node in order for other in node.inputs)
         # Whoever is an output is needed as it is, however few read it.
         self._uses.update({id(node): 2 for node in outputs})
-        self._chains = chains
         self.made: dict[int, _Step] = {}
         needed = {id(node) for node in outputs}
         for node in reversed(order):
@@ -193,7 +189,7 @@ class _Steps:
         waiting = list(reversed(node.inputs))
         while waiting:
             part = waiting.pop()
-            is_inner = self._chains and self._is_product(part) and self._uses[id(part)] == 1
+            is_inner = self._is_product(part) and self._uses[id(part)] == 1
             # An inner product adds a factor to those there are.
             if is_inner and len(found) + len(waiting) + 2 <= MAX_CHAIN:
                 waiting += reversed(part.inputs)

@@ -28,6 +28,7 @@ from deadheat.client.nn.files import save as save_file
 from deadheat.client.nn.parameters import check_finite, matrix_of
 from deadheat.client.nn.passes import forward
 from deadheat.client.nn.sequential import Sequential
+from deadheat.client.ordering import without_chains
 from deadheat.client.programs import Programs
 from deadheat.client.transfers import Transfers, as_array
 from deadheat.runtime import hosts, rpc, wire
@@ -331,13 +332,14 @@ def _outline(
         for one, array in zip(held, network.parameters, strict=True)
     ]
     last = forward(network, x, given)[-1].after
-    lowered = lower([last.node], chains=False)
+    lowered = lower([last.node])
     assert lowered.program is not None, "a network has an operation at least"
-    if len(lowered.program.operations) > MAX_SEGMENT:
+    program = without_chains(lowered.program)
+    if len(program.operations) > MAX_SEGMENT:
         return None
     (name,) = (name for name, one in lowered.held.items() if one is samples)
     operands = tuple(_operand(name, one) for name, one in lowered.held.items())
-    return Program(operands, lowered.program.operations, lowered.program.results), name
+    return Program(operands, program.operations, program.results), name
 
 
 def _operand(name: str, held: Held) -> Operand:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,18 +12,20 @@ import numpy as np
 
 from deadheat.client import arrays
 from deadheat.client.arrays import Array, ArrayLike
-from deadheat.client.choices import CutName, DurabilityName, choice
+from deadheat.client.choices import CutName, DurabilityName, WhereName, place_of
 from deadheat.client.expressions import Held, leaf
 from deadheat.client.jobs import Job
 from deadheat.client.lazy import Lazy
+from deadheat.client.lowering import lower
 from deadheat.client.nn.graphs import Graph
 from deadheat.client.nn.images import Image, Unflatten
 from deadheat.client.nn.layers import Activation, Flatten, Linear
 from deadheat.client.nn.parameters import FLOATS, check_finite, matrix_of
 from deadheat.client.nn.passes import forward
 from deadheat.client.nn.sequential import Sequential
+from deadheat.client.places import Work, work_of_program
 from deadheat.client.products import awaited, policy_of
-from deadheat.client.programs import PLACES, Programs
+from deadheat.client.programs import Programs
 from deadheat.runtime.dtypes import element_type, name_of, numpy_dtype, promoted
 from deadheat.runtime.errors import DeadheatError, InvalidInput
 from deadheat.v1 import job_pb2
@@ -48,13 +52,13 @@ class Networks(Programs):
         timeout: float | None = None,
         durability: DurabilityName = "process",
         progress: bool | None = None,
-        where: Literal["cluster", "local"] = "cluster",
+        where: WhereName = "auto",
     ) -> Any:
-        """What a network makes of samples, as one job.
+        """What a network makes of samples.
 
         Args:
             network: Of `deadheat.client.nn`, or what `nn.from_onnx` made. Its parameters stay on
-                the cluster, as long as it has them, for the next call.
+                the cluster, as long as it has them, for the next call that is computed there.
             X: n x `network.inputs` samples, or one of `network.inputs` elements; n x anything
                 where the network begins with Flatten. What `put` takes, or a `Lazy`. A network that
                 begins with Conv2d or pooling takes n x channels x height x width.
@@ -78,20 +82,71 @@ class Networks(Programs):
             LimitReached, TimedOut, JobFailed: As for `compute`.
 
         """
-        if choice(where, "where", PLACES) == "local":
-            values = self._applied(network, X, softmax, check_finite)
-            return self.compute(values, cut=cut, timeout=timeout, where=where)
+        place = place_of(where, cut, timeout, durability)
+        values = self._outlined(network, X, softmax, check_finite)
+        work = self._work(network, values)
+        started_s = time.perf_counter()
+        if place == "local" or (place == "auto" and self._places.is_here(work)):
+            if isinstance(X, Lazy):
+                values = self._outlined(network, X.compute(where="local"), softmax, False)
+            made = values.compute(where="local")
+            self._places.took_here(work, time.perf_counter() - started_s)
+            return made
         job = self.submit_forward(
             network,
             X,
             softmax=softmax,
-            check_finite=check_finite,
+            check_finite=False,
             cut=cut,
             timeout=timeout,
             durability=durability,
             keep=False,
         )
-        return awaited(job, progress)
+        made = awaited(job, progress)
+        self._places.took_there(work, time.perf_counter() - started_s)
+        return made
+
+    def place_forward(
+        self,
+        network: Sequential | Graph,
+        X: ArrayLike,  # noqa: N803
+    ) -> Literal["cluster", "local"]:
+        """Where `forward` would be computed now if it were left to choose (`where="auto"`). Raises
+        InvalidInput where X does not fit the network."""
+        work = self._work(network, self._outlined(network, X, False, False))
+        return "local" if self._places.is_here(work) else "cluster"
+
+    def _borrowing(self) -> Networks:
+        """A client that computes in this process, and copies nothing to do so."""
+        raise NotImplementedError
+
+    def _outlined(
+        self,
+        network: Sequential | Graph,
+        X: ArrayLike,  # noqa: N803
+        softmax: bool,
+        is_checked: bool,
+    ) -> Lazy:
+        """The pass as an expression of this process: nothing of it moves. For a Lazy something
+        of its type stands in."""
+        here = self._borrowing()
+        is_lazy = isinstance(X, Lazy)
+        x = Lazy(here, leaf(Held(X.node.type)), X.shape) if is_lazy else X
+        made = here._applied(network, x, softmax, is_checked)  # noqa: SLF001 - it is one of ours.
+        here._resident.clear()  # noqa: SLF001 - else it would keep the parameters until collected.
+        return made
+
+    def _work(self, network: Sequential | Graph, values: Lazy) -> Work:
+        """What a pass has to do. Parameters that are on the cluster need not be sent, nor has what
+        a Lazy is of."""
+        lowered = lower([values.node])
+        assert lowered.program is not None, "a network has an operation at least"
+        stored = [name for name, held in lowered.held.items() if held.array is None]
+        work = work_of_program(lowered.program, stored)
+        own = network.constants.values() if isinstance(network, Graph) else network.parameters
+        there = {known for known, _ in self._resident}
+        sent_bytes = sum(one.nbytes for one in own if id(one) in there)
+        return replace(work, moved_bytes=max(0, work.moved_bytes - sent_bytes))
 
     def submit_forward(
         self,
@@ -110,11 +165,12 @@ class Networks(Programs):
         policy = policy_of(cut, durability, timeout)
         values = self._applied(network, X, softmax, check_finite)
         try:
-            job = self._submit_lazy([values], policy, keep=keep, kind=job_pb2.JOB_KIND_MLP)
+            lowered = self._lowered([values])
+            kind = job_pb2.JOB_KIND_MLP
+            job = self._submit_lazy(lowered, [values], policy, keep=keep, kind=kind)
         except DeadheatError:
             self._resident.clear()  # One of them may be what the cluster has not got any more.
             raise
-        assert isinstance(job, Job), "a network has an operation at least"
         job.add_done_callback(self._forget_if_failed)
         return job
 
@@ -208,10 +264,10 @@ class Networks(Programs):
         is_checked: bool,
     ) -> Lazy:
         """Samples on the cluster, if they fit the network."""
-        array = self._rows(network, X, is_checked=is_checked)
+        rows = self._rows(network, X, is_checked=is_checked)
         # A file that needs no change is read in place.
         is_file = isinstance(X, (str, Path)) and not isinstance(network[0], Flatten | Unflatten)
-        return self.put(X if is_file else array)
+        return self.put(X if is_file else rows)
 
     @staticmethod
     def _rows(

@@ -1,4 +1,4 @@
-"""Where a product is computed: here or on the cluster, by what either is predicted to take.
+"""Where products and programs are computed: here or there, by what either is predicted to take.
 
 Rules of this file: a question costs microseconds for a small product and never waits for the
 network; a large one may wait some milliseconds for news of the cluster. Our own speed is that of
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
@@ -20,10 +20,14 @@ import numpy as np
 from deadheat.client.arrays import Checked, is_symmetric
 from deadheat.runtime.dtypes import element_type, numpy_dtype
 from deadheat.runtime.errors import DeadheatError
+from deadheat.runtime.programs import Chain, Program, is_row_local
 from deadheat.v1 import cluster_pb2
 
 #: What a job costs before and after its work: submission, plan, commits, dispatch, news of its end.
 JOB_S: Final = 4e-3
+#: What each barrier of a chain or program costs on top: the last sub-tasks are told of, their
+#: result is sealed, the next operation is planned and sent, and devices wait for one another.
+BARRIER_S: Final = 8e-3
 #: Bytes a second into shared memory whose pages are new, and over a network of a gigabit.
 SHARED_RATE: Final = 2e9
 STREAMED_RATE: Final = 1.1e8
@@ -46,6 +50,9 @@ LONG_S: Final = 1.0
 RECENT: Final = 5
 #: The side of the product that measures our rate, with and without BLAS: 10 to 30 ms.
 PROBE_SIDE: Final = {True: 160, False: 640}
+#: Until programs have been seen: with what is not predicted of them (operands whose pages are new,
+#: plans and commits beside the work) they took 0.8 to 1.6 times what is, on one host.
+PROGRAM_BIAS: Final = 1.3
 BIAS_BOUNDS: Final = (0.25, 4.0)
 
 
@@ -57,19 +64,51 @@ class Work:
     flops: float
     local_flops: float
     moved_bytes: int
+    #: Barriers but for the one at the end.
+    barriers: int = 0
+    #: What is in the store and would have to come here, if no memory is shared with it.
+    stored_bytes: int = 0
+    #: One product, rather than several operations: rates of either say little of the other.
+    is_product: bool = True
 
     @property
     def is_exact(self) -> bool:
         return element_type(self.dtype).is_exact
 
     @staticmethod
-    def of(checked: Checked, flops: float, result_bytes: int) -> Work:
+    def of(checked: Checked, flops: float, result_bytes: int, barriers: int = 0) -> Work:
         local_flops, sources = flops, list(checked.sources)
         if is_symmetric(checked):
             # Half the work, but not half the time: measured 0.6 of it.
             local_flops, sources = 0.6 * flops, sources[:1]
         moved = sum(source.stored_type(checked.dtype).size_bytes for source in sources)
-        return Work(checked.dtype, flops, local_flops, moved + result_bytes)
+        moved += result_bytes
+        return Work(checked.dtype, flops, local_flops, moved, barriers, is_product=not barriers)
+
+
+def work_of_program(program: Program, stored: Collection[str]) -> Work:
+    """What a program has to do; operands of the names `stored` are with the cluster already."""
+    types = program.types
+    heaviest = max(program.operations, key=program.flops_of)
+    sizes = {operand.name: operand.type.size_bytes for operand in program.operands}
+    moved = sum(size for name, size in sizes.items() if name not in stored)
+    moved += sum(types[name].size_bytes for name in program.results)
+    there = sum(size for name, size in sizes.items() if name in stored)
+    flops = program.flops
+    dtype = types[heaviest.result].dtype
+    return Work(dtype, flops, flops, moved, _barriers(program), there, is_product=False)
+
+
+def _barriers(program: Program) -> int:
+    """Barriers that stay at least, but for the last: where rows mix, after what is wanted, and
+    between the products of a chain. The planner may leave others, where they cost less."""
+    last = program.operations[-1]
+    ends = {name for name in program.results if name != last.result}
+    for operation in program.operations:
+        if not is_row_local(operation) and operation is not last:
+            ends.add(operation.result)
+    chains = (o for o in program.operations if isinstance(o.kind, Chain))
+    return len(ends) + sum(len(chain.operands) - 2 for chain in chains)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +156,8 @@ def cluster_s(work: Work, news: News, *, shares_memory: bool) -> float:
         rates, ahead = rates + rate, ahead + rate * queue_s
         finish_s = ahead / rates
     moved_rate = SHARED_RATE if shares_memory else STREAMED_RATE
-    return JOB_S + 4 * news.round_trip_s + work.moved_bytes / moved_rate + finish_s
+    overhead_s = JOB_S + BARRIER_S * work.barriers + 4 * news.round_trip_s
+    return overhead_s + work.moved_bytes / moved_rate + finish_s
 
 
 class _Rate:
@@ -149,20 +189,23 @@ class Places:
         self.ask = ask
         self.shares_memory = False
         self._clock = clock
-        self._rates: dict[str, _Rate] = {}
+        self._rates: dict[tuple[str, bool], _Rate] = {}
         self._news: News | None = None
         self._asked: Future[News] | None = None
-        self._bias = 1.0
+        #: Of single products, and of chains and programs.
+        self._biases = {True: 1.0, False: PROGRAM_BIAS}
 
     def is_here(self, work: Work) -> bool:
         """Whether it is better done in this process."""
         if self.ask is None:
             return True
-        known = self._rates.get(work.dtype)
+        known = self._rates.get((work.dtype, work.is_product))
         if known is None and work.local_flops <= UNASKED_FLOPS[work.is_exact]:
             self._newest(0.0)  # For the next one.
             return True
         here_s = work.local_flops / self._rate(work, known)
+        if not self.shares_memory:
+            here_s += work.stored_bytes / STREAMED_RATE
         news = self._newest(here_s * ASKING_SHARE)
         if news is None:
             # A cluster that does not answer in that time takes no less for a job.
@@ -170,14 +213,15 @@ class Places:
         return here_s * WORTH_SHIPPING <= self._cluster_s(work, news)
 
     def _cluster_s(self, work: Work, news: News) -> float:
-        return self._bias * cluster_s(work, news, shares_memory=self.shares_memory)
+        bias = self._biases[work.is_product]
+        return bias * cluster_s(work, news, shares_memory=self.shares_memory)
 
     # Our own speed
 
     def took_here(self, work: Work, seconds: float) -> None:
         """A product was computed in this process."""
         if work.local_flops >= OBSERVED_FLOPS[work.is_exact] and seconds > 0.0:
-            known = self._rates.setdefault(work.dtype, _Rate())
+            known = self._rates.setdefault((work.dtype, work.is_product), _Rate())
             known.add(work.local_flops / seconds, self._clock())
 
     def _rate(self, work: Work, known: _Rate | None) -> float:
@@ -185,7 +229,7 @@ class Places:
             is_long = work.local_flops / known.flops >= LONG_S
             if not is_long or self._clock() - known.at_s < RATE_S:
                 return known.flops
-        measured = self._rates[work.dtype] = _Rate()
+        measured = self._rates[work.dtype, work.is_product] = _Rate()
         rate = _measured_flops(work.dtype, PROBE_SIDE[work.is_exact], self._clock)
         measured.add(rate, self._clock())
         return rate
@@ -199,7 +243,8 @@ class Places:
         predicted_s = cluster_s(work, self._news, shares_memory=self.shares_memory)
         if predicted_s < float("inf"):
             least, most = BIAS_BOUNDS
-            self._bias = min(max((self._bias + seconds / predicted_s) / 2, least), most)
+            bias = (self._biases[work.is_product] + seconds / predicted_s) / 2
+            self._biases[work.is_product] = min(max(bias, least), most)
 
     def _newest(self, patience_s: float) -> News | None:
         """What was heard of the cluster last, or within `patience_s`; asks again if that is not

@@ -20,7 +20,9 @@ from deadheat.client.choices import (
     DurabilityName,
     WhereName,
     choice,
+    is_free,
     number,
+    place_of,
 )
 from deadheat.client.jobs import Job
 from deadheat.client.places import Places
@@ -91,13 +93,13 @@ class Products(Submissions):
             and type(alpha) is float
             and alpha == 1.0
             and activation == "none"
-            and _is_free(cut, timeout, durability)
+            and is_free(cut, timeout, durability)
         ):
             made = local.at_once(a, b)
             if made is not None:
                 return made
         policy = policy_of(cut, durability, timeout)
-        place = _place(where, cut, timeout, durability)
+        place = place_of(where, cut, timeout, durability)
         given = (a, b, bias)
         return self._made(given, lambda v: _product(v, alpha, activation), place, policy, progress)
 
@@ -159,7 +161,7 @@ class Products(Submissions):
 
         """
         policy = policy_of(cut, durability, timeout)
-        place = _place(where, cut, timeout, durability)
+        place = place_of(where, cut, timeout, durability)
         given = arrays.listed(matrices)
         return self._made(given, _chain, place, policy, progress)
 
@@ -255,25 +257,6 @@ def _chain(given: Sequence[ArrayLike]) -> Asked:
         job_pb2.JOB_KIND_CHAIN,
         lambda: local.chain(checked),
     )
-
-
-def _is_free(cut: str, timeout_s: float | None, durability: str) -> bool:
-    """Whether nothing is asked for that only a job has."""
-    return cut == "balanced" and timeout_s is None and durability == "process"
-
-
-def _place(where: str, cut: str, timeout_s: float | None, durability: str) -> WhereName:
-    """Where it may be computed; raises InvalidInput for what cannot be had here."""
-    place = choice(where, "where", WHERES)
-    if _is_free(cut, timeout_s, durability):
-        return place
-    if place == "local":
-        raise InvalidInput(
-            "where is 'local': cut, timeout and durability are for jobs, and a product in this "
-            "process is none; leave them out, or say where='cluster'",
-            field="where",
-        )
-    return "cluster"
 
 
 def _check_is_job(where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
@@ -11,11 +12,20 @@ import numpy as np
 
 from deadheat.client import arrays
 from deadheat.client.arrays import Array, ArrayLike, Source
-from deadheat.client.choices import DURABILITIES, CutName, DurabilityName, choice
+from deadheat.client.choices import (
+    DURABILITIES,
+    CutName,
+    DurabilityName,
+    WhereName,
+    choice,
+    place_of,
+)
 from deadheat.client.expressions import Held, leaf, located, transposed
 from deadheat.client.jobs import Job
 from deadheat.client.lazy import Lazy
 from deadheat.client.lowering import Lowered, lower
+from deadheat.client.ordering import without_chains
+from deadheat.client.places import Places, work_of_program
 from deadheat.client.products import awaited, policy_of
 from deadheat.client.submissions import WAIT_S, Collect, Submissions
 from deadheat.runtime import hosts, rpc, wire
@@ -37,6 +47,7 @@ class Programs(Submissions):
 
     #: Matrices in the store that somebody here may still use.
     _held: set[str]
+    _places: Places
 
     @located
     def put(self, array: ArrayLike, *, durability: DurabilityName = "process") -> Lazy:
@@ -69,9 +80,9 @@ class Programs(Submissions):
         timeout: float | None = None,
         durability: DurabilityName = "process",
         progress: bool | None = None,
-        where: Literal["cluster", "local"] = "cluster",
+        where: WhereName = "auto",
     ) -> Any:
-        """The values of expressions, as one job: what they have in common is computed once.
+        """The values of expressions, together: what they have in common is computed once.
 
         Args:
             matrices: What `put` returns, and expressions over it.
@@ -80,12 +91,15 @@ class Programs(Submissions):
             durability: "power" has the operands on disk before the job is accepted.
             progress: Show a progress bar; None: if stderr is a terminal.
             where: "local" computes them in this process, one operation after the other: that is no
-                job. Operands that are in the store are fetched.
+                job. Operands that are in the store are fetched. "cluster" makes them one job.
+                "auto" does what is predicted to be faster; with `cut`, `timeout` or `durability`,
+                which only a job has, it is a job.
 
         Returns:
             An array for one expression, a tuple of arrays for several. They are yours. Products
             of three and more matrices, `a @ b @ c`, are multiplied in the order that is predicted
-            to be fastest on the cluster, where nothing else needs what is in between.
+            to be fastest on the cluster, or here the one with the fewest operations, where nothing
+            else needs what is in between.
 
         Raises:
             InvalidInput: An expression is too large, or options do not fit.
@@ -95,14 +109,20 @@ class Programs(Submissions):
 
         """
         policy = policy_of(cut, durability, timeout)
-        if choice(where, "where", PLACES) == "local":
-            lowered = self._lowered(matrices, chains=False)
-            made = self._evaluated(lowered)
-            return _shaped([made[name] for name in lowered.outputs], matrices)
-        job = self._submit_lazy(matrices, policy, keep=False)
-        if isinstance(job, Job):
-            return awaited(job, progress)
-        return job
+        place = place_of(where, cut, timeout, durability)
+        lowered = self._lowered(matrices)
+        if lowered.program is None:
+            return self._here_shaped(lowered, matrices)
+        work = work_of_program(lowered.program, _stored_names(lowered))
+        if place == "local" or (place == "auto" and self._places.is_here(work)):
+            started_s = time.perf_counter()
+            values = self._here_shaped(lowered, matrices)
+            self._places.took_here(work, time.perf_counter() - started_s)
+            return values
+        started_s = time.perf_counter()
+        values = awaited(self._submit_lazy(lowered, matrices, policy, keep=False), progress)
+        self._places.took_there(work, time.perf_counter() - started_s)
+        return values
 
     def submit(
         self,
@@ -114,10 +134,11 @@ class Programs(Submissions):
         """Like `compute`, but returns a future as soon as the cluster has accepted the job. Its
         results stay with the cluster for a day, for others to fetch by the job's id. Raises
         InvalidInput where there is nothing to compute."""
-        found = self._submit_lazy(matrices, policy_of(cut, durability, timeout), keep=True)
-        if not isinstance(found, Job):
+        policy = policy_of(cut, durability, timeout)
+        lowered = self._lowered(matrices)
+        if lowered.program is None:
             raise InvalidInput("all of them are operands: there is nothing to compute")
-        return found
+        return self._submit_lazy(lowered, matrices, policy, keep=True)
 
     def persist(
         self,
@@ -156,7 +177,7 @@ class Programs(Submissions):
             for name, matrix in zip(lowered.outputs, matrices, strict=True)
         ]
 
-    def _lowered(self, matrices: Sequence[Lazy], *, chains: bool = True) -> Lowered:
+    def _lowered(self, matrices: Sequence[Lazy]) -> Lowered:
         if not matrices:
             raise InvalidInput("nothing to compute: name one expression or more")
         for matrix in matrices:
@@ -165,7 +186,12 @@ class Programs(Submissions):
                 raise InvalidInput(f"a {kind} is no expression; put() it first")
             if matrix.client is not self:
                 raise InvalidInput(f"{matrix!r} belongs to another client")
-        return lower([matrix.node for matrix in matrices], chains=chains)
+        return lower([matrix.node for matrix in matrices])
+
+    def _here_shaped(self, lowered: Lowered, matrices: Sequence[Lazy]) -> Any:
+        """The values, computed in this process."""
+        made = self._evaluated(lowered)
+        return _shaped([made[name] for name in lowered.outputs], matrices)
 
     def _evaluated(self, lowered: Lowered) -> Mapping[str, Array]:
         made = {name: self._fetch(held) for name, held in lowered.held.items()}
@@ -173,24 +199,21 @@ class Programs(Submissions):
             return {name: np.array(array) for name, array in made.items()}
         with np.errstate(all="ignore"):
             try:
-                computed = evaluate(np, lowered.program, made)
+                computed = evaluate(np, without_chains(lowered.program), made)
             except MemoryError:
                 raise LimitReached("no memory here for the results") from None
         return {name: np.array(made[name]) for name in lowered.outputs if name in made} | computed
 
     def _submit_lazy(
         self,
+        lowered: Lowered,
         matrices: Sequence[Lazy],
         policy: job_pb2.JobPolicy,
         *,
         keep: bool,
         kind: job_pb2.JobKind.ValueType = job_pb2.JOB_KIND_PROGRAM,
-    ) -> Any:
-        """The job, or the values themselves where nothing has to be computed."""
-        lowered = self._lowered(matrices)
-        if lowered.program is None:
-            made = self._evaluated(lowered)
-            return _shaped([made[name] for name in lowered.outputs], matrices)
+    ) -> Job:
+        """A job of a program; what it gives are the values as NumPy shapes them."""
 
         async def collect(results: Sequence[types_pb2.Result]) -> Any:
             fetched = await self._fetched(results, keep=keep)
@@ -312,6 +335,11 @@ def here(source: Source) -> Held:
     """An operand that stays in this process, as it is now."""
     matrix = source.stored_type(name_of(source.array.dtype, field="the matrix"))
     return Held(matrix, np.array(source.array, numpy_dtype(matrix.dtype), order="C"))
+
+
+def _stored_names(lowered: Lowered) -> frozenset[str]:
+    """Operands that are in the store."""
+    return frozenset(name for name, held in lowered.held.items() if held.matrix_id)
 
 
 def _operand(name: str, held: Held) -> Operand:

@@ -54,7 +54,11 @@ class Asked:
         # What is wrong is said before anything is uploaded.
         outline = program(checked.placeholders())
         result_bytes = outline.types[outline.results[0]].size_bytes
-        return Asked(checked, program, kind, compute, Work.of(checked, outline.flops, result_bytes))
+        # Each product of a chain but the last ends with a barrier more.
+        is_chain = outline.first_chain is not None
+        barriers = max(0, len(outline.operations[0].operands) - 2) if is_chain else 0
+        work = Work.of(checked, outline.flops, result_bytes, barriers)
+        return Asked(checked, program, kind, compute, work)
 
 
 class Submissions(Inquiries):

@@ -10,6 +10,7 @@ from typing import Any
 from deadheat.runtime.dtypes import numpy_dtype
 from deadheat.runtime.kernels import compute_panel
 from deadheat.runtime.programs import Operation, Program, Rectangle, needed_blocks
+from deadheat.runtime.scratch import Scratch
 
 Array = Any
 #: The rectangles in which an operation's result is made; together they are all of it.
@@ -30,10 +31,15 @@ def evaluate(
     nothing needs it any more. Chains have to be rewritten as products before (TypeError).
     """
     values = dict(operands)
+    scratch = Scratch(xp)
     last_use = {name: at for at, op in enumerate(program.operations) for name in op.operands}
     for at, operation in enumerate(program.operations):
         matrix = program.types[operation.result]
-        made = xp.empty((matrix.rows, matrix.columns), numpy_dtype(matrix.dtype))
+        dtype = numpy_dtype(matrix.dtype)
+        if operation.result in program.results:
+            made = xp.empty((matrix.rows, matrix.columns), dtype)
+        else:
+            made = scratch.take(matrix.rows, matrix.columns, dtype)
         for piece in cuts(operation, matrix.whole()):
             if not piece.area:
                 continue
@@ -43,7 +49,7 @@ def evaluate(
         values[operation.result] = made
         for name in set(operation.operands):
             if last_use[name] == at and name not in program.results:
-                del values[name]
+                scratch.give(values.pop(name))
     return {name: values[name] for name in program.results}
 
 

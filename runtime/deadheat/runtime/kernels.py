@@ -30,6 +30,7 @@ from deadheat.runtime.programs import (
     UnaryFunction,
     needed_blocks,
 )
+from deadheat.runtime.scratch import Scratch
 from deadheat.runtime.windows import Convolve, ConvolveBack, ConvolveWeights, Pooling, PoolingBack
 
 Array = Any
@@ -245,8 +246,9 @@ def _segment(
     out: Array,
 ) -> None:
     """One operation after the other, each on what the later ones need of it. `held` are the
-    operands' parts at first; what an operation made goes as soon as nothing needs it any more, so
-    that no more rows are in memory than those of one band."""
+    operands' parts at first; what an operation made goes as soon as nothing needs it any more, and
+    its memory serves a later one, so that no more is touched than the rows of one band need."""
+    scratch = Scratch(xp)
     needs = segments.needs(kind, types, rectangle)
     last_use = {name: at for at, one in enumerate(kind.operations) for name in one.operands}
     for at, one in enumerate(kind.operations):
@@ -254,7 +256,7 @@ def _segment(
         made = out
         if one is not kind.operations[-1]:
             dtype = numpy_dtype(types[one.result].dtype)
-            made = xp.empty((wanted.rows, wanted.columns), dtype)
+            made = scratch.take(wanted.rows, wanted.columns, dtype)
         parts = [
             _within(held[name], needs[name], part)
             for name, part in needed_blocks(one, types, wanted)
@@ -263,7 +265,7 @@ def _segment(
         held[one.result] = made
         for name in {*one.operands}:
             if last_use[name] == at:
-                del held[name]
+                scratch.give(held.pop(name))
 
 
 def _within(array: Array, held: Rectangle, part: Rectangle) -> Array:

@@ -247,7 +247,7 @@ def needed_bytes(operation: Operation, types: Types, rectangle: Rectangle) -> in
     return sum(block.area * types[name].element.itemsize for name, block in blocks)
 
 
-def read_by_rows(operation: Operation) -> tuple[bool, ...]:
+def read_by_rows(operation: Operation, types: Types) -> tuple[bool, ...]:
     """For each operand, whether a row of the result needs only the same row of it. Of such a one
     the first rows are enough to begin with."""
     count = len(operation.operands)
@@ -260,11 +260,14 @@ def read_by_rows(operation: Operation) -> tuple[bool, ...]:
             return (*[True] * (count - 1), not has_bias)
         case Unary() | Cast() | Softmax() | SumAlong(axis=1):
             return (True,)
-        case Chain() | Binary() | SumAlong() | Transpose() | Slice():
-            # Of a binary operation either side may be the one that is repeated.
+        case Binary():
+            # A side that has one row is repeated, unless there are no more rows.
+            heights = [types[name].rows for name in operation.operands]
+            return tuple(height == max(heights) for height in heights)
+        case Chain() | SumAlong() | Transpose() | Slice():
             return (False,) * count
         case Segment() as kind:
-            return segments.read_by_rows(operation, kind)
+            return segments.read_by_rows(operation, kind, types)
         case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack() as kind:
             return convolving.read_by_rows(operation, kind)
         case kind:

@@ -82,11 +82,12 @@ def reads_rows(operation: Operation, types: Types, name: str) -> bool:
     )
 
 
-def read_by_rows(operation: Operation, kind: Segment) -> tuple[bool, ...]:
+def read_by_rows(operation: Operation, kind: Segment, types: Types) -> tuple[bool, ...]:
     """For each operand, whether a row of the result needs only the same row of it."""
     found = dict.fromkeys(operation.operands, True)
+    known = all_types(kind, types)
     for one in kind.operations:
-        for name, is_by_rows in zip(one.operands, rules.read_by_rows(one)):
+        for name, is_by_rows in zip(one.operands, rules.read_by_rows(one, known)):
             if not is_by_rows and name in found:
                 found[name] = False
     return tuple(found.values())

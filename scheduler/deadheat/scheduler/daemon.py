@@ -26,6 +26,7 @@ from deadheat.runtime.heartbeat import Heartbeat
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.reloading import Reloader
 from deadheat.runtime.settings import SchedulerSettings, Sources
+from deadheat.scheduler.core import events
 from deadheat.scheduler.core.core import Core
 from deadheat.scheduler.core.effects import Prune
 from deadheat.scheduler.core.machine import JobState
@@ -87,8 +88,9 @@ class Daemon:
         )
         self.clock = Clock.start()
         self.sessions = AgentSessions(self.clock)
-        self.store = StoreLink(settings, self.sessions.announce_store)
+        self.store = StoreLink(settings, self._on_store_restarted)
         self.core = Core(hosts.host_identity())
+        self.shell: Shell | None = None
         self.health = health.aio.HealthServicer()
         self._orphaned = False
 
@@ -145,7 +147,7 @@ class Daemon:
         models = Models(reading)
         stack.callback(writer.stop, 1.0)
         self.writer = writer
-        shell = Shell(self.core, writer, self.clock, self.store, self.sessions)
+        shell = self.shell = Shell(self.core, writer, self.clock, self.store, self.sessions)
         stack.callback(shell.close)
         nodes = await asyncio.to_thread(reader.nodes)
         jobs = await asyncio.to_thread(reader.unfinished_jobs)
@@ -204,6 +206,11 @@ class Daemon:
             f"serving on {self.address}: {up} of {len(world.nodes)} nodes up, "
             f"{running} jobs running, {states.total()} waiting{stalled}"
         )
+
+    def _on_store_restarted(self) -> None:
+        self.sessions.announce_store()
+        if self.shell:
+            self.shell.feed(events.StoreRestarted())
 
     def _problem(self) -> str:
         """What is wrong with this process, and what a restart would mend."""

@@ -20,7 +20,7 @@ from typing import Final
 from deadheat.runtime import errors, pages, wire
 from deadheat.runtime.frames import AsyncFrames, FrameSocket
 from deadheat.runtime.programs import MatrixType
-from deadheat.store.matrices import Store, open_place
+from deadheat.store.matrices import Store
 from deadheat.v1 import local_pb2 as pb
 from deadheat.v1 import types_pb2
 
@@ -103,7 +103,7 @@ class _Connection:
         catalog = self._store.catalog
         get = catalog.get if request.writable else catalog.sealed
         matrix = get(request.matrix_id)
-        descriptor, response.data_offset, response.size_bytes = open_place(
+        descriptor, response.data_offset, response.size_bytes = self._store.open(
             matrix, writable=request.writable
         )
         response.matrix_id = matrix.id

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from deadheat.runtime import logs, pages
-from deadheat.runtime.errors import Conflict, InvalidInput, LimitReached
+from deadheat.runtime.errors import Conflict, InvalidInput, LimitReached, NotFound
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.pages import HUGE_BYTES
 from deadheat.runtime.programs import MatrixType, Rectangle
@@ -186,7 +186,7 @@ class Store:
             return Region(memoryview(b""), matrix.type, rectangle)
         mapping = self._mappings.get(matrix.id)
         if mapping is None:
-            descriptor, offset, size = open_place(matrix, writable=not matrix.is_sealed)
+            descriptor, offset, size = self.open(matrix, writable=not matrix.is_sealed)
             try:
                 mapping = pages.map_file(
                     descriptor, offset + size, is_writable=not matrix.is_sealed
@@ -196,6 +196,19 @@ class Store:
             self._mappings[matrix.id] = mapping
         buffer = mapping[data_offset(matrix) :]
         return Region(buffer, matrix.type, rectangle)
+
+    def open(self, matrix: Matrix, *, writable: bool) -> tuple[int, int, int]:
+        """As `open_place`. A matrix whose file somebody has removed or cut short is forgotten, so
+        that whoever knows what it was made of can make it again; raises NotFound."""
+        try:
+            return open_place(matrix, writable=writable)
+        except FileNotFoundError as error:
+            self.catalog.remove(matrix)
+            self._mappings.pop(matrix.id, None)
+            log.warning(
+                f"matrix {matrix.id} is lost: {error}", extra=logs.keys("lost", matrix=matrix.id)
+            )
+            raise NotFound(f"matrix {matrix.id!r} is lost: {error}", field="matrix_id") from None
 
     async def seal(self, matrix: Matrix) -> None:
         if matrix.is_sealed:
@@ -327,7 +340,8 @@ def data_offset(matrix: Matrix) -> int:
 
 
 def open_place(matrix: Matrix, *, writable: bool) -> tuple[int, int, int]:
-    """A descriptor (the caller closes it), the offset of the data in it, and their size."""
+    """A descriptor (the caller closes it), the offset of the data in it, and their size. Raises
+    FileNotFoundError if the file is gone, or too short to be mapped whole."""
     place, size = matrix.place, matrix.type.size_bytes
     if writable and matrix.is_sealed:
         raise Conflict(f"matrix {matrix.id!r} is sealed: nobody writes it any more")
@@ -336,6 +350,10 @@ def open_place(matrix: Matrix, *, writable: bool) -> tuple[int, int, int]:
             return os.dup(arena.descriptor if writable else arena.reader), 0, size
         case OnDisk(path, offset):
             access = os.O_RDWR if writable else os.O_RDONLY
-            return os.open(path, access | os.O_CLOEXEC), offset, size
-        case UserFile(_, offset, _, descriptor):
-            return os.dup(descriptor), offset, size
+            descriptor = os.open(path, access | os.O_CLOEXEC)
+            if os.fstat(descriptor).st_size < offset + size:
+                os.close(descriptor)
+                raise FileNotFoundError(f"{path} was cut short")
+            return descriptor, offset, size
+        case UserFile(_, offset, _, handed_over):
+            return os.dup(handed_over), offset, size

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tests.scheduler.planner.builders import model, product
 
-from deadheat.runtime.errors import DeadheatError
+from deadheat.runtime.errors import DeadheatError, NotFound
 from deadheat.runtime.programs import Program, Rectangle, uncovered
 from deadheat.scheduler.core import effects, events
 from deadheat.scheduler.core.core import Core
@@ -35,6 +35,8 @@ class Pool:
         self.committed: list[effects.Change] = []
         self.held_back: list[Callable[[], None]] = []
         self.holds_back: set[type[object]] = set()
+        #: Ids of matrices that the store has lost.
+        self.lost: set[str] = set()
         self._jobs = 0
 
     # Feeding
@@ -66,9 +68,18 @@ class Pool:
                 return make_plan
             case effects.MakeResults(job):
                 return lambda: self.feed(events.ResultsMade(job))
-            case effects.SealResult(job, operation):
-                return lambda: self.feed(events.ResultSealed(job, operation))
+            case effects.SealResult(job, operation, matrix_id):
+                return lambda: self.feed(
+                    events.ResultSealed(job, operation, self._not_found(matrix_id), matrix_id)
+                )
+            case effects.FindMatrices(job, matrix_ids):
+                return lambda: self.feed(
+                    events.MatricesFound(job, [one for one in matrix_ids if one in self.lost])
+                )
         return None
+
+    def _not_found(self, matrix_id: str) -> Failure | None:
+        return Failure(NotFound.code, "no such matrix") if matrix_id in self.lost else None
 
     def release_answers(self) -> None:
         self.holds_back.clear()

@@ -124,14 +124,7 @@ def run_chain(**options: Any) -> int:
 @run.command("mlp")
 @_network_options
 @_job_options
-@click.option(
-    "--where",
-    type=click.Choice(["cluster", "local"]),
-    default="cluster",
-    show_default=True,
-    help="local: in this process, without a job.",
-)
-@_output_options
+@_place_options
 def run_mlp(**options: Any) -> int:
     """OUT = what a network makes of the rows of X. Ctrl-C cancels the job.
 
@@ -201,6 +194,11 @@ def _is_here(client: Client, kind: str, options: dict[str, Any]) -> bool:
         return False
     if kind == "matmul":
         return client.place(options["a"], options["b"], bias=options["bias"]) == "local"
+    if kind == "mlp":
+        from deadheat.cli import models
+
+        network = models.read(options["model"], options["activations"])
+        return client.place_forward(network, options["x"]) == "local"
     return client.place(*options["matrices"]) == "local"
 
 
@@ -216,7 +214,8 @@ def _run_here(kind: str, file: OutputFile, output: str, as_json: bool, **options
         result = offline.matmul(a, b, where="local", timeout=timeout, **options)
     elif kind == "mlp":
         network = models.read(options.pop("model"), options.pop("activations"))
-        result = offline.forward(network, options.pop("x"), where="local", **options)
+        x = options.pop("x")
+        result = offline.forward(network, x, where="local", timeout=timeout, **options)
     else:
         matrices = options.pop("matrices")
         result = offline.multi_dot(matrices, where="local", timeout=timeout, **options)

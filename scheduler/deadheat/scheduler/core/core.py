@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from deadheat.scheduler.core import events, jobs, nodes, outcomes, presence
+from deadheat.scheduler.core import events, jobs, lineage, nodes, outcomes, presence
 from deadheat.scheduler.core.effects import Effect
 from deadheat.scheduler.core.world import World
 
@@ -61,6 +61,8 @@ _HANDLERS: Final[Mapping[type[Any], Callable[[World, Any], None]]] = {
     events.PlanMade: jobs.on_plan_made,
     events.ResultsMade: jobs.on_results_made,
     events.ResultSealed: jobs.on_result_sealed,
+    events.StoreRestarted: lineage.on_store_restarted,
+    events.MatricesFound: lineage.on_matrices_found,
     events.SubtasksProgressed: outcomes.on_progress,
     events.SubtaskFinished: outcomes.on_finished,
     events.SubtaskFailed: outcomes.on_failed,

@@ -239,6 +239,14 @@ class SealResult:
 
 
 @dataclass(frozen=True, slots=True)
+class FindMatrices:
+    """Something of a job was not found in the store: which of its matrices are there?"""
+
+    job: str
+    matrix_ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseJob:
     """The job needs its matrices no more; `give_up` names results that nobody will want."""
 
@@ -339,6 +347,7 @@ Effect = (
     | MakePlan
     | MakeResults
     | SealResult
+    | FindMatrices
     | ReleaseJob
     | SendAssign
     | SendCancel

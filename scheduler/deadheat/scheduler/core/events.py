@@ -256,6 +256,22 @@ class ResultSealed:
     job: str
     operation: int
     failure: Failure | None = None
+    #: The one that was to be sealed; it may have been lost, and be another one now.
+    matrix_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRestarted:
+    """The store has started anew, after it was killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatricesFound:
+    """What the store has of a job's matrices: all but those that are missing. It may not answer."""
+
+    job: str
+    missing: Sequence[str] = ()
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,5 +298,7 @@ Event = (
     | PlanMade
     | ResultsMade
     | ResultSealed
+    | StoreRestarted
+    | MatricesFound
     | Ticked
 )

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from deadheat.runtime.units import format_seconds
+from deadheat.scheduler.core.barriers import barriers
 from deadheat.scheduler.core.machine import JobState
 from deadheat.scheduler.core.report import JobReport
 
 #: Devices of a job that are listed one by one.
 MAX_LISTED: Final = 40
+#: And barriers, those at which devices waited longest.
+MAX_BARRIERS: Final = 12
 
 
 def story(report: JobReport, plans: Sequence[str]) -> str:
@@ -31,6 +34,7 @@ def document(report: JobReport, plans: Sequence[Mapping[str, object]]) -> Mappin
         "serial_s": report.serial_s,
         "parallel_s": _parallel_s(report),
         "waiting_s": _waiting_s(report),
+        "barriers": [barrier.as_dict() for barrier in barriers(report.placements)],
         "serial_fraction": report.serial_fraction,
         "resplits": report.resplits,
         "error": {"code": failure.code, "message": failure.message} if failure else None,
@@ -92,8 +96,24 @@ def _outcome(report: JobReport) -> str:
             f"  between operations a device waited {_seconds(waited_s)} on the average, with their "
             "planning, sending and collecting"
         )
+        lines += _barriers(report)
     lines += _amdahl(report)
     return "\n".join(lines)
+
+
+def _barriers(report: JobReport) -> list[str]:
+    """Those that cost most, in the order in which they were reached."""
+    found = barriers(report.placements)
+    listed = sorted(found, key=lambda barrier: -barrier.wait_s)[:MAX_BARRIERS]
+    lines = [
+        f"    after {barrier.after}: {_seconds(barrier.wait_s)}, predicted "
+        f"{_seconds(barrier.predicted_wait_s)}"
+        for barrier in found
+        if barrier in listed
+    ]
+    if len(found) > len(listed):
+        lines.append(f"    and less after {len(found) - len(listed)} others")
+    return lines
 
 
 def _amdahl(report: JobReport) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from deadheat.runtime.errors import JobCancelled, TimedOut
-from deadheat.scheduler.core import endings, events, planning, rebalance
+from deadheat.runtime.errors import JobCancelled, NotFound, TimedOut
+from deadheat.scheduler.core import endings, events, lineage, planning, rebalance
 from deadheat.scheduler.core.effects import (
     EventRow,
     JobRow,
@@ -121,6 +121,8 @@ def retry_waiting(world: World) -> None:
 def advance(world: World, job: Job) -> None:
     """Takes a job as far as it goes now: completes steps, plans what is assigned to nobody."""
     if job.state.is_final or job.is_planning or job.pending_plan or job.releasing:
+        return
+    if job.is_looking:
         return
     made_by = {step.operation.result: step for step in job.steps}
     for step in job.steps:
@@ -240,10 +242,17 @@ def on_result_sealed(world: World, event: events.ResultSealed) -> None:
     job = world.jobs.get(event.job)
     if job is None or job.state.is_final:
         return
+    step = job.steps[event.operation]
+    if event.matrix_id and event.matrix_id != step.result_id:
+        return  # It was lost meanwhile, and is made again.
+    if event.failure and event.failure.code == NotFound.code:
+        step.is_sealing = False
+        lineage.suspect(world, job)
+        return
     if event.failure:
         endings.fail(world, job, event.failure)
         return
-    job.steps[event.operation].is_done = True
+    step.is_done = True
     advance(world, job)
     rebalance.look_anew(world, job)  # Whoever made it might help with another operation.
 

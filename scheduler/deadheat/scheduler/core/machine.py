@@ -169,6 +169,8 @@ SUBTASK: Machine[SubtaskState, SubtaskEvent] = Machine(
         (_S.RUNNING, _SE.FAIL): _S.FAILED,
         (_S.ASSIGNED, _SE.SUPERSEDE): _S.SUPERSEDED,
         (_S.RUNNING, _SE.SUPERSEDE): _S.SUPERSEDED,
+        # What it has made was lost with the store.
+        (_S.DONE, _SE.SUPERSEDE): _S.SUPERSEDED,
         (_S.ASSIGNED, _SE.CANCEL): _S.CANCELLED,
         (_S.RUNNING, _SE.CANCEL): _S.CANCELLED,
     },

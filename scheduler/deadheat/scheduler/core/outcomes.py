@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from deadheat.runtime.errors import Conflict, DataLost, InvalidInput
+from deadheat.runtime.errors import Conflict, DataLost, InvalidInput, NotFound
 from deadheat.runtime.programs import MatrixType, Rectangle, uncovered
-from deadheat.scheduler.core import endings, events, jobs, learning, nodes, rebalance, subtasks
+from deadheat.scheduler.core import (
+    endings,
+    events,
+    jobs,
+    learning,
+    lineage,
+    nodes,
+    rebalance,
+    subtasks,
+)
 from deadheat.scheduler.core.effects import EventRow, NotifyJob, SendCancel, SendSettled
 from deadheat.scheduler.core.machine import SUBTASK, SubtaskEvent
 from deadheat.scheduler.core.state import Job, Mark, Step, Subtask
@@ -125,6 +134,8 @@ def on_failed(world: World, event: events.SubtaskFailed) -> None:
         return
     # Whether it died or only failed: three times is a property of the work, not of the device.
     endings.abandon(world, subtask, event.failure.message, died=True, failed=True)
+    if event.failure.code == NotFound.code:
+        lineage.suspect(world, job)
     jobs.advance(world, job)
 
 

@@ -14,6 +14,7 @@ from deadheat.runtime.programs import needed_bytes, uncovered
 from deadheat.scheduler.core import jobs, planning, subtasks
 from deadheat.scheduler.core.effects import Effect, JobRow, MakeResults, PlacementRow
 from deadheat.scheduler.core.events import DeviceFacts
+from deadheat.scheduler.core.lineage import unfinished
 from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
 from deadheat.scheduler.core.nodes import LOST_AFTER_S
 from deadheat.scheduler.core.state import Device, Gap, Job, Node, Step, Subtask
@@ -133,28 +134,51 @@ def _restore_job(world: World, found: RestoredJob, matrices: Matrices) -> None:
         bytes_lower_bound=int(values.get("bytes_lower_bound") or 0),
     )
     jobs.enter(world, job)
+    # Of what is gone only that is made again which somebody still needs.
+    settled = _settled(job, found, matrices)
     for placement in found.placements:
-        _restore_placement(world, job, placement, matrices)
+        _restore_placement(world, job, placement, matrices, placement.row.operation in settled)
     for step in job.steps:
-        _restore_step(job, step, matrices)
+        _restore_step(job, step, settled)
     if job.policy.timeout_s is not None:
         world.wake_at(job.submitted_s + job.policy.timeout_s, "job", job.id)
     missing = [
         (step.result_id, step.type)
         for step in job.steps
-        if step.result_id and step.result_id not in matrices.present
+        if step.result_id and not step.is_done and step.result_id not in matrices.present
     ]
     if missing:
         job.results_ready = False
         world.emit(MakeResults(job.id, missing))
 
 
+def _settled(job: Job, found: RestoredJob, matrices: Matrices) -> AbstractSet[int]:
+    """The operations that are complete, and those that were, are lost, and nobody needs."""
+    present, complete = set(), set()
+    for step in job.steps:
+        name = step.operation.result
+        done = [
+            one.row.rectangle
+            for one in found.placements
+            if one.row.operation == step.index and one.state is SubtaskState.DONE
+        ]
+        if step.result_id in matrices.present:
+            present.add(name)
+            was_complete = step.result_id in matrices.sealed
+        else:
+            was_complete = bool(step.result_id) and not uncovered(step.type.whole(), done)
+        if was_complete:
+            complete.add(name)
+    open_ = unfinished(job.program, present, complete)
+    return {step.index for step in job.steps if step.operation.result not in open_}
+
+
 def _restore_placement(
-    world: World, job: Job, found: RestoredPlacement, matrices: Matrices
+    world: World, job: Job, found: RestoredPlacement, matrices: Matrices, is_settled: bool
 ) -> None:
     row, step = found.row, job.steps[found.row.operation]
     state = found.state
-    kept = step.result_id in matrices.present
+    kept = is_settled or step.result_id in matrices.present
     if not kept and state in (SubtaskState.DONE, SubtaskState.ASSIGNED, SubtaskState.RUNNING):
         state = SubtaskState.SUPERSEDED  # Its rows are gone with the matrix they were in.
     started_s = job.started_s or 0.0
@@ -207,7 +231,7 @@ def _restore_placement(
         world.commit(*subtasks.changes(job, subtask))
 
 
-def _restore_step(job: Job, step: Step, matrices: Matrices) -> None:
+def _restore_step(job: Job, step: Step, settled: AbstractSet[int]) -> None:
     own = [s for s in job.subtasks.values() if s.operation == step.index]
     taken = [
         piece
@@ -217,4 +241,6 @@ def _restore_step(job: Job, step: Step, matrices: Matrices) -> None:
     ]
     attempt = max((subtask.attempt for subtask in own), default=0) + 1
     step.gaps = [Gap(piece, attempt) for piece in uncovered(step.type.whole(), taken)]
-    step.is_done = bool(step.result_id) and step.result_id in matrices.sealed
+    step.is_done = bool(step.result_id) and step.index in settled
+    if step.is_done:
+        step.gaps = []

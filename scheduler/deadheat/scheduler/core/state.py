@@ -254,6 +254,8 @@ class Step:
     active: int = 0
     is_sealing: bool = False
     is_done: bool = False
+    #: How often the store has lost its result.
+    losses: int = 0
     inline: bytearray | None = None
 
     @property
@@ -300,6 +302,8 @@ class Job:
     #: How many sub-tasks had ended when the plan at hand was asked for (see `World.released`).
     released_before: int = 0
     is_planning: bool = False
+    #: The store was asked which of its matrices it has.
+    is_looking: bool = False
     pending_plan: Plan | None = None
     pending_since_s: float = 0.0
     plans: int = 0

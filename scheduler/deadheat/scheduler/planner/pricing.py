@@ -191,7 +191,7 @@ def shared_port_s(sizes: Floats, links: Floats, port: float) -> Floats:
 
 def price(program: Program, operation: Operation, rectangle: Rectangle, pool: Pool) -> Prices:
     """Prices of a rectangle of one operation's result."""
-    if not read_by_rows(operation)[0]:  # No row of it is whole before all of it is.
+    if not read_by_rows(operation, program.types)[0]:  # No row of it is whole before all of it is.
         pool = pool.without_overlap()
     whole = program.shape_of(operation)
     shape = replace(whole, rows=rectangle.rows, columns=rectangle.columns)

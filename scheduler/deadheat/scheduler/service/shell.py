@@ -172,6 +172,8 @@ class Shell:
                 self._spawn(self._make_results(effect))
             case effects.SealResult():
                 self._spawn(self._seal(effect))
+            case effects.FindMatrices():
+                self._spawn(self._find(effect))
             case effects.ReleaseJob(job, give_up):
                 self._ending.discard(job)
                 if self._has_matrices(job):
@@ -208,7 +210,16 @@ class Shell:
     async def _seal(self, wanted: effects.SealResult) -> None:
         sealed = self._store.seal(wanted.matrix_id, wanted.check_ids)
         failure = await _failure_of(sealed)
-        self.feed(events.ResultSealed(wanted.job, wanted.operation, failure))
+        self.feed(events.ResultSealed(wanted.job, wanted.operation, failure, wanted.matrix_id))
+
+    async def _find(self, wanted: effects.FindMatrices) -> None:
+        try:
+            missing = await self._store.missing(wanted.matrix_ids)
+        except errors.DeadheatError as error:
+            failure = events.Failure(error.code, error.message)
+            self.feed(events.MatricesFound(wanted.job, failure=failure))
+        else:
+            self.feed(events.MatricesFound(wanted.job, missing))
 
     @staticmethod
     async def _quietly(work: Coroutine[Any, Any, None]) -> None:

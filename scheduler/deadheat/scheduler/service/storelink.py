@@ -159,6 +159,12 @@ class StoreLink:
             request = pb.MatrixServiceSealRequest(request_id=new_id("r"), matrix_id=matrix_id)
             await self.stub.Seal(request, timeout=rpc.CALL_TIMEOUT_S)
 
+    async def missing(self, matrix_ids: Sequence[str]) -> list[str]:
+        """Those of these matrices that it does not have."""
+        with rpc.translated("looking for matrices"):
+            answer = await self.stub.List(pb.MatrixServiceListRequest(), timeout=rpc.CALL_TIMEOUT_S)
+        return sorted({*matrix_ids} - {matrix.id for matrix in answer.matrices})
+
     async def release(self, job: str, give_up: Sequence[str]) -> None:
         with rpc.translated("releasing a job's matrices"):
             for matrix_id in give_up:

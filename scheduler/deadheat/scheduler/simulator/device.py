@@ -156,7 +156,8 @@ class Device:
         that every row needs, and of those of which each row needs its own."""
         here = self._cached.setdefault(task.assign.job, set())
         sizes, task.fetched = [0, 0], []
-        by_rows = read_by_rows(task.assign.operation)
+        types = {source.name: source.type for source in task.assign.operands}
+        by_rows = read_by_rows(task.assign.operation, types)
         for source, is_by_rows in zip(task.assign.operands, by_rows, strict=True):
             key = (source.matrix_id, source.rectangle)
             if source.inline is None and key not in here:
