@@ -138,6 +138,56 @@ BINARY_FUNCTION_MULTIPLY: BinaryFunction.ValueType  # 3
 BINARY_FUNCTION_DIVIDE: BinaryFunction.ValueType  # 4
 Global___BinaryFunction: _TypeAlias = BinaryFunction  # noqa: Y015
 
+class _Loss:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LossEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Loss.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOSS_UNSPECIFIED: _Loss.ValueType  # 0
+    LOSS_CROSS_ENTROPY: _Loss.ValueType  # 1
+    """-log(softmax(output)[label])."""
+    LOSS_MEAN_SQUARES: _Loss.ValueType  # 2
+    """(output - y)^2 over all elements."""
+
+class Loss(_Loss, metaclass=_LossEnumTypeWrapper):
+    """What a network is trained to make less of; a mean over the rows of a batch."""
+
+LOSS_UNSPECIFIED: Loss.ValueType  # 0
+LOSS_CROSS_ENTROPY: Loss.ValueType  # 1
+"""-log(softmax(output)[label])."""
+LOSS_MEAN_SQUARES: Loss.ValueType  # 2
+"""(output - y)^2 over all elements."""
+Global___Loss: _TypeAlias = Loss  # noqa: Y015
+
+class _LayerFunction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LayerFunctionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LayerFunction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LAYER_FUNCTION_UNSPECIFIED: _LayerFunction.ValueType  # 0
+    LAYER_FUNCTION_RELU: _LayerFunction.ValueType  # 1
+    LAYER_FUNCTION_GELU: _LayerFunction.ValueType  # 2
+    LAYER_FUNCTION_GELU_TANH: _LayerFunction.ValueType  # 3
+    LAYER_FUNCTION_TANH: _LayerFunction.ValueType  # 4
+    LAYER_FUNCTION_SIGMOID: _LayerFunction.ValueType  # 5
+    LAYER_FUNCTION_SOFTMAX: _LayerFunction.ValueType  # 6
+    """Along each row."""
+
+class LayerFunction(_LayerFunction, metaclass=_LayerFunctionEnumTypeWrapper):
+    """What is applied between layers that have parameters."""
+
+LAYER_FUNCTION_UNSPECIFIED: LayerFunction.ValueType  # 0
+LAYER_FUNCTION_RELU: LayerFunction.ValueType  # 1
+LAYER_FUNCTION_GELU: LayerFunction.ValueType  # 2
+LAYER_FUNCTION_GELU_TANH: LayerFunction.ValueType  # 3
+LAYER_FUNCTION_TANH: LayerFunction.ValueType  # 4
+LAYER_FUNCTION_SIGMOID: LayerFunction.ValueType  # 5
+LAYER_FUNCTION_SOFTMAX: LayerFunction.ValueType  # 6
+"""Along each row."""
+Global___LayerFunction: _TypeAlias = LayerFunction  # noqa: Y015
+
 @_typing.final
 class MatrixType(_message.Message):
     """A row-major matrix without gaps. Bytes are little-endian."""
@@ -611,6 +661,103 @@ class SegmentStep(_message.Message):
 Global___SegmentStep: _TypeAlias = SegmentStep  # noqa: Y015
 
 @_typing.final
+class DenseLayer(_message.Message):
+    """x @ weight + bias, the weight being inputs x outputs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUTS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    BIAS_FIELD_NUMBER: _builtins.int
+    inputs: _builtins.int
+    outputs: _builtins.int
+    bias: _builtins.bool
+    def __init__(
+        self,
+        *,
+        inputs: _builtins.int = ...,
+        outputs: _builtins.int = ...,
+        bias: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bias", b"bias", "inputs", b"inputs", "outputs", b"outputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DenseLayer: _TypeAlias = DenseLayer  # noqa: Y015
+
+@_typing.final
+class TrainedLayer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DENSE_FIELD_NUMBER: _builtins.int
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    function: Global___LayerFunction.ValueType
+    @_builtins.property
+    def dense(self) -> Global___DenseLayer: ...
+    def __init__(
+        self,
+        *,
+        dense: Global___DenseLayer | None = ...,
+        function: Global___LayerFunction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dense", b"dense", "function", b"function", "kind", b"kind"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense", b"dense", "function", b"function", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["dense", "function"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___TrainedLayer: _TypeAlias = TrainedLayer  # noqa: Y015
+
+@_typing.final
+class Descent(_message.Message):
+    """One pass of stochastic gradient descent over samples. Operands: the samples, their targets (labels
+    in one column, or numbers), the orders (a row of sample numbers for each epoch), the state before.
+    The result is the state behind it: its first row has the parameters, layer by layer, and then what
+    was measured in each epoch; its second row, if there is momentum, has their velocities.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYERS_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
+    loss: Global___Loss.ValueType
+    batch_size: _builtins.int
+    learning_rate: _builtins.float
+    momentum: _builtins.float
+    epoch: _builtins.int
+    """Which of so many epochs this is, from 0."""
+    epochs: _builtins.int
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainedLayer]: ...
+    def __init__(
+        self,
+        *,
+        layers: _abc.Iterable[Global___TrainedLayer] | None = ...,
+        loss: Global___Loss.ValueType = ...,
+        batch_size: _builtins.int = ...,
+        learning_rate: _builtins.float = ...,
+        momentum: _builtins.float = ...,
+        epoch: _builtins.int = ...,
+        epochs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "epoch", b"epoch", "epochs", b"epochs", "layers", b"layers", "learning_rate", b"learning_rate", "loss", b"loss", "momentum", b"momentum"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Descent: _TypeAlias = Descent  # noqa: Y015
+
+@_typing.final
 class Operation(_message.Message):
     """One step of a program in SSA form: each name is assigned once, before it is used."""
 
@@ -629,6 +776,7 @@ class Operation(_message.Message):
     TRANSPOSE_FIELD_NUMBER: _builtins.int
     SLICE_FIELD_NUMBER: _builtins.int
     SEGMENT_FIELD_NUMBER: _builtins.int
+    DESCENT_FIELD_NUMBER: _builtins.int
     result: _builtins.str
     @_builtins.property
     def operands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -654,6 +802,8 @@ class Operation(_message.Message):
     def slice(self) -> Global___Slice: ...
     @_builtins.property
     def segment(self) -> Global___Segment: ...
+    @_builtins.property
+    def descent(self) -> Global___Descent: ...
     def __init__(
         self,
         *,
@@ -670,12 +820,13 @@ class Operation(_message.Message):
         transpose: Global___Transpose | None = ...,
         slice: Global___Slice | None = ...,
         segment: Global___Segment | None = ...,
+        descent: Global___Descent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "chain", b"chain", "gemm", b"gemm", "kind", b"kind", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "chain", b"chain", "descent", b"descent", "gemm", b"gemm", "kind", b"kind", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "chain", b"chain", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "result", b"result", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "cast", b"cast", "chain", b"chain", "descent", b"descent", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "result", b"result", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "chain", "unary", "binary", "cast", "softmax", "sum_along", "transpose", "slice", "segment"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "chain", "unary", "binary", "cast", "softmax", "sum_along", "transpose", "slice", "segment", "descent"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

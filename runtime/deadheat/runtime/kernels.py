@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final, assert_never
 
-from deadheat.runtime import segments
+from deadheat.runtime import descending, segments
 from deadheat.runtime.dtypes import element_type, numpy_dtype
 from deadheat.runtime.programs import (
     Activation,
@@ -14,6 +14,7 @@ from deadheat.runtime.programs import (
     BinaryFunction,
     Cast,
     Chain,
+    Descent,
     Gemm,
     MatrixType,
     Operation,
@@ -28,6 +29,7 @@ from deadheat.runtime.programs import (
     UnaryFunction,
     needed_blocks,
 )
+from deadheat.runtime.special import erf
 
 Array = Any
 
@@ -92,6 +94,8 @@ def compute_panel(
         case Segment():
             given = dict(zip(operation.operands, parts, strict=True))
             _segment(xp, kind, segments.all_types(kind, types), rectangle, given, out)
+        case Descent():
+            descending.run(xp, kind, parts, out)
         case _:
             assert_never(kind)
 
@@ -257,7 +261,7 @@ def _activate(xp: ModuleType, activation: Activation, out: Array) -> None:
         case Activation.SIGMOID:
             out[...] = _sigmoid(xp, out)
         case Activation.GELU:
-            out[...] = out * 0.5 * (1 + _erf(xp)(out * 0.5**0.5))
+            out[...] = out * 0.5 * (1 + erf(xp)(out * 0.5**0.5))
         case Activation.GELU_TANH:
             inner = (2 / xp.pi) ** 0.5 * (out + 0.044715 * out**3)
             out[...] = 0.5 * out * (1 + xp.tanh(inner))
@@ -266,12 +270,3 @@ def _activate(xp: ModuleType, activation: Activation, out: Array) -> None:
 def _sigmoid(xp: ModuleType, x: Array) -> Array:
     """1 / (1 + exp(-x)) without overflow, through tanh."""
     return 0.5 * (1 + xp.tanh(0.5 * x))
-
-
-def _erf(xp: ModuleType) -> Any:
-    """The error function for this namespace; NumPy has none, SciPy's is exact to rounding."""
-    if xp.__name__ == "cupy":
-        from cupyx.scipy import special
-    else:
-        from scipy import special
-    return special.erf

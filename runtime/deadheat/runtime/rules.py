@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, assert_never
 
-from deadheat.runtime import elementwise, segments
+from deadheat.runtime import descents, elementwise, segments
 from deadheat.runtime.dtypes import ElementType, element_type
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.operations import (
@@ -17,6 +17,7 @@ from deadheat.runtime.operations import (
     Binary,
     Cast,
     Chain,
+    Descent,
     Gemm,
     GemmShape,
     Op,
@@ -54,6 +55,8 @@ def result_type(operation: Operation, types: Types) -> MatrixType:
             return _chain_type(operation, kind, given)
         case Segment() as kind:
             return segments.result_type(operation, kind, types)
+        case Descent() as kind:
+            return descents.result_type(operation, kind, given)
         case kind:
             return elementwise.result_type(operation, kind, given)
 
@@ -210,6 +213,8 @@ def needed_blocks(
             needs = segments.needs(kind, segments.all_types(kind, types), rectangle)
             for name in names:
                 yield name, needs[name]
+        case Descent() as kind:
+            yield from descents.needed_blocks(operation, kind, types)
         case kind:
             yield from elementwise.needed_blocks(operation, kind, types, rectangle)
 
@@ -231,7 +236,7 @@ def read_by_rows(operation: Operation) -> tuple[bool, ...]:
             return (*[True] * (count - 1), not has_bias)
         case Unary() | Cast() | Softmax() | SumAlong(axis=1):
             return (True,)
-        case Chain() | Binary() | SumAlong() | Transpose() | Slice():
+        case Chain() | Binary() | SumAlong() | Transpose() | Slice() | Descent():
             # Of a binary operation either side may be the one that is repeated.
             return (False,) * count
         case Segment() as kind:
@@ -251,7 +256,7 @@ def is_row_local(operation: Operation) -> bool:
             return True
         case SumAlong(axis=axis):
             return axis == 1
-        case Chain() | Transpose() | Slice() | Segment():
+        case Chain() | Transpose() | Slice() | Segment() | Descent():
             return False
         case kind:
             assert_never(kind)
@@ -293,6 +298,8 @@ def work_shape(operation: Operation, types: Types) -> GemmShape:
             known = segments.all_types(kind, types)
             parts = tuple(work_shape(one, known) for one in kind.operations)
             return GemmShape(result.rows, 1, result.columns, result.dtype, parts=parts)
+        case Descent() as kind:
+            return descents.work_shape(kind, first, result)
         case kind:
             passes = elementwise.passes(kind, first)
             return GemmShape(result.rows, passes, result.columns, first.dtype, Op.SUM)
