@@ -16,9 +16,11 @@ from tenacity.wait import wait_random_exponential
 from deadheat.client.arrays import Array, Source
 from deadheat.client.cluster import LocalCluster
 from deadheat.client.connection import Connection, LoopThread
+from deadheat.client.epochs import Lesson, Pupil, descend_here
 from deadheat.client.expressions import Held
 from deadheat.client.jobs import Job, failure_of
 from deadheat.client.lazy import Lazy
+from deadheat.client.nn.losses import Training
 from deadheat.client.places import News, Places
 from deadheat.client.products import Products
 from deadheat.client.programs import here
@@ -54,6 +56,10 @@ class Offline(Products, Trainings):
 
     def _here(self) -> Offline:
         return self
+
+    def _descend(self, lesson: Lesson, policy: job_pb2.JobPolicy, pupil: Pupil) -> Training:
+        del policy
+        return descend_here(lesson, pupil)
 
     def _persist_as(
         self,

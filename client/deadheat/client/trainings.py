@@ -1,10 +1,10 @@
-"""Training networks: each step is one job, whose results are the parameters of the next."""
+"""Training networks: all of it as one job; or, shared out step by step, a job for each step."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -12,13 +12,14 @@ import numpy as np
 
 from deadheat.client.arrays import Array, ArrayLike
 from deadheat.client.choices import CutName, choice, number
+from deadheat.client.epochs import Epochs, Lesson, OnEpoch, Pupil, assign
 from deadheat.client.lazy import Lazy
-from deadheat.client.networks import Networks
 from deadheat.client.nn.descent import Far, Near, Rule, begin
-from deadheat.client.nn.layers import Linear, Seed, generator
+from deadheat.client.nn.layers import Seed, generator
 from deadheat.client.nn.losses import LOSSES, Epoch, Gradients, LossName, Targets, Training
 from deadheat.client.nn.passes import backward, forward
 from deadheat.client.nn.sequential import Sequential
+from deadheat.client.nn.states import descent_of, orders
 from deadheat.client.products import policy_of
 from deadheat.client.programs import PLACES
 from deadheat.runtime.errors import InvalidInput
@@ -41,7 +42,7 @@ class _Task:
     policy: job_pb2.JobPolicy
 
 
-class Trainings(Networks):
+class Trainings(Epochs):
     """The part of `Client` that trains networks."""
 
     def gradients(
@@ -81,7 +82,8 @@ class Trainings(Networks):
         loss: LossName = "cross_entropy",
         seed: Seed = None,
         cut: CutName = "balanced",
-        on_epoch: Callable[[Epoch], object] | None = None,
+        on_epoch: OnEpoch | None = None,
+        share: bool = False,
         where: Literal["cluster", "local"] = "cluster",
     ) -> Training:
         """Trains a network by stochastic gradient descent, in place, epoch by epoch.
@@ -89,6 +91,10 @@ class Trainings(Networks):
         For each batch, v = momentum * v + gradient and p = p - learning_rate * v, for each
         parameter p. The network gets its new parameters at the end of each epoch: whatever ends a
         training, it has those of the last complete one.
+
+        The training is one job, which goes on if this process ends (`follow` finds it) and if the
+        scheduler is started anew. Each epoch is worked by the device that would end it first, with
+        all of its cores; the weights stay there between its steps.
 
         Args:
             network: Of float32 or float64.
@@ -101,12 +107,17 @@ class Trainings(Networks):
             momentum: From 0 up to, and without, 1.
             loss: "cross_entropy" (softmax is part of it) or "mse".
             seed: Of the order of samples: the same seed takes them in the same order.
-            cut: As for `compute`.
-            on_epoch: Called with each epoch's report, when the network has its parameters.
+            cut: As for `compute`, where steps are shared.
+            on_epoch: Called with each epoch's report, when the network has its parameters. Epochs
+                that take less than a tenth of a second are told several at a time.
+            share: Whether each step is shared out among all devices, as a job of its own, driven
+                by this process: for steps that take far longer than the milliseconds that a job
+                costs.
             where: "local" trains in this process, with the same kernels.
 
         Returns:
-            A report: loss, seconds and steps of each epoch.
+            A report: loss, seconds and steps of each epoch, and how long threads waited for one
+            another.
 
         Raises:
             InvalidInput: A value does not fit; a label is out of range; X or y is not finite; or
@@ -124,11 +135,33 @@ class Trainings(Networks):
                 loss=loss,
                 seed=seed,
                 on_epoch=on_epoch,
+                share=share,
             )
         epochs, batch_size = _count(epochs, "epochs"), _count(batch_size, "batch_size")
         rule = Rule(_between(learning_rate, "learning_rate"), _between(momentum, "momentum"))
         task = self._task(network, X, y, loss, policy_of(cut, "process", None))
         source = generator(seed)
+        if not share:
+            kind = descent_of(network, task.loss, rule, epochs=epochs, batch_size=batch_size)
+            if kind is not None:
+                order = orders(source, epochs, len(task.x))
+                x = task.x.astype(network.dtype, copy=False)
+                targets = task.targets.reshape(len(x), -1)
+                lesson = Lesson(network, kind, x, targets, order)
+                return self._descend(lesson, task.policy, Pupil(network, on_epoch))
+        return self._step_by_step(task, rule, source, epochs, batch_size, on_epoch)
+
+    def _step_by_step(
+        self,
+        task: _Task,
+        rule: Rule,
+        source: np.random.Generator,
+        epochs: int,
+        batch_size: int,
+        on_epoch: OnEpoch | None,
+    ) -> Training:
+        """A job for each step."""
+        network = task.network
         state = [begin(self.put(array), array, rule) for array in network.parameters]
         made: list[Epoch] = []
         for at in range(1, epochs + 1):
@@ -211,12 +244,7 @@ def _assign(network: Sequential, arrays: Sequence[Array], rule: Rule, at: int) -
     """All parameters or none."""
     if not all(np.isfinite(array).all() for array in arrays):
         raise _diverged(f"a parameter is not finite after epoch {at}", rule, at)
-    left = iter(arrays)
-    for layer in network:
-        if isinstance(layer, Linear):
-            layer.weight = next(left)
-            if layer.bias is not None:
-                layer.bias = next(left)
+    assign(network, arrays)
 
 
 def _diverged(what: str, rule: Rule, at: int) -> InvalidInput:

@@ -15,6 +15,7 @@ result, whose operand is left as it was.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -67,6 +68,12 @@ class Work:
     #: For each layer with parameters, the gradient of what it made.
     deltas: Sequence[Array]
     gradient: Array
+
+    @property
+    def size_bytes(self) -> int:
+        made = [stage.after for stage in self.stages if stage.after is not stage.before]
+        arrays = (self.inputs, self.gradient, *self.deltas, *made)
+        return sum(int(array.nbytes) for array in arrays)
 
     @staticmethod
     def of(xp: ModuleType, kind: Descent, samples: Array) -> Work:
@@ -261,6 +268,7 @@ class Pass:
     def _move_bias(self, number: int) -> None:
         rows = len(self._rows)
         gradient = self._weights[number + len(self.work.deltas)][1]
+        assert gradient is not None
         self.work.deltas[number][:rows].sum(axis=0, out=gradient)
         bias = self._places[number][2]
         self._move(bias, bias + gradient.size)
@@ -276,25 +284,18 @@ class Pass:
         p -= g * self.kind.learning_rate
 
 
-def run(xp: ModuleType, kind: Descent, parts: Sequence[Array], out: Array) -> None:
-    """A whole epoch in this thread, of which no time is measured."""
-    made = Pass(xp, kind, parts, out, 1, Work.of(xp, kind, parts[0]))
+def run(
+    xp: ModuleType, kind: Descent, parts: Sequence[Array], out: Array, work: Work | None = None
+) -> None:
+    """A whole epoch in this thread, with memory that may have served another one before."""
+    started_s = time.perf_counter()
+    made = Pass(xp, kind, parts, out, 1, work or Work.of(xp, kind, parts[0]))
     made.begin()
     while made.pieces:
         for piece in made.pieces:
             made.do(piece)
         made.proceed()
-    made.record(0.0)
-
-
-def records(kind: Descent, state: Array) -> Array:
-    """What was measured of all epochs: a row of MEASURES for each, zeros for those to come. `state`
-    is a NumPy array."""
-    start = descents.parameters(kind)
-    raw = state[0, start:].tobytes()
-    flat = memoryview(raw).cast("d")
-    width = len(descents.MEASURES)
-    return [tuple(flat[at * width : (at + 1) * width]) for at in range(kind.epochs)]
+    made.record(time.perf_counter() - started_s)
 
 
 def _gather(xp: ModuleType, samples: Array, chosen: Array, out: Array) -> None:

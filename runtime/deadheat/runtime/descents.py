@@ -55,6 +55,14 @@ def state_type(kind: Descent, dtype: str) -> MatrixType:
     return MatrixType(2 if kind.momentum else 1, parameters(kind) + records, dtype)
 
 
+def records(parameters: int, state: Any) -> list[tuple[float, ...]]:
+    """What was measured of all epochs, MEASURES for each, zeros for those to come. `state` is a
+    NumPy array of a network with so many parameters."""
+    flat = memoryview(state[0, parameters:].tobytes()).cast("d")
+    width = len(MEASURES)
+    return [tuple(flat[at : at + width]) for at in range(0, len(flat), width)]
+
+
 def places(kind: Descent) -> Iterator[tuple[Dense, int, int]]:
     """Each layer with parameters, where its weight begins in a state's row, and where its bias."""
     at = 0

@@ -128,7 +128,7 @@ def _cross_entropy(xp: ModuleType, output: Array, targets: Array, g: Array, rows
 def _mean_squares(xp: ModuleType, output: Array, targets: Array, g: Array, rows: int) -> float:
     xp.subtract(output, targets, out=g)
     columns = output.shape[1]
-    total = float(xp.square(g.astype(xp.float64)).sum()) / columns
+    total: float = float(xp.square(g.astype(xp.float64)).sum()) / columns
     g *= 2 / (rows * columns)
     return total
 

@@ -209,6 +209,13 @@ class ReleaseJob:
 
 
 @dataclass(frozen=True, slots=True)
+class DropMatrices:
+    """Nobody needs these any more, though their job goes on."""
+
+    matrix_ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class OperandSource:
     name: str
     type: MatrixType
@@ -294,6 +301,7 @@ Effect = (
     | MakePlan
     | MakeResults
     | SealResult
+    | DropMatrices
     | ReleaseJob
     | SendAssign
     | SendCancel

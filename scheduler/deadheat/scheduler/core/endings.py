@@ -45,7 +45,9 @@ def finish(world: World, job: Job) -> None:
     unwanted = [
         step.result_id
         for step in job.steps
-        if step.result_id and step.operation.result not in job.program.results
+        if step.result_id
+        and not step.is_dropped
+        and step.operation.result not in job.program.results
     ]
     _end(world, job, results, unwanted)
 
@@ -69,7 +71,10 @@ def stop(world: World, job: Job, failure: events.Failure) -> None:
             cancelled.setdefault(subtask.node, []).append(subtask.id)
             changes += subtasks.changes(job, subtask)
             subtasks.forget(world, subtask)
-    _end(world, job, changes, [step.result_id for step in job.steps if step.result_id])
+    # The last good state of a training stays, like a result.
+    kept = job.checkpoint
+    unwanted = [s.result_id for s in job.steps if s.is_made and not s.is_dropped and s is not kept]
+    _end(world, job, changes, unwanted)
     for node, ids in cancelled.items():
         world.emit(SendCancel(node, ids))
 

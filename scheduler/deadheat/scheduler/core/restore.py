@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from deadheat.runtime.programs import needed_bytes, uncovered
 from deadheat.scheduler.core import jobs, planning, subtasks
-from deadheat.scheduler.core.effects import Effect, JobRow, MakeResults, PlacementRow
+from deadheat.scheduler.core.effects import Effect, JobRow, PlacementRow
 from deadheat.scheduler.core.events import DeviceFacts
 from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
 from deadheat.scheduler.core.nodes import LOST_AFTER_S
@@ -20,6 +20,7 @@ from deadheat.scheduler.core.state import Device, Gap, Job, Node, Step, Subtask
 from deadheat.scheduler.core.world import World
 from deadheat.scheduler.planner.history import SpeedHistory
 from deadheat.scheduler.planner.plan import Placement
+from deadheat.scheduler.planner.wholes import is_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,20 +134,30 @@ def _restore_job(world: World, found: RestoredJob, matrices: Matrices) -> None:
         bytes_lower_bound=int(values.get("bytes_lower_bound") or 0),
     )
     jobs.enter(world, job)
+    for step in job.steps:
+        step.is_made = step.result_id in matrices.present
+        step.is_done = bool(step.result_id) and step.result_id in matrices.sealed
+    _restore_spent(job, matrices)
     for placement in found.placements:
         _restore_placement(world, job, placement, matrices)
     for step in job.steps:
-        _restore_step(job, step, matrices)
+        _restore_step(job, step)
     if job.policy.timeout_s is not None:
         world.wake_at(job.submitted_s + job.policy.timeout_s, "job", job.id)
-    missing = [
-        (step.result_id, step.type)
-        for step in job.steps
-        if step.result_id and step.result_id not in matrices.present
-    ]
-    if missing:
-        job.results_ready = False
-        world.emit(MakeResults(job.id, missing))
+    planning.make_results(world, job)
+
+
+def _restore_spent(job: Job, matrices: Matrices) -> None:
+    """A state of a training that is not there, while a later one is, was made, used and dropped."""
+    read_by: dict[str, list[Step]] = {}
+    for step in reversed(job.steps):
+        readers = read_by.get(step.operation.result, [])
+        is_spent = is_whole(step.operation) and readers and all(one.is_done for one in readers)
+        if is_spent and step.operation.result not in job.program.results:
+            step.is_done = True
+            step.is_dropped = step.result_id not in matrices.present
+        for name in set(step.operation.operands):
+            read_by.setdefault(name, []).append(step)
 
 
 def _restore_placement(
@@ -154,7 +165,7 @@ def _restore_placement(
 ) -> None:
     row, step = found.row, job.steps[found.row.operation]
     state = found.state
-    kept = step.result_id in matrices.present
+    kept = step.result_id in matrices.present or step.is_dropped
     if not kept and state in (SubtaskState.DONE, SubtaskState.ASSIGNED, SubtaskState.RUNNING):
         state = SubtaskState.SUPERSEDED  # Its rows are gone with the matrix they were in.
     started_s = job.started_s or 0.0
@@ -207,7 +218,10 @@ def _restore_placement(
         world.commit(*subtasks.changes(job, subtask))
 
 
-def _restore_step(job: Job, step: Step, matrices: Matrices) -> None:
+def _restore_step(job: Job, step: Step) -> None:
+    if step.is_dropped:
+        step.gaps = []
+        return
     own = [s for s in job.subtasks.values() if s.operation == step.index]
     taken = [
         piece
@@ -217,4 +231,3 @@ def _restore_step(job: Job, step: Step, matrices: Matrices) -> None:
     ]
     attempt = max((subtask.attempt for subtask in own), default=0) + 1
     step.gaps = [Gap(piece, attempt) for piece in uncovered(step.type.whole(), taken)]
-    step.is_done = bool(step.result_id) and step.result_id in matrices.sealed

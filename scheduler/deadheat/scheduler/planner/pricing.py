@@ -24,10 +24,12 @@ from typing import Final, assert_never
 
 import numpy as np
 
+from deadheat.runtime import descents
 from deadheat.runtime.programs import (
     Binary,
     Cast,
     Chain,
+    Descent,
     Gemm,
     GemmShape,
     Operation,
@@ -208,6 +210,9 @@ def memory_sizes(program: Program, operation: Operation) -> tuple[float, float, 
     """Bytes that a device needs for each row, each column and each element of a rectangle of an
     operation's result: operands and result, if it maps nothing of the store's."""
     row, column, cell = (sum(size for _, size in part) for part in _operands(program, operation))
+    if isinstance(kind := operation.kind, Descent):
+        work_bytes = descents.work_bytes(kind, program.types[operation.operands[0]])
+        column += work_bytes / program.types[operation.result].columns
     return row, column, cell + program.types[operation.result].element.itemsize
 
 
@@ -240,6 +245,8 @@ def _operands(program: Program, operation: Operation) -> tuple[_Part, _Part, _Pa
             return [], [], [(names[0], sizes[0])]
         case Segment():
             return _along_rows(program, operation)
+        case Descent():
+            return [], _whole_blocks(program, operation), []
         case other:
             assert_never(other)
 
@@ -277,6 +284,15 @@ def _along_rows(program: Program, operation: Operation) -> tuple[_Part, _Part, _
         else:
             by_row.append((name, float(part.columns * size)))
     return by_row, by_column, []
+
+
+def _whole_blocks(program: Program, operation: Operation) -> _Part:
+    """What whoever makes the result needs, all of it, counted in parts of its columns."""
+    types, result = program.types, program.types[operation.result]
+    return [
+        (name, part.area * types[name].element.itemsize / result.columns)
+        for name, part in needed_blocks(operation, types, result.whole())
+    ]
 
 
 def _missing(program: Program, parts: Iterable[tuple[str, float]], pool: Pool) -> Floats:

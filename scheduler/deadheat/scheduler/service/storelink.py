@@ -155,11 +155,15 @@ class StoreLink:
             request = pb.MatrixServiceSealRequest(request_id=new_id("r"), matrix_id=matrix_id)
             await self.stub.Seal(request, timeout=rpc.CALL_TIMEOUT_S)
 
+    async def delete(self, matrix_ids: Sequence[str]) -> None:
+        with rpc.translated("deleting matrices"):
+            for matrix_id in matrix_ids:
+                request = pb.MatrixServiceDeleteRequest(request_id=new_id("r"), matrix_id=matrix_id)
+                await self.stub.Delete(request, timeout=rpc.CALL_TIMEOUT_S)
+
     async def release(self, job: str, give_up: Sequence[str]) -> None:
+        await self.delete(give_up)
         with rpc.translated("releasing a job's matrices"):
-            for matrix_id in give_up:
-                delete = pb.MatrixServiceDeleteRequest(request_id=new_id("r"), matrix_id=matrix_id)
-                await self.stub.Delete(delete, timeout=rpc.CALL_TIMEOUT_S)
             request = pb.MatrixServiceReleaseRequest(request_id=new_id("r"), holder=holder_of(job))
             await self.stub.Release(request, timeout=rpc.CALL_TIMEOUT_S)
 
