@@ -35,13 +35,15 @@ class Case:
             small["size"] = REHEARSED_SIZE
         if self.module in REPEATED:
             small["repeats"] = 1
+        if self.module == "training":
+            small |= {"samples": 2048, "epochs": 1, "with_targets": False}
         if "gib" in self.given:
             small["gib"] = 0.25
         return replace(self, given={**self.given, **small})
 
 
 #: Those whose repeats can be chosen.
-REPEATED = ("versus", "held_back", "late_hog", "three_hosts")
+REPEATED = ("versus", "held_back", "late_hog", "three_hosts", "training")
 
 
 def versus(peer: str, load: str, size: int, estimate_s: float, **given: Any) -> Case:
@@ -74,6 +76,9 @@ NUMPY_PINNED_4096 = versus(NUMPY, "pinned", 4096, 45)
 DASK_IDLE_4096 = versus(DASK, "idle", 4096, 60, target=2.2)
 RAY_IDLE_4096 = versus(RAY, "idle", 4096, 50)
 BREAKDOWN = Case("breakdown", "breakdown", 30)
+#: Fewer samples and epochs than the promise is about, in both of what is compared.
+TRAINING_QUICK = Case("training", "training", 60, {"samples": 8192, "epochs": 3})
+TRAINING = Case("training-20000", "training", 300)
 SAME_B = Case("same-b", "same_operand", 25, {"size": 2048, "target": 0.60})
 
 #: At most ten minutes together.
@@ -87,6 +92,7 @@ QUICK = (
     DASK_IDLE_4096,
     RAY_IDLE_4096,
     Case("held-4096", "held_back", 50, {"size": 4096}),
+    TRAINING_QUICK,
     SAME_B,
 )
 
@@ -113,6 +119,7 @@ FULL = (
         200,
         {"size": 6144, "target": 1.15, "makespan_target": 1.20},
     ),
+    TRAINING,
     SAME_B,
     Case("memory-4gib", "memory", 45, {"gib": 4.0, "target_mib": 64.0}),
     *OURS,

@@ -22,7 +22,7 @@ from deadheat.client.nn.losses import Epoch, Training
 from deadheat.client.nn.sequential import Sequential
 from deadheat.client.nn.states import epochs_of, packed, unpacked
 from deadheat.runtime import descending
-from deadheat.runtime.errors import DeadheatError, InvalidInput, LimitReached
+from deadheat.runtime.errors import DeadheatError, InvalidInput, LimitReached, NotFound, Unavailable
 from deadheat.runtime.programs import UNSENT, Descent, MatrixType, Operand, Operation, Program
 from deadheat.v1 import job_pb2, types_pb2
 
@@ -131,9 +131,7 @@ class Epochs(Networks):
                 kept = update.checkpoint if update.HasField("checkpoint") else kept
                 if kept is not None and kept.matrix_id != newest:
                     newest = kept.matrix_id
-                    # It may have been followed by the next one, and be gone.
-                    with suppress(DeadheatError):
-                        state = self._call(self._download(kept))
+                    if (state := self._state(kept)) is not None:
                         pupil.take(state)
         except BaseException:
             with suppress(DeadheatError):
@@ -148,6 +146,14 @@ class Epochs(Networks):
                 with suppress(DeadheatError):  # The network has it now.
                     self._call(self._transfers.give_up(kept.matrix_id))
         return Training(pupil.made, job.id)
+
+    def _state(self, checkpoint: types_pb2.Result) -> Array | None:
+        """None where the next one has taken its place meanwhile, or the store is away: whoever
+        follows gets that one, or the last."""
+        try:
+            return self._call(self._download(checkpoint))
+        except (NotFound, Unavailable):
+            return None
 
 
 def program_of(lesson: Lesson, state: Array) -> Program:

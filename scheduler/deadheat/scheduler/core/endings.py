@@ -26,6 +26,7 @@ from deadheat.scheduler.core.machine import (
 )
 from deadheat.scheduler.core.state import Job, Subtask
 from deadheat.scheduler.core.world import World
+from deadheat.scheduler.planner.wholes import is_whole
 
 #: A piece of work that took so many executors or nodes down with it takes no more.
 MAX_DEATHS: Final = 3
@@ -105,8 +106,9 @@ def abandon(world: World, subtask: Subtask, why: str, *, died: bool, failed: boo
         for piece in subtask.pieces
         if piece.row_start < done
     ]
-    is_inline = job.steps[subtask.operation].inline is not None
-    if delivered and not is_inline:
+    step = job.steps[subtask.operation]
+    may_keep = step.inline is None and not is_whole(step.operation)
+    if delivered and may_keep:
         rest = subtasks.keep_only(subtask, delivered)
         subtask.state = SUBTASK.next(subtask.state, SubtaskEvent.FINISH)
         subtask.area_done = subtask.area
