@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import queue
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.agent.test_executor import Harness, with_executor
 from tests.agent.test_pool import product
 from tests.runtime.test_descents import SMALL, epoch, operands
 
 from deadheat.agent.executors.epochs import Epoch
 from deadheat.agent.executors.pool import Block, Pool, Task
+from deadheat.runtime import descents
 from deadheat.runtime.operations import Dense, Descent, LayerFunction, Loss, Operation
 from deadheat.runtime.rectangles import MatrixType, Rectangle
 from deadheat.v1 import local_pb2
@@ -134,3 +137,24 @@ def test_memory_serves_the_next_epoch_of_the_same_training_only() -> None:
         kept.append(made.panels._pass.work)
     assert kept[0] is kept[1]
     assert kept[2] is not kept[1]
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_an_executor_works_an_epoch_on_whole_and_on_streamed_blocks(is_streamed: bool) -> None:
+    parts = operands(SMALL, 25)
+    kind = replace(SMALL, epoch=1)
+    operation = Operation("after", ("X", "y", "order", "before"), kind)
+    cut = Rectangle(0, 2, 0, parts[3].shape[1]) if is_streamed else None
+
+    async def test(harness: Harness) -> None:
+        result = harness.execute(operation, parts, cut=cut)
+        finished = await harness.next("finished")
+        assert finished.progress.area_done == result.size
+        expected = epoch(kind, parts, 2)
+        count = descents.parameters(kind)
+        assert np.array_equal(result[:, :count], expected[:, :count])
+        (before, made) = descents.records(count, result)
+        assert before == (0.0,) * 5
+        assert made[0] == descents.records(count, expected)[1][0]
+
+    with_executor(test)

@@ -25,9 +25,9 @@ from deadheat.client.nn.losses import Epoch
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(43)
 #: An epoch of these takes a good part of a second.
-X = RNG.standard_normal((16_000, 300)).astype("float32")
+X = RNG.standard_normal((40_000, 300)).astype("float32")
 Y = RNG.integers(0, 10, len(X))
-OPTIONS: dict[str, Any] = {"batch_size": 400, "learning_rate": 0.05, "momentum": 0.9, "seed": 5}
+OPTIONS: dict[str, Any] = {"batch_size": 1000, "learning_rate": 0.05, "momentum": 0.9, "seed": 5}
 
 
 def mlp() -> nn.MLP:
@@ -83,7 +83,7 @@ def test_layers_need_no_function_between_them_and_no_bias() -> None:
 def test_a_training_is_one_job_with_a_placement_an_epoch(shared: Client) -> None:
     network, seen = mlp(), list[Epoch]()
     made = shared.train(network, X, Y, epochs=3, on_epoch=seen.append, **OPTIONS)
-    check_same(network, expected(3), 1e-4)
+    check_same(network, expected(3), 1e-3)
     report = shared.report(made.job)
     assert (report.kind, report.state) == ("train", "done")
     assert [p["operation"] for p in report.placements] == ["epoch1", "epoch2", "epoch3"]
@@ -124,7 +124,7 @@ def test_a_loss_that_runs_away_fails_the_job_and_keeps_the_last_good_state(share
     def keep(_: Epoch) -> None:
         kept.append([array.copy() for array in network.parameters])
 
-    with pytest.raises(InvalidInput, match=r"learning_rate 3 is too large; the network's") as error:
+    with pytest.raises(InvalidInput, match=r"learning_rate 3 is too large; the network's"):
         shared.train(
             network, x, y, epochs=50, learning_rate=3, loss="mse", batch_size=100, on_epoch=keep
         )
@@ -132,7 +132,7 @@ def test_a_loss_that_runs_away_fails_the_job_and_keeps_the_last_good_state(share
     job = shared.report("last")
     assert job.state == "failed"
     assert job.error["code"] == "invalid_input"
-    assert job.error["message"] in str(error.value)
+    assert f"of epoch {len(kept)}" in job.error["message"]
     wait_until(lambda: stored(shared) <= before, "the last state to be given up, too")
 
 
@@ -155,8 +155,8 @@ def test_a_cancelled_training_leaves_the_last_epoch_to_the_network(shared: Clien
     with pytest.raises(CancelledError):
         shared.train(network, X, Y, epochs=200, on_epoch=cancel, **OPTIONS)
     done = [p for p in shared.report("last").placements if p["state"] == "done"]
-    assert 1 <= len(done) <= 3
-    check_same(network, expected(len(done)), 1e-4)
+    assert 1 <= len(done) < 200
+    check_same(network, expected(len(done)), 1e-3)
 
 
 _TRAINING = """
@@ -169,21 +169,20 @@ with Client(sys.argv[1]) as client:
 
 
 def test_a_training_goes_on_without_the_process_that_began_it(shared: Client) -> None:
-    child = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", _TRAINING, shared.address],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "1\n"
-    child.kill()
-    child.wait()
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "1\n"
+        child.kill()
     network, numbers = mlp(), list[int]()
     made = shared.follow(network, "last", on_epoch=lambda epoch: numbers.append(epoch.number))
     assert numbers == [1, 2, 3, 4]
     assert len(made.epochs) == 4
-    check_same(network, expected(4), 1e-4)
+    check_same(network, expected(4), 1e-3)
 
 
 def test_only_trainings_are_followed_and_by_their_own_networks(shared: Client) -> None:
@@ -217,11 +216,11 @@ def test_a_training_whose_agent_is_killed_in_mid_epoch_goes_on_from_the_last_sta
                 victim = agents[wait_until(worker, "an epoch to run")]
                 os.kill(victim.pid, signal.SIGKILL)
 
-            made = client.train(network, X, Y, epochs=6, on_epoch=kill, **OPTIONS)
+            made = client.train(network, X, Y, epochs=12, on_epoch=kill, **OPTIONS)
             placements = client.report(made.job).placements
-        check_same(network, expected(6), 1e-4)
+        check_same(network, expected(12), 1e-3)
         done = [p["operation"] for p in placements if p["state"] == "done"]
-        assert done == [f"epoch{number}" for number in range(1, 7)]
+        assert done == [f"epoch{number}" for number in range(1, 13)]
         assert {p["node"] for p in placements if p["state"] == "done"} == {"one", "two"}
 
 
@@ -244,7 +243,7 @@ def test_a_scheduler_that_is_killed_and_started_again_goes_on_with_the_training(
             made = client.train(network, X, Y, epochs=6, on_epoch=kill, **OPTIONS)
             placements = client.report(made.job).placements
         assert len(made.epochs) == 6
-        check_same(network, expected(6), 1e-4)
+        check_same(network, expected(6), 1e-3)
         # Epochs that were over are not worked again.
         assert sum(p["operation"] in ("epoch1", "epoch2") for p in placements) == 2
 

@@ -96,7 +96,12 @@ class Epochs(Networks):
 
     async def _resumed(self, job_id: str) -> Job:
         job = Job(self, job_id)
-        self._watch(job, self._final_state)
+
+        async def collect(results: Sequence[types_pb2.Result]) -> Array:
+            # Others may follow it as well.
+            return (await self._fetched(results, keep=True))[0]
+
+        self._watch(job, collect)
         return job
 
     def _descend(self, lesson: Lesson, policy: job_pb2.JobPolicy, pupil: Pupil) -> Training:
@@ -121,37 +126,45 @@ class Epochs(Networks):
 
     def _followed(self, job: Job, pupil: Pupil) -> Training:
         """Brings a network on with each state that is made, until the job has ended."""
+        job_id = job.id
+        try:
+            kept = self._brought_on(job, pupil)
+            if kept is not None and (job.cancelled() or job.exception() is not None):
+                with suppress(DeadheatError):  # The network has it now.
+                    self._call(self._transfers.give_up(kept.matrix_id))
+            pupil.take(job.result())
+        except InvalidInput as error:
+            raise pupil.diverged(error) from None
+        finally:
+            # What it failed of holds this frame, and callers' with all that was sent.
+            del job
+        return Training(pupil.made, job_id)
+
+    def _brought_on(self, job: Job, pupil: Pupil) -> types_pb2.Result | None:
+        """Follows a job to its end; returns the newest state that it told of."""
         news: queue.SimpleQueue[job_pb2.JobServiceWatchResponse | None] = queue.SimpleQueue()
         job.on_update(news.put)
         job.add_done_callback(lambda _: news.put(None))
-        newest = ""
-        kept: types_pb2.Result | None = None
+        newest: types_pb2.Result | None = None
         try:
             while (update := news.get()) is not None:
-                kept = update.checkpoint if update.HasField("checkpoint") else kept
-                if kept is not None and kept.matrix_id != newest:
-                    newest = kept.matrix_id
-                    if (state := self._state(kept)) is not None:
+                if not update.HasField("checkpoint"):
+                    continue
+                if newest is None or update.checkpoint.matrix_id != newest.matrix_id:
+                    newest = update.checkpoint
+                    if (state := self._state(newest)) is not None:
                         pupil.take(state)
         except BaseException:
             with suppress(DeadheatError):
                 job.cancel()
             raise
-        try:
-            pupil.take(job.result())
-        except InvalidInput as error:
-            raise pupil.diverged(error) from None
-        finally:
-            if kept is not None and (job.cancelled() or job.exception() is not None):
-                with suppress(DeadheatError):  # The network has it now.
-                    self._call(self._transfers.give_up(kept.matrix_id))
-        return Training(pupil.made, job.id)
+        return newest
 
     def _state(self, checkpoint: types_pb2.Result) -> Array | None:
         """None where the next one has taken its place meanwhile, or the store is away: whoever
         follows gets that one, or the last."""
         try:
-            return self._call(self._download(checkpoint))
+            return self._call(self._transfers.download(checkpoint))
         except (NotFound, Unavailable):
             return None
 

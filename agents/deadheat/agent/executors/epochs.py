@@ -3,7 +3,8 @@
 Rules of this file: bookkeeping under the pool's lock, but for `do`. Threads take the pieces of a
 phase from one queue, so that one whose core somebody else uses takes fewer. When all of a phase are
 done there is one piece more, the *turn*: whichever thread takes it goes on to the next phase, while
-the others wait. Nothing of an epoch can be given away, nor does any of its result count before all.
+the others wait; and through phases so small that waking somebody would take longer. Nothing of an
+epoch can be given away, nor does any of its result count before all.
 """
 
 from __future__ import annotations
@@ -29,7 +30,17 @@ KEPT_S: Final = 5.0
 #: And no more than this.
 MAX_KEPT_BYTES: Final = 1 << 30
 
-TURN: Final = Piece(None, 0, 0, 0.0)
+#: A phase of no more work than this, about 0.1 ms of a core, is done by one thread alone.
+ALONE_FLOPS: Final = 1e7
+#: One turn goes through such phases for so long at most: others may go first, or cancel it.
+TURN_S: Final = 0.02
+
+
+@dataclass(eq=False)
+class Turn:
+    """The way to the next phase, with what was worked on it."""
+
+    flops: float = 0.0
 
 
 class _Kept:
@@ -85,7 +96,7 @@ class Epoch:
     _busy_s: float = field(init=False, default=0.0)
     _apart_s: float = field(init=False, default=0.0)
 
-    def take(self) -> Piece | None:
+    def take(self) -> Piece | Turn | None:
         """The next piece; None when all of this phase are taken."""
         if self.is_done:
             return None
@@ -94,25 +105,36 @@ class Epoch:
             return self._waiting.popleft()
         if not self._running:
             self._running = 1
-            return TURN
+            return Turn()
         if self._idle_since_s is None:
             self._idle_since_s = time.monotonic()
         return None
 
-    def do(self, piece: Piece) -> None:
+    def do(self, piece: Piece | Turn) -> None:
         """Outside the lock. Raises InvalidInput where the training cannot go on."""
-        if piece is not TURN:
-            assert self._pass is not None
-            self._pass.do(piece)
-        elif self._pass is None:
+        made = self._pass
+        if isinstance(piece, Piece):
+            assert made is not None
+            made.do(piece)
+            return
+        until_s = time.monotonic() + TURN_S
+        if made is None:
             self._began_s = time.monotonic()
             work = _KEPT.take(self._key) or Work.of(np, self.kind, self.parts[0])
-            self._pass = Pass(np, self.kind, self.parts, self.out, self.threads, work)
-            self._pass.begin()
+            made = self._pass = Pass(np, self.kind, self.parts, self.out, self.threads, work)
+            made.begin()
         else:
-            self._pass.proceed()
-            if not self._pass.pieces:
-                self._record(self._pass)
+            made.proceed()
+        while made.pieces and time.monotonic() < until_s:
+            flops = sum(one.flops for one in made.pieces)
+            if flops > ALONE_FLOPS:
+                break
+            for one in made.pieces:
+                made.do(one)
+            piece.flops += flops
+            made.proceed()
+        if not made.pieces:
+            self._record(made)
 
     def _record(self, made: Pass) -> None:
         elapsed_s = max(1e-9, time.monotonic() - self._began_s)
@@ -125,11 +147,11 @@ class Epoch:
         samples = self.parts[0]
         return replace(self.kind, epoch=0), samples.shape, samples.dtype
 
-    def finish(self, piece: Piece, wall_s: float) -> None:
+    def finish(self, piece: Piece | Turn, wall_s: float) -> None:
         """A piece is done."""
         self._running -= 1
         self._busy_s += wall_s
-        if piece is TURN:
+        if isinstance(piece, Turn):
             assert self._pass is not None
             self._waiting.extend(self._pass.pieces)
             self._idle_since_s = None
@@ -156,15 +178,15 @@ class Epoch:
     # What a pool asks of panels, and has one answer here
 
     @staticmethod
-    def work_of(piece: Piece) -> float:
+    def work_of(piece: Piece | Turn) -> float:
         return piece.flops
 
     @staticmethod
-    def mirror_of(piece: Piece) -> None:
+    def mirror_of(piece: Piece | Turn) -> None:
         del piece
 
     @staticmethod
-    def halve(piece: Piece) -> bool:
+    def halve(piece: Piece | Turn) -> bool:
         del piece
         return False
 
