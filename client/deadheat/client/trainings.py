@@ -23,6 +23,7 @@ from deadheat.client.nn.states import descent_of, orders
 from deadheat.client.products import policy_of
 from deadheat.client.programs import PLACES
 from deadheat.runtime.errors import InvalidInput
+from deadheat.runtime.programs import Descent
 from deadheat.v1 import job_pb2
 
 #: A number of epochs or of rows that is larger is a mistake.
@@ -125,31 +126,19 @@ class Trainings(Epochs):
             JobFailed: The cluster could not compute a step; `cause` is the reason's code.
 
         """
-        if choice(where, "where", PLACES) == "local":
-            return self._here().train(
-                *(network, X, y),
-                epochs=epochs,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                momentum=momentum,
-                loss=loss,
-                seed=seed,
-                on_epoch=on_epoch,
-                share=share,
-            )
+        by = self._here() if choice(where, "where", PLACES) == "local" else self
         epochs, batch_size = _count(epochs, "epochs"), _count(batch_size, "batch_size")
         rule = Rule(_between(learning_rate, "learning_rate"), _between(momentum, "momentum"))
         task = self._task(network, X, y, loss, policy_of(cut, "process", None))
         source = generator(seed)
-        if not share:
-            kind = descent_of(network, task.loss, rule, epochs=epochs, batch_size=batch_size)
-            if kind is not None:
-                order = orders(source, epochs, len(task.x))
-                x = task.x.astype(network.dtype, copy=False)
-                targets = task.targets.reshape(len(x), -1)
-                lesson = Lesson(network, kind, x, targets, order)
-                return self._descend(lesson, task.policy, Pupil(network, on_epoch))
-        return self._step_by_step(task, rule, source, epochs, batch_size, on_epoch)
+        kind = descent_of(network, loss, rule, epochs=epochs, batch_size=batch_size)
+        if share or kind is None:
+            return by._step_by_step(  # noqa: SLF001 - it is one of us.
+                task, rule, source, epochs, batch_size, on_epoch
+            )
+        lesson = _lesson(task, kind, orders(source, epochs, len(task.x)))
+        pupil = Pupil(network, on_epoch)
+        return by._descend(lesson, task.policy, pupil)  # noqa: SLF001
 
     def _step_by_step(
         self,
@@ -232,6 +221,12 @@ class Trainings(Epochs):
     def _here(self) -> Trainings:
         """One that computes in this process; `Client` knows."""
         raise NotImplementedError
+
+
+def _lesson(task: _Task, kind: Descent, order: Array) -> Lesson:
+    """Samples and targets as the devices read them."""
+    x = task.x.astype(task.network.dtype, copy=False)
+    return Lesson(task.network, kind, x, task.targets.reshape(len(x), -1), order)
 
 
 def _batches(source: np.random.Generator, count: int, batch_size: int) -> Sequence[Array]:
