@@ -25,13 +25,14 @@ from deadheat.client.nn.losses import Epoch
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(43)
 #: An epoch of these takes a good part of a second.
-X = RNG.standard_normal((40_000, 300)).astype("float32")
+X = RNG.standard_normal((20_000, 300))
 Y = RNG.integers(0, 10, len(X))
 OPTIONS: dict[str, Any] = {"batch_size": 1000, "learning_rate": 0.05, "momentum": 0.9, "seed": 5}
 
 
 def mlp() -> nn.MLP:
-    return nn.MLP([300, 400, 10], seed=2)
+    """Of float64: in float32 rounding is soon a relu that is on rather than off."""
+    return nn.MLP([300, 400, 10], dtype="float64", seed=2)
 
 
 def expected(epochs: int) -> nn.MLP:
@@ -77,13 +78,13 @@ def test_layers_need_no_function_between_them_and_no_bias() -> None:
         network = nn.Sequential("tanh", nn.Flatten(), *layers, "sigmoid", "softmax", "none")
         Offline().train(network, x, y, epochs=2, loss="mse", seed=3, batch_size=8, share=share)
         made.append(network)
-    check_same(*made, 1e-12)
+    check_same(made[0], made[1], 1e-12)
 
 
 def test_a_training_is_one_job_with_a_placement_an_epoch(shared: Client) -> None:
     network, seen = mlp(), list[Epoch]()
     made = shared.train(network, X, Y, epochs=3, on_epoch=seen.append, **OPTIONS)
-    check_same(network, expected(3), 1e-3)
+    check_same(network, expected(3), 1e-8)
     report = shared.report(made.job)
     assert (report.kind, report.state) == ("train", "done")
     assert [p["operation"] for p in report.placements] == ["epoch1", "epoch2", "epoch3"]
@@ -91,7 +92,7 @@ def test_a_training_is_one_job_with_a_placement_an_epoch(shared: Client) -> None
     assert tuple(seen) == made.epochs
     for number, epoch in enumerate(made.epochs, 1):
         assert (epoch.number, epoch.steps) == (number, 40)
-        assert 0 < epoch.seconds < report.makespan_s
+        assert 0 < epoch.seconds < (report.makespan_s or 0)
         assert epoch.waiting is not None
         assert epoch.spread is not None
         assert 0 <= epoch.waiting < 1
@@ -124,13 +125,14 @@ def test_a_loss_that_runs_away_fails_the_job_and_keeps_the_last_good_state(share
     def keep(_: Epoch) -> None:
         kept.append([array.copy() for array in network.parameters])
 
-    with pytest.raises(InvalidInput, match=r"learning_rate 3 is too large; the network's"):
+    with pytest.raises(InvalidInput, match=r"learning_rate 100 is too large; the network's"):
         shared.train(
-            network, x, y, epochs=50, learning_rate=3, loss="mse", batch_size=100, on_epoch=keep
+            network, x, y, epochs=50, learning_rate=100, loss="mse", batch_size=100, on_epoch=keep
         )
     assert all(np.array_equal(a, b) for a, b in zip(network.parameters, kept[-1], strict=True))
     job = shared.report("last")
     assert job.state == "failed"
+    assert job.error
     assert job.error["code"] == "invalid_input"
     assert f"of epoch {len(kept)}" in job.error["message"]
     wait_until(lambda: stored(shared) <= before, "the last state to be given up, too")
@@ -156,7 +158,7 @@ def test_a_cancelled_training_leaves_the_last_epoch_to_the_network(shared: Clien
         shared.train(network, X, Y, epochs=200, on_epoch=cancel, **OPTIONS)
     done = [p for p in shared.report("last").placements if p["state"] == "done"]
     assert 1 <= len(done) < 200
-    check_same(network, expected(len(done)), 1e-3)
+    check_same(network, expected(len(done)), 1e-8)
 
 
 _TRAINING = """
@@ -182,7 +184,7 @@ def test_a_training_goes_on_without_the_process_that_began_it(shared: Client) ->
     made = shared.follow(network, "last", on_epoch=lambda epoch: numbers.append(epoch.number))
     assert numbers == [1, 2, 3, 4]
     assert len(made.epochs) == 4
-    check_same(network, expected(4), 1e-3)
+    check_same(network, expected(4), 1e-8)
 
 
 def test_only_trainings_are_followed_and_by_their_own_networks(shared: Client) -> None:
@@ -213,12 +215,12 @@ def test_a_training_whose_agent_is_killed_in_mid_epoch_goes_on_from_the_last_sta
                     nodes = [str(p["node"]) for p in placements if p["state"] == "running"]
                     return nodes[0] if nodes else None
 
-                victim = agents[wait_until(worker, "an epoch to run")]
+                victim = agents[wait_until(worker, "an epoch to run") or ""]
                 os.kill(victim.pid, signal.SIGKILL)
 
             made = client.train(network, X, Y, epochs=12, on_epoch=kill, **OPTIONS)
             placements = client.report(made.job).placements
-        check_same(network, expected(12), 1e-3)
+        check_same(network, expected(12), 1e-8)
         done = [p["operation"] for p in placements if p["state"] == "done"]
         assert done == [f"epoch{number}" for number in range(1, 13)]
         assert {p["node"] for p in placements if p["state"] == "done"} == {"one", "two"}
@@ -243,7 +245,7 @@ def test_a_scheduler_that_is_killed_and_started_again_goes_on_with_the_training(
             made = client.train(network, X, Y, epochs=6, on_epoch=kill, **OPTIONS)
             placements = client.report(made.job).placements
         assert len(made.epochs) == 6
-        check_same(network, expected(6), 1e-3)
+        check_same(network, expected(6), 1e-8)
         # Epochs that were over are not worked again.
         assert sum(p["operation"] in ("epoch1", "epoch2") for p in placements) == 2
 

@@ -103,11 +103,12 @@ def by_hand(kind: Descent, parts: list[Array]) -> tuple[Array, float]:
         for number in range(len(weights) - 1, -1, -1):
             weight, bias = weights[number]
             back = g @ weight.T
-            for which, gradient in enumerate((came[number].T @ g, g.sum(axis=0))):
-                if weights[number][which] is None:
+            for which, array in enumerate((weight, bias)):
+                if array is None:
                     continue
+                gradient = g.sum(axis=0) if which else came[number].T @ g
                 v = velocity[number][which] = kind.momentum * velocity[number][which] + gradient
-                weights[number][which][...] -= kind.learning_rate * v
+                array -= kind.learning_rate * v
             g = back * (1 - came[number] ** 2) if number else back
     flat = [array.ravel() for pair in weights for array in pair if array is not None]
     return np.concatenate(flat), total / len(x)
