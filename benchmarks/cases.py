@@ -77,7 +77,7 @@ DASK_IDLE_4096 = versus(DASK, "idle", 4096, 60, target=2.2)
 RAY_IDLE_4096 = versus(RAY, "idle", 4096, 50)
 BREAKDOWN = Case("breakdown", "breakdown", 30)
 #: Fewer samples and epochs than the promise is about, in both of what is compared.
-TRAINING_QUICK = Case("training", "training", 60, {"samples": 8192, "epochs": 3})
+TRAINING_QUICK = Case("training", "training", 90, {"samples": 8192, "epochs": 6})
 TRAINING = Case("training-20000", "training", 300)
 SAME_B = Case("same-b", "same_operand", 25, {"size": 2048, "target": 0.60})
 

@@ -108,7 +108,7 @@ def by_hand(kind: Descent, parts: list[Array]) -> tuple[Array, float]:
                     continue
                 gradient = g.sum(axis=0) if which else came[number].T @ g
                 v = velocity[number][which] = kind.momentum * velocity[number][which] + gradient
-                array -= kind.learning_rate * v
+                np.subtract(array, kind.learning_rate * v, out=array)
             g = back * (1 - came[number] ** 2) if number else back
     flat = [array.ravel() for pair in weights for array in pair if array is not None]
     return np.concatenate(flat), total / len(x)
