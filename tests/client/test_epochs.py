@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -91,7 +92,7 @@ def test_a_training_is_one_job_with_a_placement_an_epoch(shared: Client) -> None
     assert all(p["state"] == "done" for p in report.placements)
     assert tuple(seen) == made.epochs
     for number, epoch in enumerate(made.epochs, 1):
-        assert (epoch.number, epoch.steps) == (number, 40)
+        assert (epoch.number, epoch.steps) == (number, 20)
         assert 0 < epoch.seconds < (report.makespan_s or 0)
         assert epoch.waiting is not None
         assert epoch.spread is not None
@@ -114,6 +115,7 @@ def test_states_are_dropped_when_the_next_is_there_and_all_of_them_in_the_end(
             wait_until(lambda: len(stored(client) - before) <= 4 + 2, "spent states to be dropped")
 
         client.train(mlp(), X, Y, epochs=6, on_epoch=few, **OPTIONS)
+        gc.collect()  # States that were gone when they were asked for: exceptions hold frames.
         wait_until(lambda: stored(client) <= before, "all of it to be given up")
 
 
@@ -134,7 +136,8 @@ def test_a_loss_that_runs_away_fails_the_job_and_keeps_the_last_good_state(share
     assert job.state == "failed"
     assert job.error
     assert job.error["code"] == "invalid_input"
-    assert f"of epoch {len(kept)}" in job.error["message"]
+    assert f"epoch {len(kept)}: learning_rate 100" in job.error["message"]
+    gc.collect()
     wait_until(lambda: stored(shared) <= before, "the last state to be given up, too")
 
 
