@@ -36,7 +36,7 @@ class Case:
         if self.module in REPEATED:
             small["repeats"] = 1
         if self.module == "training":
-            small |= {"samples": 2048, "epochs": 1, "with_targets": False}
+            small |= {"samples": 2048, "epochs": 1, "hog_epochs": 1, "with_targets": False}
         if "gib" in self.given:
             small["gib"] = 0.25
         return replace(self, given={**self.given, **small})
@@ -77,8 +77,8 @@ DASK_IDLE_4096 = versus(DASK, "idle", 4096, 60, target=2.2)
 RAY_IDLE_4096 = versus(RAY, "idle", 4096, 50)
 BREAKDOWN = Case("breakdown", "breakdown", 30)
 #: Fewer samples and epochs than the promise is about, in both of what is compared.
-TRAINING_QUICK = Case("training", "training", 90, {"samples": 8192, "epochs": 6})
-TRAINING = Case("training-20000", "training", 300)
+TRAINING_QUICK = Case("training", "training", 46, {"samples": 8192, "epochs": 4, "hog_epochs": 2})
+TRAINING = Case("training-20000", "training", 380)
 SAME_B = Case("same-b", "same_operand", 25, {"size": 2048, "target": 0.60})
 
 #: At most ten minutes together.

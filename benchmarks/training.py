@@ -32,17 +32,23 @@ Array = np.ndarray[Any, Any]
 
 
 def run(
-    *, samples: int = 20_000, epochs: int = 10, repeats: int = REPEATS, with_targets: bool = True
+    *,
+    samples: int = 20_000,
+    epochs: int = 10,
+    hog_epochs: int = 10,
+    repeats: int = REPEATS,
+    with_targets: bool = True,
 ) -> Iterator[Figure]:
     with LocalCluster() as cluster, Client(cluster.address) as client:
         yield from _accuracy(client)
         x, y = _data(samples)
         _check_same_steps(client, x, y)
-        case = f"{epochs} epochs on {samples} samples"
-        yield from _times(client, x, y, epochs, repeats, f"{case}, idle", 1.15 * with_targets)
+        case = f"{epochs} epochs of {samples} samples, idle"
+        yield from _times(client, x, y, epochs, repeats, case, 1.15 * with_targets)
         with hog(two_cores()[1]):
             time.sleep(NOTICED_S)
-            yield from _times(client, x, y, epochs, repeats, f"{case}, hog", 1.0 * with_targets)
+            case = f"{hog_epochs} epochs of {samples} samples, hog"
+            yield from _times(client, x, y, hog_epochs, repeats, case, 1.0 * with_targets)
 
 
 def _accuracy(client: Client) -> Iterator[Figure]:
