@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.scheduler.core.harness import Pool, check_cover, state_of
 
-from deadheat.scheduler.core import effects
+from deadheat.scheduler.core import effects, events
 from deadheat.scheduler.core.state import Job, Subtask
+from deadheat.scheduler.planner.availability import Sample
 
 
 @pytest.fixture
@@ -56,6 +57,21 @@ def test_the_straggler_gives_up_what_the_other_can_do_sooner(pool: Pool) -> None
     assert sum(s.area for s in more) == pytest.approx(sum(r.area for r in released), rel=0.05)
     ends = [s.expected_finish_s for s in pool.active(job) if s.attempt == 2 or s.node == "b"]
     assert max(ends) - min(ends) < 0.03 * planned_s
+
+
+def test_who_has_all_columns_already_does_not_fetch_them_for_what_it_is_given() -> None:
+    gains = {}
+    for held in ((), ("mb",)):
+        pool = Pool()
+        for name in ("a", "b"):
+            pool.join(name, host=f"host of {name}")
+            pool.nodes[name].devices[f"{name}/cpu"].bandwidth_bytes_per_s = 1.25e8
+        sample = Sample(pool.now, 1.0, 0.0, 0.0, 0.0)
+        pool.feed(events.NodeSampled("a", [events.DeviceSampled("a/cpu", sample, 1 << 34, held)]))
+        run_until_a_is_dry(pool, 0.8)
+        gains[held] = bool(pool.take_sent(effects.SendResize))
+    # For a row of what b has left, 8192 columns of B would have to come to a.
+    assert gains == {(): False, ("mb",): True}
 
 
 def test_a_little_drift_is_not_worth_the_messages(pool: Pool) -> None:

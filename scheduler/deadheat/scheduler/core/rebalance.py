@@ -68,8 +68,9 @@ class _Runners:
     rate: Floats
     free_s: Floats
     busy_s: Floats
-    #: Bytes for each row and column of new work, over the device's link, in seconds.
-    fetch_s: Floats
+    #: Bytes for each row and for each column of new work, over the device's link, in seconds.
+    row_s: Floats
+    column_s: Floats
 
     @property
     def finish_s(self) -> Floats:
@@ -80,22 +81,22 @@ class _Runners:
     def common_s(self) -> tuple[float, Floats]:
         """When all could finish together, and the moment from which each would work towards it.
 
-        Whoever gets something new has to fetch what it needs: what is given up are the last rows of
-        a wide strip, so that for each of its columns a receiver needs one of B, however few rows
-        there are. How many depends on the common finish, so it goes in rounds.
+        Whoever gets something new has to fetch what it needs and lacks: what is given up are the
+        last rows of a wide strip, so that for each of its columns a receiver needs one of B,
+        however few rows there are. How many depends on the common finish, so it goes in rounds.
         """
         left = self.busy_s * self.rate
         total, ready_s = float(left.sum()), self.free_s
         common_s = level(total, ready_s, 1.0 / self.rate)
-        if not self.fetch_s.any():
+        if not (self.row_s.any() or self.column_s.any()):
             return common_s, ready_s
         width = np.array([own[-1].rectangle.columns if own else 1 for own in self.own])
         for _ in range(ROUNDS):
             surplus = np.maximum(0.0, left - (common_s - ready_s) * self.rate)
             height = max(1.0, float((surplus * surplus / width).sum() / max(1.0, surplus.sum())))
             gets = np.maximum(0.0, (common_s - self.finish_s) * self.rate)
-            sides = np.where(gets > 0, height + gets / height, 0.0)
-            ready_s = self.free_s + sides * self.fetch_s
+            fetch_s = height * self.row_s + gets / height * self.column_s
+            ready_s = self.free_s + np.where(gets > 0, fetch_s, 0.0)
             common_s = level(total, ready_s, 1.0 / self.rate)
         return common_s, ready_s
 
@@ -246,8 +247,8 @@ def _runners(world: World, job: Job, step: Step) -> _Runners:
             idle[number] = LAUNCH_S
     whole = program.types[step.operation.result].whole()
     prices = price(program, step.operation, whole, pool)
-    fetch_s = np.maximum(prices.row_bytes, prices.column_bytes) / prices.bandwidth
-    return _Runners(pool, own, rate, pool.ready_s + idle, busy_s, fetch_s)
+    row_s, column_s = (each / prices.bandwidth for each in (prices.row_bytes, prices.column_bytes))
+    return _Runners(pool, own, rate, pool.ready_s + idle, busy_s, row_s, column_s)
 
 
 def _busy_s(own: tuple[Subtask, ...], rate: float, threads: int, now: float) -> float:

@@ -52,7 +52,9 @@ def fill(
     even = max(1.0, total / len(pool))
     sides = np.full(len(pool), min(short, even**0.5))
     rates = whole.rates(sides, even / sides)
-    each = along = np.maximum(whole.row_bytes, whole.column_bytes)
+    wide = sum(piece.area for piece in pieces if piece.columns > piece.rows) / max(1, total)
+    each = wide * whole.row_bytes + (1.0 - wide) * whole.column_bytes
+    along = wide * whole.column_bytes + (1.0 - wide) * whole.row_bytes
     caps = whole.area_that_fits(total)
     if _by_rows(whole):
         sides = np.full(len(pool), float(whole.shape.columns))
