@@ -35,6 +35,8 @@ class Case:
             small["size"] = REHEARSED_SIZE
         if self.module in REPEATED:
             small["repeats"] = 1
+        if self.module == "training":
+            small |= {"samples": 2048, "epochs": 1, "hog_epochs": 1, "with_targets": False}
         if "gib" in self.given:
             small["gib"] = 0.25
         if "chains" in self.given:
@@ -45,7 +47,16 @@ class Case:
 
 
 #: Those whose repeats can be chosen.
-REPEATED = ("versus", "held_back", "late_hog", "three_hosts", "serving", "chains", "forward")
+REPEATED = (
+    "versus",
+    "held_back",
+    "late_hog",
+    "three_hosts",
+    "serving",
+    "chains",
+    "forward",
+    "training",
+)
 
 
 def versus(peer: str, load: str, size: int, estimate_s: float, **given: Any) -> Case:
@@ -83,6 +94,9 @@ BREAKDOWN = Case("breakdown", "breakdown", 30)
 SERVING = Case("serving", "serving", 35, {"target": 5.0})
 CHAINS = Case("chains", "chains", 55, {"chains": 4, "repeats": 3})
 FORWARD = Case("forward", "forward", 35, {"repeats": 3})
+#: Fewer samples and epochs than the promise is about, in both of what is compared.
+TRAINING_QUICK = Case("training", "training", 46, {"samples": 8192, "epochs": 4, "hog_epochs": 2})
+TRAINING = Case("training-20000", "training", 380)
 SAME_B = Case("same-b", "same_operand", 25, {"size": 2048, "target": 0.60})
 
 #: At most ten minutes together.
@@ -95,6 +109,7 @@ QUICK = (
     NUMPY_PINNED_4096,
     DASK_IDLE_4096,
     Case("held-4096", "held_back", 50, {"size": 4096}),
+    TRAINING_QUICK,
     SAME_B,
     SERVING,
     FORWARD,
@@ -124,6 +139,7 @@ FULL = (
         200,
         {"size": 6144, "target": 1.15, "makespan_target": 1.20},
     ),
+    TRAINING,
     SAME_B,
     SERVING,
     Case("forward-2048", "forward", 60),

@@ -129,4 +129,5 @@ def test_products_are_numpys(dtype: str, transposed: str, rows: tuple[int, int])
     while (event := told.get(timeout=30)).WhichOneof("event") != "finished":
         assert event.WhichOneof("event") == "progress"
     assert np.array_equal(result.array, (a @ a.T)[slice(*rows)])
+    assert isinstance(task.panels, Panels)
     assert event.finished.progress.flops < task.panels.shape.flops

@@ -143,9 +143,12 @@ def numpys_training(
     return p, losses
 
 
+@pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("where", ["cluster", "local"])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_training_takes_numpys_steps(shared: Client, where: Any, momentum: float) -> None:
+def test_training_takes_numpys_steps(
+    shared: Client, where: Any, momentum: float, share: bool
+) -> None:
     rng = np.random.default_rng(37)
     network = nn.MLP([300, 130, 5], "tanh", dtype="float64", seed=3)
     x, y = rng.standard_normal((500, 300)), rng.integers(0, 5, 500)
@@ -154,7 +157,7 @@ def test_training_takes_numpys_steps(shared: Client, where: Any, momentum: float
     seen: list[Epoch] = []
     report = shared.train(
         network, x, y, batch_size=200, learning_rate=0.1, seed=7, where=where,
-        on_epoch=seen.append, **options,
+        on_epoch=seen.append, share=share, **options,
     )  # fmt: skip
     for found, array in zip(network.parameters, expected, strict=True):
         assert np.abs(found - array).max() <= 1e-11 * np.abs(array).max()
@@ -183,7 +186,7 @@ def test_training_leaves_nothing_behind(cluster: LocalCluster) -> None:
 
         client.train(
             network, rng.standard_normal((200, 400)), rng.integers(0, 5, 200), epochs=3,
-            batch_size=100, momentum=0.5, on_epoch=settled,
+            batch_size=100, momentum=0.5, on_epoch=settled, share=True,
         )  # fmt: skip
         wait_until(lambda: stored(client) <= before, "all of it to be given up")
 

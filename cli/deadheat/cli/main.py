@@ -22,6 +22,7 @@ _COMMANDS: Final = (
     ("agent", "daemons", "Run the agent of this machine."),
     ("run", "run", "Multiply matrices and wait for the result."),
     ("submit", "run", "Like run, but print the job's id and return at once."),
+    ("train", "train", "Train a network, and write it to a safetensors file."),
     ("jobs", "jobs", "List your jobs."),
     ("job", "jobs", "Show, wait for, cancel, or fetch the result of a job."),
     ("explain", "jobs", "Say why each device got its share of a job."),

@@ -70,6 +70,9 @@ class LoopThread:
             future.cancel()
             ended.wait(UNDO_LIMIT_S)
             raise
+        finally:
+            # What it failed of holds this frame, and callers' with the matrices they have mapped.
+            del future
 
     def stop(self) -> None:
         def end() -> None:

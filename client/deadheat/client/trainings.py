@@ -1,10 +1,10 @@
-"""Training networks: each step is one job, whose results are the parameters of the next."""
+"""Training networks: all of it as one job; or, shared out step by step, a job for each step."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -12,17 +12,19 @@ import numpy as np
 
 from deadheat.client.arrays import Array, ArrayLike
 from deadheat.client.choices import CutName, choice, number
+from deadheat.client.epochs import Epochs, Lesson, OnEpoch, Pupil, assign
 from deadheat.client.lazy import Lazy
-from deadheat.client.networks import Networks
 from deadheat.client.nn.descent import Far, Near, Rule, begin
 from deadheat.client.nn.layers import Seed, generator
 from deadheat.client.nn.losses import LOSSES, Epoch, Gradients, LossName, Targets, Training
 from deadheat.client.nn.parameters import matrix_of
 from deadheat.client.nn.passes import backward, forward
 from deadheat.client.nn.sequential import Sequential
+from deadheat.client.nn.states import descent_of, orders
 from deadheat.client.products import policy_of
 from deadheat.client.programs import PLACES
 from deadheat.runtime.errors import InvalidInput
+from deadheat.runtime.programs import Descent
 from deadheat.v1 import job_pb2
 
 #: A number of epochs or of rows that is larger is a mistake.
@@ -42,7 +44,7 @@ class _Task:
     policy: job_pb2.JobPolicy
 
 
-class Trainings(Networks):
+class Trainings(Epochs):
     """The part of `Client` that trains networks."""
 
     def gradients(
@@ -84,7 +86,8 @@ class Trainings(Networks):
         loss: LossName = "cross_entropy",
         seed: Seed = None,
         cut: CutName = "balanced",
-        on_epoch: Callable[[Epoch], object] | None = None,
+        on_epoch: OnEpoch | None = None,
+        share: bool = False,
         where: Literal["cluster", "local"] = "cluster",
     ) -> Training:
         """Trains a network by stochastic gradient descent, in place, epoch by epoch.
@@ -92,6 +95,10 @@ class Trainings(Networks):
         For each batch, v = momentum * v + gradient and p = p - learning_rate * v, for each
         parameter p. The network gets its new parameters at the end of each epoch: whatever ends a
         training, it has those of the last complete one.
+
+        The training is one job, which goes on if this process ends (`follow` finds it) and if the
+        scheduler is started anew. Each epoch is worked by the device that would end it first, with
+        all of its cores; the weights stay there between its steps.
 
         Args:
             network: Of float32 or float64.
@@ -104,12 +111,17 @@ class Trainings(Networks):
             momentum: From 0 up to, and without, 1.
             loss: "cross_entropy" (softmax is part of it) or "mse".
             seed: Of the order of samples: the same seed takes them in the same order.
-            cut: As for `compute`.
-            on_epoch: Called with each epoch's report, when the network has its parameters.
+            cut: As for `compute`, where steps are shared.
+            on_epoch: Called with each epoch's report, when the network has its parameters. Epochs
+                that take less than a tenth of a second are told several at a time.
+            share: Whether each step is shared out among all devices, as a job of its own, driven
+                by this process: for steps that take far longer than the milliseconds that a job
+                costs.
             where: "local" trains in this process, with the same kernels.
 
         Returns:
-            A report: loss, seconds and steps of each epoch.
+            A report: loss, seconds and steps of each epoch, and how long threads waited for one
+            another.
 
         Raises:
             InvalidInput: A value does not fit; a label is out of range; X or y is not finite; or
@@ -117,21 +129,31 @@ class Trainings(Networks):
             JobFailed: The cluster could not compute a step; `cause` is the reason's code.
 
         """
-        if choice(where, "where", PLACES) == "local":
-            return self._here().train(
-                *(network, X, y),
-                epochs=epochs,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                momentum=momentum,
-                loss=loss,
-                seed=seed,
-                on_epoch=on_epoch,
-            )
+        by = self._here() if choice(where, "where", PLACES) == "local" else self
         epochs, batch_size = _count(epochs, "epochs"), _count(batch_size, "batch_size")
         rule = Rule(_between(learning_rate, "learning_rate"), _between(momentum, "momentum"))
         task = self._task(network, X, y, loss, policy_of(cut, "process", None))
         source = generator(seed)
+        kind = descent_of(network, loss, rule, epochs=epochs, batch_size=batch_size)
+        if share or kind is None:
+            return by._step_by_step(  # noqa: SLF001 - it is one of us.
+                task, rule, source, epochs, batch_size, on_epoch
+            )
+        lesson = _lesson(task, kind, orders(source, epochs, len(task.x)))
+        pupil = Pupil(network, on_epoch)
+        return by._descend(lesson, task.policy, pupil)  # noqa: SLF001
+
+    def _step_by_step(
+        self,
+        task: _Task,
+        rule: Rule,
+        source: np.random.Generator,
+        epochs: int,
+        batch_size: int,
+        on_epoch: OnEpoch | None,
+    ) -> Training:
+        """A job for each step."""
+        network = task.network
         matrices = [matrix_of(array) for array in network.parameters]
         state = [begin(self.put(array), array, rule) for array in matrices]
         made: list[Epoch] = []
@@ -206,6 +228,12 @@ class Trainings(Networks):
         raise NotImplementedError
 
 
+def _lesson(task: _Task, kind: Descent, order: Array) -> Lesson:
+    """Samples and targets as the devices read them."""
+    x = task.x.astype(task.network.dtype, copy=False)
+    return Lesson(task.network, kind, x, task.targets.reshape(len(x), -1), order)
+
+
 def _batches(source: np.random.Generator, count: int, batch_size: int) -> Sequence[Array]:
     """All rows in a random order, so many at a time."""
     order = source.permutation(count)
@@ -216,11 +244,7 @@ def _assign(network: Sequential, arrays: Sequence[Array], rule: Rule, at: int) -
     """All parameters or none."""
     if not all(np.isfinite(array).all() for array in arrays):
         raise _diverged(f"a parameter is not finite after epoch {at}", rule, at)
-    left = iter(arrays)
-    for layer in network.weighted:
-        layer.weight = next(left).reshape(layer.weight.shape)
-        if layer.bias is not None:
-            layer.bias = next(left)
+    assign(network, arrays)
 
 
 def _diverged(what: str, rule: Rule, at: int) -> InvalidInput:

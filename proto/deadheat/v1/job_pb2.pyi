@@ -352,6 +352,7 @@ class JobServiceWatchResponse(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     state: Global___JobState.ValueType
     progress: _builtins.float
@@ -366,6 +367,10 @@ class JobServiceWatchResponse(_message.Message):
     def results(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Result]:
         """Once it is done."""
 
+    @_builtins.property
+    def checkpoint(self) -> _types_pb2.Result:
+        """Of a training: the newest state that is complete, also when the job has failed."""
+
     def __init__(
         self,
         *,
@@ -376,15 +381,20 @@ class JobServiceWatchResponse(_message.Message):
         note: _builtins.str = ...,
         failure: _types_pb2.Failure | None = ...,
         results: _abc.Iterable[_types_pb2.Result] | None = ...,
+        checkpoint: _types_pb2.Result | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_failure", b"_failure", "_predicted_remaining_s", b"_predicted_remaining_s", "failure", b"failure", "predicted_remaining_s", b"predicted_remaining_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint", b"_checkpoint", "_failure", b"_failure", "_predicted_remaining_s", b"_predicted_remaining_s", "checkpoint", b"checkpoint", "failure", b"failure", "predicted_remaining_s", b"predicted_remaining_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failure", b"_failure", "_predicted_remaining_s", b"_predicted_remaining_s", "failure", b"failure", "job_id", b"job_id", "note", b"note", "predicted_remaining_s", b"predicted_remaining_s", "progress", b"progress", "results", b"results", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint", b"_checkpoint", "_failure", b"_failure", "_predicted_remaining_s", b"_predicted_remaining_s", "checkpoint", b"checkpoint", "failure", b"failure", "job_id", b"job_id", "note", b"note", "predicted_remaining_s", b"predicted_remaining_s", "progress", b"progress", "results", b"results", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__checkpoint: _TypeAlias = _typing.Literal["checkpoint"]  # noqa: Y015
+    _WhichOneofArgType__checkpoint: _TypeAlias = _typing.Literal["_checkpoint", b"_checkpoint"]  # noqa: Y015
     _WhichOneofReturnType__failure: _TypeAlias = _typing.Literal["failure"]  # noqa: Y015
     _WhichOneofArgType__failure: _TypeAlias = _typing.Literal["_failure", b"_failure"]  # noqa: Y015
     _WhichOneofReturnType__predicted_remaining_s: _TypeAlias = _typing.Literal["predicted_remaining_s"]  # noqa: Y015
     _WhichOneofArgType__predicted_remaining_s: _TypeAlias = _typing.Literal["_predicted_remaining_s", b"_predicted_remaining_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__checkpoint) -> _WhichOneofReturnType__checkpoint | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__failure) -> _WhichOneofReturnType__failure | None: ...
     @_typing.overload

@@ -155,6 +155,56 @@ POOL_FUNCTION_MAX: PoolFunction.ValueType  # 1
 POOL_FUNCTION_MEAN: PoolFunction.ValueType  # 2
 Global___PoolFunction: _TypeAlias = PoolFunction  # noqa: Y015
 
+class _Loss:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LossEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Loss.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOSS_UNSPECIFIED: _Loss.ValueType  # 0
+    LOSS_CROSS_ENTROPY: _Loss.ValueType  # 1
+    """-log(softmax(output)[label])."""
+    LOSS_MEAN_SQUARES: _Loss.ValueType  # 2
+    """(output - y)^2 over all elements."""
+
+class Loss(_Loss, metaclass=_LossEnumTypeWrapper):
+    """What a network is trained to make less of; a mean over the rows of a batch."""
+
+LOSS_UNSPECIFIED: Loss.ValueType  # 0
+LOSS_CROSS_ENTROPY: Loss.ValueType  # 1
+"""-log(softmax(output)[label])."""
+LOSS_MEAN_SQUARES: Loss.ValueType  # 2
+"""(output - y)^2 over all elements."""
+Global___Loss: _TypeAlias = Loss  # noqa: Y015
+
+class _LayerFunction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LayerFunctionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LayerFunction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LAYER_FUNCTION_UNSPECIFIED: _LayerFunction.ValueType  # 0
+    LAYER_FUNCTION_RELU: _LayerFunction.ValueType  # 1
+    LAYER_FUNCTION_GELU: _LayerFunction.ValueType  # 2
+    LAYER_FUNCTION_GELU_TANH: _LayerFunction.ValueType  # 3
+    LAYER_FUNCTION_TANH: _LayerFunction.ValueType  # 4
+    LAYER_FUNCTION_SIGMOID: _LayerFunction.ValueType  # 5
+    LAYER_FUNCTION_SOFTMAX: _LayerFunction.ValueType  # 6
+    """Along each row."""
+
+class LayerFunction(_LayerFunction, metaclass=_LayerFunctionEnumTypeWrapper):
+    """What is applied between layers that have parameters."""
+
+LAYER_FUNCTION_UNSPECIFIED: LayerFunction.ValueType  # 0
+LAYER_FUNCTION_RELU: LayerFunction.ValueType  # 1
+LAYER_FUNCTION_GELU: LayerFunction.ValueType  # 2
+LAYER_FUNCTION_GELU_TANH: LayerFunction.ValueType  # 3
+LAYER_FUNCTION_TANH: LayerFunction.ValueType  # 4
+LAYER_FUNCTION_SIGMOID: LayerFunction.ValueType  # 5
+LAYER_FUNCTION_SOFTMAX: LayerFunction.ValueType  # 6
+"""Along each row."""
+Global___LayerFunction: _TypeAlias = LayerFunction  # noqa: Y015
+
 @_typing.final
 class MatrixType(_message.Message):
     """A row-major matrix without gaps. Bytes are little-endian."""
@@ -846,6 +896,103 @@ class SegmentStep(_message.Message):
 Global___SegmentStep: _TypeAlias = SegmentStep  # noqa: Y015
 
 @_typing.final
+class DenseLayer(_message.Message):
+    """x @ weight + bias, the weight being inputs x outputs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUTS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    BIAS_FIELD_NUMBER: _builtins.int
+    inputs: _builtins.int
+    outputs: _builtins.int
+    bias: _builtins.bool
+    def __init__(
+        self,
+        *,
+        inputs: _builtins.int = ...,
+        outputs: _builtins.int = ...,
+        bias: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bias", b"bias", "inputs", b"inputs", "outputs", b"outputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DenseLayer: _TypeAlias = DenseLayer  # noqa: Y015
+
+@_typing.final
+class TrainedLayer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DENSE_FIELD_NUMBER: _builtins.int
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    function: Global___LayerFunction.ValueType
+    @_builtins.property
+    def dense(self) -> Global___DenseLayer: ...
+    def __init__(
+        self,
+        *,
+        dense: Global___DenseLayer | None = ...,
+        function: Global___LayerFunction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dense", b"dense", "function", b"function", "kind", b"kind"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense", b"dense", "function", b"function", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["dense", "function"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___TrainedLayer: _TypeAlias = TrainedLayer  # noqa: Y015
+
+@_typing.final
+class Descent(_message.Message):
+    """One pass of stochastic gradient descent over samples. Operands: the samples, their targets (labels
+    in one column, or numbers), the orders (a row of sample numbers for each epoch), the state before.
+    The result is the state behind it: its first row has the parameters, layer by layer, and then what
+    was measured in each epoch; its second row, if there is momentum, has their velocities.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYERS_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
+    loss: Global___Loss.ValueType
+    batch_size: _builtins.int
+    learning_rate: _builtins.float
+    momentum: _builtins.float
+    epoch: _builtins.int
+    """Which of so many epochs this is, from 0."""
+    epochs: _builtins.int
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainedLayer]: ...
+    def __init__(
+        self,
+        *,
+        layers: _abc.Iterable[Global___TrainedLayer] | None = ...,
+        loss: Global___Loss.ValueType = ...,
+        batch_size: _builtins.int = ...,
+        learning_rate: _builtins.float = ...,
+        momentum: _builtins.float = ...,
+        epoch: _builtins.int = ...,
+        epochs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "epoch", b"epoch", "epochs", b"epochs", "layers", b"layers", "learning_rate", b"learning_rate", "loss", b"loss", "momentum", b"momentum"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Descent: _TypeAlias = Descent  # noqa: Y015
+
+@_typing.final
 class Operation(_message.Message):
     """One step of a program in SSA form: each name is assigned once, before it is used."""
 
@@ -870,6 +1017,7 @@ class Operation(_message.Message):
     POOLING_FIELD_NUMBER: _builtins.int
     POOLING_BACK_FIELD_NUMBER: _builtins.int
     BATCHED_FIELD_NUMBER: _builtins.int
+    DESCENT_FIELD_NUMBER: _builtins.int
     result: _builtins.str
     @_builtins.property
     def operands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -907,6 +1055,8 @@ class Operation(_message.Message):
     def pooling_back(self) -> Global___PoolingBack: ...
     @_builtins.property
     def batched(self) -> Global___Batched: ...
+    @_builtins.property
+    def descent(self) -> Global___Descent: ...
     def __init__(
         self,
         *,
@@ -929,12 +1079,13 @@ class Operation(_message.Message):
         pooling: Global___Pooling | None = ...,
         pooling_back: Global___PoolingBack | None = ...,
         batched: Global___Batched | None = ...,
+        descent: Global___Descent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batched", b"batched", "binary", b"binary", "cast", b"cast", "chain", b"chain", "convolve", b"convolve", "convolve_back", b"convolve_back", "convolve_weights", b"convolve_weights", "gemm", b"gemm", "kind", b"kind", "pooling", b"pooling", "pooling_back", b"pooling_back", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batched", b"batched", "binary", b"binary", "cast", b"cast", "chain", b"chain", "convolve", b"convolve", "convolve_back", b"convolve_back", "convolve_weights", b"convolve_weights", "descent", b"descent", "gemm", b"gemm", "kind", b"kind", "pooling", b"pooling", "pooling_back", b"pooling_back", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batched", b"batched", "binary", b"binary", "cast", b"cast", "chain", b"chain", "convolve", b"convolve", "convolve_back", b"convolve_back", "convolve_weights", b"convolve_weights", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "pooling", b"pooling", "pooling_back", b"pooling_back", "result", b"result", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batched", b"batched", "binary", b"binary", "cast", b"cast", "chain", b"chain", "convolve", b"convolve", "convolve_back", b"convolve_back", "convolve_weights", b"convolve_weights", "descent", b"descent", "gemm", b"gemm", "kind", b"kind", "operands", b"operands", "pooling", b"pooling", "pooling_back", b"pooling_back", "result", b"result", "segment", b"segment", "slice", b"slice", "softmax", b"softmax", "sum", b"sum", "sum_along", b"sum_along", "transpose", b"transpose", "unary", b"unary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "chain", "unary", "binary", "cast", "softmax", "sum_along", "transpose", "slice", "segment", "convolve", "convolve_back", "convolve_weights", "pooling", "pooling_back", "batched"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["gemm", "sum", "chain", "unary", "binary", "cast", "softmax", "sum_along", "transpose", "slice", "segment", "convolve", "convolve_back", "convolve_weights", "pooling", "pooling_back", "batched", "descent"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final, assert_never
 
-from deadheat.runtime import batches, segments
+from deadheat.runtime import batches, descending, segments
 from deadheat.runtime.convolving_kernels import windowed_panel
 from deadheat.runtime.dtypes import element_type, numpy_dtype
 from deadheat.runtime.programs import (
@@ -16,6 +16,7 @@ from deadheat.runtime.programs import (
     BinaryFunction,
     Cast,
     Chain,
+    Descent,
     Gemm,
     MatrixType,
     Operation,
@@ -31,6 +32,7 @@ from deadheat.runtime.programs import (
     needed_blocks,
 )
 from deadheat.runtime.scratch import Scratch
+from deadheat.runtime.special import erf
 from deadheat.runtime.windows import Convolve, ConvolveBack, ConvolveWeights, Pooling, PoolingBack
 
 Array = Any
@@ -98,6 +100,8 @@ def compute_panel(
             _segment(xp, kind, segments.all_types(kind, types), rectangle, given, out)
         case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack():
             windowed_panel(xp, kind, types[operation.operands[0]].dtype, rectangle, parts, out)
+        case Descent():
+            descending.run(xp, kind, parts, out)
         case _:
             assert_never(kind)
 
@@ -296,7 +300,7 @@ def _activate(xp: ModuleType, activation: Activation, out: Array) -> None:
         case Activation.SIGMOID:
             out[...] = _sigmoid(xp, out)
         case Activation.GELU:
-            out[...] = out * 0.5 * (1 + _erf(xp)(out * 0.5**0.5))
+            out[...] = out * 0.5 * (1 + erf(xp)(out * 0.5**0.5))
         case Activation.GELU_TANH:
             # With a power for the cube the whole would take six times as long (measured).
             inner = (2 / xp.pi) ** 0.5 * (out + 0.044715 * (out * out * out))
@@ -306,12 +310,3 @@ def _activate(xp: ModuleType, activation: Activation, out: Array) -> None:
 def _sigmoid(xp: ModuleType, x: Array) -> Array:
     """1 / (1 + exp(-x)) without overflow, through tanh."""
     return 0.5 * (1 + xp.tanh(0.5 * x))
-
-
-def _erf(xp: ModuleType) -> Any:
-    """The error function for this namespace; NumPy has none, SciPy's is exact to rounding."""
-    if xp.__name__ == "cupy":
-        from cupyx.scipy import special
-    else:
-        from scipy import special
-    return special.erf

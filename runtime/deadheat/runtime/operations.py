@@ -164,7 +164,54 @@ class Segment:
     operations: tuple[Operation, ...]
 
 
+class Loss(Enum):
+    """What a network is trained to make less of: a mean over the rows of a batch, and for mean
+    squares over all elements."""
+
+    CROSS_ENTROPY = "cross_entropy"
+    MEAN_SQUARES = "mse"
+
+
+class LayerFunction(Enum):
+    """Layers without parameters; softmax goes along each row."""
+
+    RELU = "relu"
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
+    TANH = "tanh"
+    SIGMOID = "sigmoid"
+    SOFTMAX = "softmax"
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """`x @ weight + bias`; the weight is inputs x outputs."""
+
+    inputs: int
+    outputs: int
+    bias: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Descent:
+    """One pass of stochastic gradient descent over samples: epoch `epoch` (from 0) of `epochs`.
+
+    Operands are the samples, their targets, the orders (one row of sample numbers for each epoch)
+    and the state before; the result is the state behind it. What a state is says `descents`. For
+    each batch, v = momentum * v + gradient and p = p - learning_rate * v for each parameter p.
+    """
+
+    layers: tuple[Dense | LayerFunction, ...]
+    loss: Loss
+    batch_size: int
+    learning_rate: float
+    momentum: float
+    epoch: int
+    epochs: int
+
+
 Elementwise = Unary | Binary | Cast
+Rearranged = Transpose | Slice
 Kind = (
     Gemm
     | Batched
@@ -173,10 +220,10 @@ Kind = (
     | Elementwise
     | Softmax
     | SumAlong
-    | Transpose
-    | Slice
+    | Rearranged
     | Windowed
     | Segment
+    | Descent
 )
 
 
@@ -204,6 +251,7 @@ class GemmShape:
     Of a sum, `inner` counts the operations for one element: additions and epilogue. A segment has
     `parts`, the shapes of its operations, and takes as long as these on as many rows as it has; so
     has a convolution.
+    A descent has the products of one step as parts, which are done as they are, so many `times`.
     """
 
     rows: int
@@ -212,14 +260,20 @@ class GemmShape:
     dtype: str
     op: Op = Op.PRODUCT
     parts: tuple[GemmShape, ...] = ()
+    times: int = 0
 
     @property
     def flops(self) -> float:
         if self.parts:
-            return sum(part.with_rows(self.rows).flops for part in self.parts)
+            return max(1, self.times) * sum(part.flops for part in self.sized_parts)
         element = element_type(self.dtype)
         steps = float(self.rows) * self.inner * self.columns
         return steps * (element.flops_per_step if self.op is Op.PRODUCT else element.flops_per_add)
+
+    @property
+    def sized_parts(self) -> tuple[GemmShape, ...]:
+        """The parts with the rows that they are done on."""
+        return self.parts if self.times else tuple(p.with_rows(self.rows) for p in self.parts)
 
     def with_rows(self, rows: int) -> GemmShape:
         return replace(self, rows=rows)

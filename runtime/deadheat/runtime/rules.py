@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, assert_never
 
-from deadheat.runtime import batches, convolving, elementwise, segments
+from deadheat.runtime import batches, convolving, descents, elementwise, segments
 from deadheat.runtime.dtypes import ElementType, element_type
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.operations import (
@@ -18,6 +18,7 @@ from deadheat.runtime.operations import (
     Binary,
     Cast,
     Chain,
+    Descent,
     Gemm,
     GemmShape,
     Kind,
@@ -68,6 +69,8 @@ def result_type(operation: Operation, types: Types) -> MatrixType:
             return segments.result_type(operation, kind, types)
         case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack() as kind:
             return convolving.result_type(operation, kind, given)
+        case Descent() as kind:
+            return descents.result_type(operation, kind, given)
         case kind:
             return elementwise.result_type(operation, kind, given)
 
@@ -237,6 +240,8 @@ def needed_blocks(
                 yield name, needs[name]
         case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack() as kind:
             yield from convolving.needed_blocks(operation, kind, types, rectangle)
+        case Descent() as kind:
+            yield from descents.needed_blocks(operation, kind, types)
         case kind:
             yield from elementwise.needed_blocks(operation, kind, types, rectangle)
 
@@ -264,7 +269,7 @@ def read_by_rows(operation: Operation, types: Types) -> tuple[bool, ...]:
             # A side that has one row is repeated, unless there are no more rows.
             heights = [types[name].rows for name in operation.operands]
             return tuple(height == max(heights) for height in heights)
-        case Chain() | SumAlong() | Transpose() | Slice():
+        case Chain() | SumAlong() | Transpose() | Slice() | Descent():
             return (False,) * count
         case Segment() as kind:
             return segments.read_by_rows(operation, kind, types)
@@ -289,7 +294,7 @@ def is_row_local(operation: Operation) -> bool:
             return True
         case Batched() | ConvolveWeights():
             return False
-        case Chain() | Transpose() | Slice() | Segment():
+        case Chain() | Transpose() | Slice() | Segment() | Descent():
             return False
         case kind:
             assert_never(kind)
@@ -349,6 +354,8 @@ def work_shape(operation: Operation, types: Types) -> GemmShape:
             return GemmShape(result.rows, 1, result.columns, result.dtype, parts=parts)
         case Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack() as kind:
             return convolving.work_shape(kind, [types[n] for n in operation.operands], result)
+        case Descent() as kind:
+            return descents.work_shape(kind, first, result)
         case kind:
             passes = elementwise.passes(kind, first)
             return GemmShape(result.rows, passes, result.columns, first.dtype, Op.SUM)

@@ -16,8 +16,12 @@ from deadheat.runtime.programs import (
     BinaryFunction,
     Cast,
     Chain,
+    Dense,
+    Descent,
     Gemm,
     Kind,
+    LayerFunction,
+    Loss,
     Operation,
     Rectangle,
     Segment,
@@ -58,6 +62,13 @@ _BINARY: Final = {
     function: pb.BinaryFunction.Value(f"BINARY_FUNCTION_{function.name}")
     for function in BinaryFunction
 }
+_FUNCTIONS: Final = {
+    function: pb.LayerFunction.Value(f"LAYER_FUNCTION_{function.name}")
+    for function in LayerFunction
+}
+_LOSSES: Final = {loss: pb.Loss.Value(f"LOSS_{loss.name}") for loss in Loss}
+_FUNCTIONS_BACK: Final[dict[int, LayerFunction]] = {wire: one for one, wire in _FUNCTIONS.items()}
+_LOSSES_BACK: Final[dict[int, Loss]] = {wire: loss for loss, wire in _LOSSES.items()}
 _UNARY_BACK: Final[dict[int, UnaryFunction]] = {wire: name for name, wire in _UNARY.items()}
 _BINARY_BACK: Final[dict[int, BinaryFunction]] = {wire: name for name, wire in _BINARY.items()}
 
@@ -75,12 +86,8 @@ def operation_to_wire(operation: Operation) -> pb.Operation:
             message.sum.CopyFrom(_sum_to_wire(kind))
         case Chain() as kind:
             message.chain.CopyFrom(pb.Chain(transposed=kind.transposed))
-        case Unary(unary):
-            message.unary.function = _UNARY[unary]
-        case Binary(binary):
-            message.binary.function = _BINARY[binary]
-        case Cast(dtype):
-            message.cast.data_type = dtypes.element_type(dtype).wire
+        case Unary() | Binary() | Cast() as kind:
+            _elementwise_to_wire(kind, message)
         case Softmax():
             message.softmax.SetInParent()
         case SumAlong() as kind:
@@ -103,9 +110,21 @@ def operation_to_wire(operation: Operation) -> pb.Operation:
         case Segment(operations):
             message.segment.SetInParent()
             message.segment.steps.extend(_step_to_wire(one) for one in operations)
+        case Descent() as kind:
+            message.descent.CopyFrom(_descent_to_wire(kind))
         case kind:
             assert_never(kind)
     return message
+
+
+def _elementwise_to_wire(kind: Unary | Binary | Cast, message: pb.Operation) -> None:
+    match kind:
+        case Unary(unary):
+            message.unary.function = _UNARY[unary]
+        case Binary(binary):
+            message.binary.function = _BINARY[binary]
+        case Cast(dtype):
+            message.cast.data_type = dtypes.element_type(dtype).wire
 
 
 def operation_from_wire(message: pb.Operation) -> Operation:
@@ -209,6 +228,47 @@ def _batched_from_wire(message: pb.Batched) -> Batched:
     return Batched(_gemm_from_wire(message.gemm), tuple(message.a_batch), tuple(message.b_batch))
 
 
+def _descent_to_wire(kind: Descent) -> pb.Descent:
+    return pb.Descent(
+        layers=[_layer_to_wire(layer) for layer in kind.layers],
+        loss=_LOSSES[kind.loss],
+        batch_size=kind.batch_size,
+        learning_rate=kind.learning_rate,
+        momentum=kind.momentum,
+        epoch=kind.epoch,
+        epochs=kind.epochs,
+    )
+
+
+def _layer_to_wire(layer: Dense | LayerFunction) -> pb.TrainedLayer:
+    if isinstance(layer, LayerFunction):
+        return pb.TrainedLayer(function=_FUNCTIONS[layer])
+    found = pb.DenseLayer(inputs=layer.inputs, outputs=layer.outputs, bias=layer.bias)
+    return pb.TrainedLayer(dense=found)
+
+
+def _descent_from_wire(message: pb.Descent) -> Descent:
+    return Descent(
+        layers=tuple(_layer_from_wire(layer) for layer in message.layers),
+        loss=_known(_LOSSES_BACK, message.loss, "loss"),
+        batch_size=message.batch_size,
+        learning_rate=message.learning_rate,
+        momentum=message.momentum,
+        epoch=message.epoch,
+        epochs=message.epochs,
+    )
+
+
+def _layer_from_wire(message: pb.TrainedLayer) -> Dense | LayerFunction:
+    match message.WhichOneof("kind"):
+        case "dense":
+            return Dense(message.dense.inputs, message.dense.outputs, message.dense.bias)
+        case "function":
+            return _known(_FUNCTIONS_BACK, message.function, "layer function")
+        case _:
+            raise InvalidInput("a layer is of a kind this version does not know", field="layers")
+
+
 def _step_to_wire(operation: Operation) -> pb.SegmentStep:
     whole = operation_to_wire(operation)
     step = pb.SegmentStep(result=whole.result, operands=whole.operands)
@@ -248,4 +308,5 @@ _READERS: Final[Mapping[str, Callable[[pb.Operation], Kind]]] = {
     "batched": lambda message: _batched_from_wire(message.batched),
     **wire_windows.READERS,
     "segment": lambda message: _segment_from_wire(message.segment),
+    "descent": lambda message: _descent_from_wire(message.descent),
 }

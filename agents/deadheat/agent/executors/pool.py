@@ -16,8 +16,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from deadheat.agent.executors.panels import Panel, Panels
+from deadheat.agent.executors.epochs import Epoch
+from deadheat.agent.executors.sources import Source
 from deadheat.runtime import wire
+from deadheat.runtime.errors import DeadheatError
 from deadheat.runtime.kernels import compute_panel
 from deadheat.runtime.programs import MatrixType, Operation, Rectangle, needed_blocks
 from deadheat.v1 import agent_pb2, local_pb2, types_pb2
@@ -49,7 +51,7 @@ class Task:
     #: In the order of the operation's operands.
     operands: Sequence[Block]
     result: Block
-    panels: Panels
+    panels: Source
     #: The result goes back in the event rather than in a mapping.
     is_inline: bool
     #: Progress is told at most so often.
@@ -152,12 +154,16 @@ class Pool:
             task, panel, image = self._take()
             wall_s, cpu_s = time.monotonic(), time.thread_time()
             try:
-                if image is None:
+                if isinstance(task.panels, Epoch):
+                    task.panels.do(panel)
+                elif image is None:
                     _compute(task, panel)
                 else:
-                    _part(task.result, panel.rectangle)[...] = _part(task.result, image).T
+                    part_of(task.result, panel.rectangle)[...] = part_of(task.result, image).T
             except MemoryError:
                 self._retry_smaller(task, panel)
+            except DeadheatError as error:
+                self._fail(task, error.code, error.message)
             except Exception as error:  # noqa: BLE001 - reported with the sub-task it belongs to.
                 self._fail(task, "internal", f"{type(error).__name__}: {error}")
             else:
@@ -166,7 +172,7 @@ class Pool:
             # An idle thread must not keep the last task's mappings alive.
             del task, panel
 
-    def _take(self) -> tuple[Task, Panel, Rectangle | None]:
+    def _take(self) -> tuple[Task, Any, Rectangle | None]:
         """The next panel, and what it may be copied from instead of being computed."""
         with self._changed:
             while True:
@@ -180,7 +186,7 @@ class Pool:
                 self._changed.wait()
 
     def _finish(
-        self, task: Task, panel: Panel, cpu_s: float, wall_s: float, *, is_copied: bool
+        self, task: Task, panel: Any, cpu_s: float, wall_s: float, *, is_copied: bool
     ) -> None:
         with self._changed:
             task.running -= 1
@@ -190,13 +196,15 @@ class Pool:
             task.flops += 0.0 if is_copied else task.panels.work_of(panel)
             task.at_s = time.monotonic()
             task.panels.finish(panel, 0.0 if is_copied else wall_s)
+            if isinstance(task.panels, Epoch) and task.panels.has_turned:
+                self._changed.notify_all()
             if not task.is_over and task.at_s - task.told_s >= task.progress_s:
                 task.told_s = task.at_s
                 self._unsaid.append(local_pb2.ExecutorEvent(progress=_progress(task)))
             self._conclude(task)
         self._say()
 
-    def _retry_smaller(self, task: Task, panel: Panel) -> None:
+    def _retry_smaller(self, task: Task, panel: Any) -> None:
         with self._changed:
             halved = task.panels.halve(panel)
             if halved:
@@ -206,7 +214,7 @@ class Pool:
         if halved:
             self._say()
         else:
-            self._fail(task, "limit_reached", f"no memory for panel {panel.rectangle}")
+            self._fail(task, "limit_reached", f"no memory for {panel}")
 
     def _fail(self, task: Task, code: str, message: str) -> None:
         """The panel that is running fails the whole task."""
@@ -239,14 +247,15 @@ def _progress(task: Task) -> agent_pb2.SubtaskProgress:
     )
 
 
-def _compute(task: Task, panel: Panel) -> None:
-    out = _part(task.result, panel.rectangle)
+def _compute(task: Task, panel: Any) -> None:
+    out = part_of(task.result, panel.rectangle)
     needed = needed_blocks(task.operation, task.types, panel.rectangle)
-    parts = [_part(block, wanted) for block, (_, wanted) in zip(task.operands, needed, strict=True)]
+    pairs = zip(task.operands, needed, strict=True)
+    parts = [part_of(block, wanted) for block, (_, wanted) in pairs]
     compute_panel(np, task.operation, task.types, panel.rectangle, parts, out)
 
 
-def _part(block: Block, wanted: Rectangle) -> Array:
+def part_of(block: Block, wanted: Rectangle) -> Array:
     """Some rows and columns of a matrix, as a view of the block that holds them."""
     held = block.rectangle
     if not (

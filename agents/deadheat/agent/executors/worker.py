@@ -11,19 +11,31 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from deadheat.agent.executors.calibrate import calibrate, shapes
+from deadheat.agent.executors.epochs import Epoch
 from deadheat.agent.executors.panels import GRAIN, Panels
-from deadheat.agent.executors.pool import PROGRESS_INTERVAL_S, Block, Pool, Task
+from deadheat.agent.executors.pool import PROGRESS_INTERVAL_S, Block, Pool, Task, part_of
+from deadheat.agent.executors.sources import Source
 from deadheat.runtime import dtypes, pages, wire
 from deadheat.runtime.dtypes import element_type, numpy_dtype
 from deadheat.runtime.frames import FrameSocket
-from deadheat.runtime.programs import GemmShape, Op, is_symmetric, work_shape
+from deadheat.runtime.programs import (
+    Descent,
+    GemmShape,
+    MatrixType,
+    Op,
+    Operation,
+    Rectangle,
+    is_symmetric,
+    needed_blocks,
+    work_shape,
+)
 from deadheat.runtime.rules import is_in_samples, is_in_whole_rows
 from deadheat.v1 import agent_pb2, local_pb2, types_pb2
 
@@ -65,7 +77,6 @@ def _task(message: local_pb2.RunSubtask, descriptors: list[int], threads: int) -
     waiting = iter(descriptors)
     operands = [_map_block(block, waiting, writable=False) for block in message.operands]
     result = _map_block(message.result, waiting, writable=True)
-    shape = work_shape(operation, types)
     return Task(
         id=assign.subtask_id,
         rank=assign.rank,
@@ -73,18 +84,36 @@ def _task(message: local_pb2.RunSubtask, descriptors: list[int], threads: int) -
         types=types,
         operands=operands,
         result=result,
-        panels=Panels(
-            rectangle,
-            replace(shape, rows=rectangle.rows, columns=rectangle.columns),
-            threads,
-            assign.predicted_s,
-            is_symmetric(operation),
-            message.row_stop if message.HasField("row_stop") else None,
-            is_in_whole_rows=is_in_whole_rows(operation.kind),
-            row_grain=1 if is_in_samples(operation.kind) else GRAIN,
-        ),
+        panels=_source(message, operation, types, rectangle, operands, result, threads),
         is_inline=message.result.is_inline,
         progress_s=assign.progress_s or PROGRESS_INTERVAL_S,
+    )
+
+
+def _source(
+    message: local_pb2.RunSubtask,
+    operation: Operation,
+    types: Mapping[str, MatrixType],
+    rectangle: Rectangle,
+    operands: Sequence[Block],
+    result: Block,
+    threads: int,
+) -> Source:
+    """What the threads take pieces of this sub-task from."""
+    if isinstance(operation.kind, Descent):
+        needed = needed_blocks(operation, types, rectangle)
+        parts = [part_of(block, wanted) for block, (_, wanted) in zip(operands, needed)]
+        return Epoch(rectangle, operation.kind, parts, part_of(result, rectangle), threads)
+    shape = work_shape(operation, types)
+    return Panels(
+        rectangle,
+        replace(shape, rows=rectangle.rows, columns=rectangle.columns),
+        threads,
+        message.assign.predicted_s,
+        is_symmetric(operation),
+        message.row_stop if message.HasField("row_stop") else None,
+        is_in_whole_rows=is_in_whole_rows(operation.kind),
+        row_grain=1 if is_in_samples(operation.kind) else GRAIN,
     )
 
 

@@ -29,6 +29,11 @@ LAYERS: Final = "deadheat.layers"
 _PARAMETER: Final = re.compile(r"(?P<prefix>.*?)(?P<number>\d{1,6})\.(?P<what>weight|bias)")
 
 
+def check_installed() -> None:
+    """Raises Unavailable where the package safetensors is missing."""
+    _extra("safetensors.numpy")
+
+
 def save(path: str | Path, network: Sequential) -> None:
     """Writes a network to a safetensors file, which replaces what was there when it is complete.
 

@@ -123,12 +123,19 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the samples: the mean loss over them, each as it was before its step."""
+    """One pass over the samples: the mean loss over them, each as it was before its step.
+
+    `waiting` is the share of their time that the threads of the device waited for one another
+    between steps, `spread` how far apart the first and the last of them ended, as a share of a
+    step; None where each step is a job.
+    """
 
     number: int
     loss: float
     seconds: float
     steps: int
+    waiting: float | None = None
+    spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,8 @@ class Training:
     """What came of a training, epoch by epoch."""
 
     epochs: tuple[Epoch, ...]
+    #: The job that it was; empty where there was none, or one for each step.
+    job: str = ""
 
     @property
     def losses(self) -> tuple[float, ...]:
@@ -146,7 +155,11 @@ class Training:
         return sum(epoch.seconds for epoch in self.epochs)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "epochs": [vars(epoch).copy() for epoch in self.epochs]}
+        return {
+            "job": self.job,
+            "seconds": self.seconds,
+            "epochs": [vars(epoch).copy() for epoch in self.epochs],
+        }
 
 
 def _check_rows(targets: Array, rows: int) -> None:

@@ -255,6 +255,13 @@ class ReleaseJob:
 
 
 @dataclass(frozen=True, slots=True)
+class DropMatrices:
+    """Nobody needs these any more, though their job goes on."""
+
+    matrix_ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class OperandSource:
     name: str
     type: MatrixType
@@ -348,6 +355,7 @@ Effect = (
     | MakeResults
     | SealResult
     | FindMatrices
+    | DropMatrices
     | ReleaseJob
     | SendAssign
     | SendCancel

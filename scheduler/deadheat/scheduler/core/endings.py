@@ -28,6 +28,7 @@ from deadheat.scheduler.core.machine import (
 )
 from deadheat.scheduler.core.state import Job, Subtask
 from deadheat.scheduler.core.world import World
+from deadheat.scheduler.planner.wholes import is_whole
 
 #: A piece of work that took so many executors or nodes down with it takes no more.
 MAX_DEATHS: Final = 3
@@ -49,7 +50,9 @@ def finish(world: World, job: Job) -> None:
     unwanted = [
         step.result_id
         for step in job.steps
-        if step.result_id and step.operation.result not in job.program.results
+        if step.result_id
+        and not step.is_dropped
+        and step.operation.result not in job.program.results
     ]
     _end(world, job, results, unwanted)
 
@@ -73,7 +76,10 @@ def stop(world: World, job: Job, failure: events.Failure) -> None:
             cancelled.setdefault(subtask.node, []).append(subtask.id)
             changes += subtasks.changes(job, subtask)
             subtasks.forget(world, subtask)
-    _end(world, job, changes, [step.result_id for step in job.steps if step.result_id])
+    # The last good state of a training stays, like a result.
+    kept = job.checkpoint
+    unwanted = [s.result_id for s in job.steps if s.is_made and not s.is_dropped and s is not kept]
+    _end(world, job, changes, unwanted)
     for node, ids in cancelled.items():
         world.emit(SendCancel(node, ids))
 
@@ -115,8 +121,9 @@ def abandon(world: World, subtask: Subtask, why: str, *, died: bool, failed: boo
         for piece in subtask.pieces
         if piece.row_start < done
     ]
-    is_inline = job.steps[subtask.operation].inline is not None
-    if delivered and not is_inline:
+    step = job.steps[subtask.operation]
+    may_keep = step.inline is None and not is_whole(step.operation)
+    if delivered and may_keep:
         rest = subtasks.keep_only(subtask, delivered)
         subtask.state = SUBTASK.next(subtask.state, SubtaskEvent.FINISH)
         subtask.area_done = subtask.area

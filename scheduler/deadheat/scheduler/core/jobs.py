@@ -10,7 +10,6 @@ from deadheat.scheduler.core import endings, events, lineage, planning, rebalanc
 from deadheat.scheduler.core.effects import (
     EventRow,
     JobRow,
-    MakeResults,
     SealResult,
 )
 from deadheat.scheduler.core.machine import (
@@ -69,7 +68,7 @@ def on_submitted(world: World, event: events.JobSubmitted) -> None:
     has_work = len(job.steps) > 1 and all(step.gaps for step in job.steps)
     job.joins_first = has_work and job.policy.cut is Cut.BALANCED
     if not job.joins_first:
-        make_results(world, job)
+        planning.make_results(world, job)
     advance(world, job)
 
 
@@ -88,13 +87,6 @@ def _peak_flops(world: World, job: Job) -> float:
     """What all devices have to give for a job's first dtype, before any plan has told better."""
     dtype = job.steps[0].type.dtype
     return sum(device.model.peak_flops(dtype) or 0.0 for device in world.devices.values())
-
-
-def make_results(world: World, job: Job) -> None:
-    matrices = [(step.result_id, step.type) for step in job.steps if step.result_id]
-    if matrices:
-        job.results_ready = False
-        world.emit(MakeResults(job.id, matrices))
 
 
 def advance_all(world: World) -> None:
@@ -124,10 +116,12 @@ def advance(world: World, job: Job) -> None:
         return
     if job.is_looking:
         return
-    made_by = {step.operation.result: step for step in job.steps}
+    made_by = job.made_by
     for step in job.steps:
         if step.is_complete and not step.is_done and _is_ready(made_by, step):
             _complete_step(world, job, step)
+    if not job.joins_first:
+        planning.make_results(world, job)
     if all(step.is_done for step in job.steps):
         endings.finish(world, job)
         return
@@ -198,7 +192,7 @@ def _accept(world: World, job: Job, plan: Plan) -> None:
     world.pending[job.id] = job
     if job.joins_first:
         job.joins_first = False
-        make_results(world, job)
+        planning.make_results(world, job)
     if job.results_ready:
         planning.carry_out(world, job)
         advance(world, job)
@@ -253,6 +247,7 @@ def on_result_sealed(world: World, event: events.ResultSealed) -> None:
         endings.fail(world, job, event.failure)
         return
     step.is_done = True
+    planning.drop_spent(world, job, step)
     advance(world, job)
     rebalance.look_anew(world, job)  # Whoever made it might help with another operation.
 

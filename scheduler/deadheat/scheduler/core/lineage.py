@@ -132,7 +132,7 @@ def _make_again(world: World, job: Job, lost: Sequence[Step]) -> None:
     for step in lost:
         own = [s.attempt for s in job.subtasks.values() if s.operation == step.index]
         step.gaps = [Gap(step.type.whole(), max(own, default=0) + 1)]
-        step.is_done = step.is_sealing = False
+        step.is_done = step.is_sealing = step.is_dropped = False
         step.result_id = _another(step.result_id)
     ids = [step.result_id for step in job.steps]
     # A plan that is on its way knows the old ones.

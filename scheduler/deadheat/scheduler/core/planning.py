@@ -10,6 +10,7 @@ from deadheat.runtime.programs import Operation, Program
 from deadheat.scheduler.core import events, rebalance, snapshot, subtasks
 from deadheat.scheduler.core.effects import (
     Change,
+    DropMatrices,
     JobChange,
     MakePlan,
     MakeResults,
@@ -23,6 +24,7 @@ from deadheat.scheduler.core.state import Gap, Job, Step
 from deadheat.scheduler.core.world import World
 from deadheat.scheduler.planner.inputs import PlanningInput, Policy, Work
 from deadheat.scheduler.planner.plan import Plan
+from deadheat.scheduler.planner.wholes import is_whole
 
 NO_AGENT: Final = "waiting: no agent is connected"
 NO_MEMORY: Final = "waiting: the agents' memory is in use"
@@ -40,6 +42,53 @@ def new_step(program: Program, result_ids: Sequence[str], index: int, operation:
         gaps=[Gap(whole)] if whole.area else [],
         inline=None if result_id else bytearray(matrix.size_bytes),
     )
+
+
+def make_results(world: World, job: Job) -> None:
+    """Asks for room for results. States of a training are many, and each is spent when the next is
+    there, so of these only the next one."""
+    made_by = job.made_by
+
+    def is_due(step: Step) -> bool:
+        if not step.result_id or step.is_made or step.is_done:
+            return False
+        names = step.operation.operands if is_whole(step.operation) else ()
+        return all(name not in made_by or made_by[name].is_done for name in names)
+
+    due = [step for step in job.steps if is_due(step)]
+    for step in due:
+        step.is_made = True
+    if due:
+        job.results_ready = False
+        world.emit(MakeResults(job.id, [(step.result_id, step.type) for step in due]))
+
+
+def drop_spent(world: World, job: Job, step: Step) -> None:
+    """A state of a training is not needed any more once the next one is there, unless somebody has
+    asked for it."""
+    if not is_whole(step.operation):
+        return
+    spent = [one for one in spent_steps(job) if not one.is_dropped]
+    for one in spent:
+        one.is_dropped = True
+    if spent:
+        world.emit(DropMatrices([one.result_id for one in spent]))
+
+
+def spent_steps(job: Job) -> list[Step]:
+    """States of a training that were asked for by nobody and that all have used who read them."""
+    read_by: dict[str, list[Step]] = {}
+    for step in job.steps:
+        for name in set(step.operation.operands):
+            read_by.setdefault(name, []).append(step)
+    return [
+        step
+        for step in job.steps
+        if is_whole(step.operation)
+        and step.is_done
+        and step.operation.result not in job.program.results
+        and all(reader.is_done for reader in read_by.get(step.operation.result, ()))
+    ]
 
 
 def request(world: World, job: Job, work: Sequence[Work]) -> None:
@@ -132,14 +181,10 @@ def rewrite(world: World, job: Job, plan: Plan, program: Program) -> None:
         ProgramChange(job.id, program, ids),
         PlanRow(job.id, job.plans, world.now, document, job.plan_texts[-1]),
     )
-    missing = [
-        (step.result_id, step.type)
-        for step in job.steps
-        if step.result_id and step.operation.result not in before
-    ]
-    if missing and not job.joins_first:
-        job.results_ready = False
-        world.emit(MakeResults(job.id, missing))
+    for step in job.steps:
+        step.is_made = step.operation.result in before and before[step.operation.result].is_made
+    if not job.joins_first:
+        make_results(world, job)
 
 
 def _intermediate_id(job: Job, index: int) -> str:

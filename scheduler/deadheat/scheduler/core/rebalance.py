@@ -27,6 +27,7 @@ from deadheat.scheduler.planner.balance import level
 from deadheat.scheduler.planner.inputs import Cut
 from deadheat.scheduler.planner.pool import Floats, Pool, joined
 from deadheat.scheduler.planner.pricing import price
+from deadheat.scheduler.planner.wholes import is_whole
 
 #: A re-balance must save this share of the job's whole time, and this many seconds: less is
 #: noise, or eaten by the messages it takes.
@@ -147,7 +148,7 @@ def consider(world: World, job: Job) -> None:
     if not _may_rebalance(world, job) or job.releasing or not is_due:
         return
     for step in job.steps:
-        if step.active and step.inline is None:
+        if step.active and step.inline is None and not is_whole(step.operation):
             _consider_step(world, job, step)
     active = [s.expected_finish_s for s in job.subtasks.values() if s.state.is_active]
     job.next_dry_s = min(active, default=math.inf)

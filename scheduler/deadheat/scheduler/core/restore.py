@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from deadheat.runtime.programs import needed_bytes, uncovered
 from deadheat.scheduler.core import jobs, planning, subtasks
-from deadheat.scheduler.core.effects import Effect, JobRow, MakeResults, PlacementRow
+from deadheat.scheduler.core.effects import Effect, JobRow, PlacementRow
 from deadheat.scheduler.core.events import DeviceFacts
 from deadheat.scheduler.core.lineage import unfinished
 from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
@@ -21,6 +21,7 @@ from deadheat.scheduler.core.state import Device, Gap, Job, Node, Step, Subtask
 from deadheat.scheduler.core.world import World
 from deadheat.scheduler.planner.history import SpeedHistory
 from deadheat.scheduler.planner.plan import Placement
+from deadheat.scheduler.planner.wholes import is_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,20 +137,18 @@ def _restore_job(world: World, found: RestoredJob, matrices: Matrices) -> None:
     jobs.enter(world, job)
     # Of what is gone only that is made again which somebody still needs.
     settled = _settled(job, found, matrices)
+    for step in job.steps:
+        step.is_made = step.result_id in matrices.present
+        # Such a state of a training was used and given up.
+        is_gone = step.index in settled and not step.is_made
+        step.is_dropped = is_gone and is_whole(step.operation)
     for placement in found.placements:
         _restore_placement(world, job, placement, matrices, placement.row.operation in settled)
     for step in job.steps:
         _restore_step(job, step, settled)
     if job.policy.timeout_s is not None:
         world.wake_at(job.submitted_s + job.policy.timeout_s, "job", job.id)
-    missing = [
-        (step.result_id, step.type)
-        for step in job.steps
-        if step.result_id and not step.is_done and step.result_id not in matrices.present
-    ]
-    if missing:
-        job.results_ready = False
-        world.emit(MakeResults(job.id, missing))
+    planning.make_results(world, job)
 
 
 def _settled(job: Job, found: RestoredJob, matrices: Matrices) -> AbstractSet[int]:

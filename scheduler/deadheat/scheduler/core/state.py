@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from deadheat.runtime.programs import MatrixType, Operation, Program, Rectangle
+from deadheat.runtime.programs import Descent, MatrixType, Operation, Program, Rectangle
 from deadheat.scheduler.core.events import DeviceFacts, Failure, GpuFacts, JobPolicy
 from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
 from deadheat.scheduler.planner.availability import Sample
@@ -252,10 +252,14 @@ class Step:
     result_id: str
     gaps: list[Gap]
     active: int = 0
+    #: Its room in the store was asked for.
+    is_made: bool = False
     is_sealing: bool = False
     is_done: bool = False
     #: How often the store has lost its result.
     losses: int = 0
+    #: It was made and used, and is not there any more.
+    is_dropped: bool = False
     inline: bytearray | None = None
 
     @property
@@ -343,6 +347,17 @@ class Job:
             if subtask.state in (SubtaskState.RUNNING, SubtaskState.DONE)
         )
         return min(1.0, done / total) if total else 0.0
+
+    @property
+    def made_by(self) -> Mapping[str, Step]:
+        """The step that makes each result."""
+        return {step.operation.result: step for step in self.steps}
+
+    @property
+    def checkpoint(self) -> Step | None:
+        """The newest state of a training that is complete."""
+        states = (s for s in reversed(self.steps) if isinstance(s.operation.kind, Descent))
+        return next((s for s in states if s.is_done and not s.is_dropped), None)
 
     def flops_of(self, operation: int, area: int) -> float:
         """The work in so many elements of an operation's result."""

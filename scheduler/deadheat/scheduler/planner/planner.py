@@ -17,7 +17,7 @@ import numpy as np
 
 from deadheat.runtime.errors import LimitReached, Unavailable
 from deadheat.runtime.programs import Program
-from deadheat.scheduler.planner import cutting, rounds, shapes
+from deadheat.scheduler.planner import cutting, rounds, shapes, wholes
 from deadheat.scheduler.planner.amdahl import CurvePoint, speed_up_curve
 from deadheat.scheduler.planner.balance import apportioned
 from deadheat.scheduler.planner.deciding import decided
@@ -74,6 +74,8 @@ def _steps(given: PlanningInput, works: Sequence[Work], pool: Pool) -> tuple[lis
     They are cut by what the memories hold when they are free. Only if a part does not fit into what
     is free now, its device waits for it, and the others get what they should have then.
     """
+    if wholes.is_whole(given.program.operations[works[0].operation]):
+        return _whole_step(given, works[0], pool)
     try:
         if len(works) == 1:
             made = _plan_step(given, works[0], pool)
@@ -86,6 +88,13 @@ def _steps(given: PlanningInput, works: Sequence[Work], pool: Pool) -> tuple[lis
         if bool((needed > pool.free_bytes).any()):
             return _round_steps(given, works, pool)
     return made
+
+
+def _whole_step(given: PlanningInput, work: Work, pool: Pool) -> tuple[list[Step], float]:
+    """All of a piece of work for one device, or for nobody while its memory is in use."""
+    made, available_flops = _plan_step(given, work, pool)
+    needed = _needed_bytes(given.program, pool, made)
+    return ([] if bool((needed > pool.free_bytes).any()) else made), available_flops
 
 
 def _fill_steps(
@@ -183,13 +192,15 @@ def _plan_step(given: PlanningInput, work: Work, pool: Pool) -> tuple[list[Step]
     pool = _allowed(work, pool)
     prices = price(program, operation, work.rectangle, pool)
     idle = pool.rates(prices.shape)
-    tried = _tried(prices, policy, idle)
+    is_whole = wholes.is_whole(operation)
+    tried = wholes.tried(prices, policy) if is_whole else _tried(prices, policy, idle)
     chosen = tried[0]
-    curve, knee = _speed_up(prices, policy, idle)
+    curve, knee = ((), 0) if is_whole else _speed_up(prices, policy, idle)
+    is_chosen = is_whole or policy.cut is Cut.BALANCED
     step = Step(
         operation=work.operation,
         rectangle=work.rectangle,
-        cut=chosen.shape if policy.cut is Cut.BALANCED else policy.cut.value,
+        cut=chosen.shape if is_chosen else policy.cut.value,
         pool=pool,
         used=chosen.used,
         bounds=_placed(chosen.bounds, work),
@@ -201,7 +212,7 @@ def _plan_step(given: PlanningInput, work: Work, pool: Pool) -> tuple[list[Step]
         speed_flops=chosen.rates,
         unused=_unused(prices, chosen),
         excluded=tuple(given.excluded),
-        alternatives=_alternatives(prices, policy, tried),
+        alternatives=() if is_whole else _alternatives(prices, policy, tried),
         curve=curve,
         knee=knee,
         makespan_s=chosen.makespan_s,

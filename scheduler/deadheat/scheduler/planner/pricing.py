@@ -20,15 +20,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final, assert_never
+from typing import Final
 
 import numpy as np
 
+from deadheat.runtime import descents
 from deadheat.runtime.programs import (
     Batched,
     Binary,
     Cast,
     Chain,
+    Descent,
     Gemm,
     GemmShape,
     Operation,
@@ -44,13 +46,7 @@ from deadheat.runtime.programs import (
     needed_blocks,
     read_by_rows,
 )
-from deadheat.runtime.windows import (
-    Convolve,
-    ConvolveBack,
-    ConvolveWeights,
-    Pooling,
-    PoolingBack,
-)
+from deadheat.runtime.windows import Windowed
 from deadheat.scheduler.planner.pool import Floats, Integers, Pool
 
 #: So many rows are enough to begin with, and so many bytes of a result go when all is computed (the
@@ -216,6 +212,9 @@ def memory_sizes(program: Program, operation: Operation) -> tuple[float, float, 
     """Bytes that a device needs for each row, each column and each element of a rectangle of an
     operation's result: operands and result, if it maps nothing of the store's."""
     row, column, cell = (sum(size for _, size in part) for part in _operands(program, operation))
+    if isinstance(kind := operation.kind, Descent):
+        work_bytes = descents.work_bytes(kind, program.types[operation.operands[0]])
+        column += work_bytes / program.types[operation.result].columns
     return row, column, cell + program.types[operation.result].element.itemsize
 
 
@@ -246,14 +245,20 @@ def _operands(program: Program, operation: Operation) -> tuple[_Part, _Part, _Pa
             return [], [], [(names[0], min(rows, block or rows) * sizes[0])]
         case Unary() | Cast() | Transpose() | Slice():
             return [], [], [(names[0], sizes[0])]
+        case kind:
+            return _in_blocks(program, operation, kind)
+
+
+def _in_blocks(
+    program: Program, operation: Operation, kind: Batched | Windowed | Segment | Descent
+) -> tuple[_Part, _Part, _Part]:
+    match kind:
         case Batched():
             return _batched(program, operation)
-        case (
-            Segment() | Convolve() | ConvolveBack() | ConvolveWeights() | Pooling() | PoolingBack()
-        ):
+        case Descent():
+            return [], _whole_blocks(program, operation), []
+        case _:
             return _along_rows(program, operation)
-        case other:
-            assert_never(other)
 
 
 def _sides(program: Program, operation: Operation) -> tuple[_Part, _Part, _Part]:
@@ -300,6 +305,15 @@ def _along_rows(program: Program, operation: Operation) -> tuple[_Part, _Part, _
         else:
             by_row.append((name, float(part.area * size)))
     return by_row, by_column, []
+
+
+def _whole_blocks(program: Program, operation: Operation) -> _Part:
+    """What whoever makes the result needs, all of it, counted in parts of its columns."""
+    types, result = program.types, program.types[operation.result]
+    return [
+        (name, part.area * types[name].element.itemsize / result.columns)
+        for name, part in needed_blocks(operation, types, result.whole())
+    ]
 
 
 def _missing(program: Program, parts: Iterable[tuple[str, float]], pool: Pool) -> Floats:

@@ -204,7 +204,7 @@ class SpeedModel:
         if flops <= 0:
             return 0.0
         if shape.parts:
-            return sum(self.seconds(part.with_rows(shape.rows)) for part in shape.parts)
+            return max(1, shape.times) * sum(self.seconds(part) for part in shape.sized_parts)
         curve, factor = self._curve(shape)
         if curve is None:
             return flops / UNKNOWN_FLOPS

@@ -100,6 +100,7 @@ _CUTS: Final = {
     "columns": "cut into columns of rectangles",
     "pieces": "given out together with other pieces that were left over",
     "round": "given out as far as the memories hold it now; the rest follows when they are free",
+    "epoch": "an epoch, given to one device: its steps follow one another, each with all weights",
     "equal": "cut equally (a baseline)",
     "peak": "cut by peak speed (a baseline)",
     "one-minus-utilization": "cut by speed times 1 - utilization (a baseline)",

@@ -13,7 +13,7 @@ import grpc
 from deadheat.runtime import rpc, wire
 from deadheat.runtime.errors import Conflict, InvalidInput, NotFound
 from deadheat.runtime.ids import new_id
-from deadheat.runtime.programs import MatrixType, Operand, Program
+from deadheat.runtime.programs import Descent, MatrixType, Operand, Program
 from deadheat.scheduler.core import events, explaining
 from deadheat.scheduler.core.machine import JobState
 from deadheat.scheduler.core.report import JobReport, report_of
@@ -217,6 +217,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
             note=job.note,
             failure=convert.failure_to_wire(job.failure) if job.failure else None,
             results=_results(job),
+            checkpoint=_checkpoint(job),
         )
 
     async def _watch_ended(self, job_id: str) -> pb.JobServiceWatchResponse:
@@ -291,10 +292,12 @@ def _check_operand(operand: Operand, info: matrix_pb2.MatrixInfo, policy: events
 
 
 def _result_ids(program: Program) -> list[str]:
-    """An id in the store for each result that does not travel inline."""
+    """An id in the store for each result that does not travel inline. States of a training never
+    do: they are its checkpoints."""
     results = [program.types[operation.result] for operation in program.operations]
+    is_training = any(isinstance(one.kind, Descent) for one in program.operations)
     is_small = sum(matrix.size_bytes for matrix in results) <= rpc.INLINE_LIMIT_BYTES
-    return ["" if is_small else new_id("m") for _ in results]
+    return ["" if is_small and not is_training else new_id("m") for _ in results]
 
 
 def _results(job: Job) -> Sequence[types_pb2.Result]:
@@ -310,6 +313,12 @@ def _results(job: Job) -> Sequence[types_pb2.Result]:
         )
         for name in job.program.results
     ]
+
+
+def _checkpoint(job: Job) -> types_pb2.Result | None:
+    """The newest state of a training that is complete."""
+    step = job.checkpoint
+    return _result(step.operation.result, step.type, step.result_id, None) if step else None
 
 
 def _result(

@@ -174,6 +174,8 @@ class Shell:
                 self._spawn(self._seal(effect))
             case effects.FindMatrices():
                 self._spawn(self._find(effect))
+            case effects.DropMatrices(matrix_ids):
+                self._spawn(self._quietly(self._store.delete(matrix_ids)))
             case effects.ReleaseJob(job, give_up):
                 self._ending.discard(job)
                 if self._has_matrices(job):

@@ -165,11 +165,14 @@ class StoreLink:
             answer = await self.stub.List(pb.MatrixServiceListRequest(), timeout=rpc.CALL_TIMEOUT_S)
         return sorted({*matrix_ids} - {matrix.id for matrix in answer.matrices})
 
+    async def delete(self, matrix_ids: Sequence[str]) -> None:
+        with rpc.translated("deleting matrices"):
+            for matrix_id in matrix_ids:
+                request = pb.MatrixServiceDeleteRequest(request_id=new_id("r"), matrix_id=matrix_id)
+                await self.stub.Delete(request, timeout=rpc.CALL_TIMEOUT_S)
+
     async def release(self, job: str, give_up: Sequence[str]) -> None:
-        with rpc.translated("releasing a job's matrices"):
-            for matrix_id in give_up:
-                delete = pb.MatrixServiceDeleteRequest(request_id=new_id("r"), matrix_id=matrix_id)
-                await self.stub.Delete(delete, timeout=rpc.CALL_TIMEOUT_S)
+        await self.delete(give_up)
         await self.release_of(holder_of(job))
 
     async def release_of(self, holder: str) -> None:

@@ -1,0 +1,200 @@
+"""An epoch of training as a source of pieces for the pool's threads.
+
+Rules of this file: bookkeeping under the pool's lock, but for `do`. Threads take the pieces of a
+phase from one queue, so that one whose core somebody else uses takes fewer. When all of a phase are
+done there is one piece more, the *turn*: whichever thread takes it goes on to the next phase, while
+the others wait; and through phases so small that waking somebody would take longer. Nothing of an
+epoch can be given away, nor does any of its result count before all.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+
+from deadheat.runtime.descending import Pass, Piece, Work
+from deadheat.runtime.operations import Descent
+from deadheat.runtime.programs import Rectangle
+
+Array = Any
+
+#: Memory of an epoch that has ended is kept so long for the next one of the same training: first
+#: touch of as much would take longer than some steps.
+KEPT_S: Final = 5.0
+#: And no more than this.
+MAX_KEPT_BYTES: Final = 1 << 30
+
+#: A phase of no more work than this, about 0.1 ms of a core, is done by one thread alone.
+ALONE_FLOPS: Final = 1e7
+#: One turn goes through such phases for so long at most: others may go first, or cancel it.
+TURN_S: Final = 0.02
+
+
+@dataclass(eq=False)
+class Turn:
+    """The way to the next phase, with what was worked on it."""
+
+    flops: float = 0.0
+
+
+class _Kept:
+    """The memory of the last epoch, for a while."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: tuple[object, Work] | None = None
+        self._timer: threading.Timer | None = None
+
+    def take(self, key: object) -> Work | None:
+        with self._lock:
+            held, self._held = self._held, None
+            if self._timer:
+                self._timer.cancel()
+                self._timer = None
+        return held[1] if held and held[0] == key else None
+
+    def keep(self, key: object, work: Work) -> None:
+        if work.size_bytes > MAX_KEPT_BYTES:
+            return
+        with self._lock:
+            self._held = key, work
+            if self._timer:
+                self._timer.cancel()
+            self._timer = threading.Timer(KEPT_S, self.take, [None])
+            self._timer.daemon = True
+            self._timer.start()
+
+
+_KEPT: Final = _Kept()
+
+
+@dataclass(eq=False)
+class Epoch:
+    """The pieces of one epoch; what `Panels` is to a product. `parts` are the operands' blocks, in
+    the order of the operation's, and `out` is the whole result."""
+
+    rectangle: Rectangle
+    kind: Descent
+    parts: Sequence[Array]
+    out: Array
+    threads: int
+    area_done: int = field(init=False, default=0)
+    is_done: bool = field(init=False, default=False)
+    _pass: Pass | None = field(init=False, default=None)
+    _waiting: deque[Piece] = field(init=False, default_factory=deque)
+    _running: int = field(init=False, default=0)
+    _flops_done: float = field(init=False, default=0.0)
+    #: Since when a thread has found nothing to do in this phase.
+    _idle_since_s: float | None = field(init=False, default=None)
+    _began_s: float = field(init=False, default=0.0)
+    _busy_s: float = field(init=False, default=0.0)
+    _apart_s: float = field(init=False, default=0.0)
+
+    def take(self) -> Piece | Turn | None:
+        """The next piece; None when all of this phase are taken."""
+        if self.is_done:
+            return None
+        if self._waiting:
+            self._running += 1
+            return self._waiting.popleft()
+        if not self._running:
+            self._running = 1
+            return Turn()
+        if self._idle_since_s is None:
+            self._idle_since_s = time.monotonic()
+        return None
+
+    def do(self, piece: Piece | Turn) -> None:
+        """Outside the lock. Raises InvalidInput where the training cannot go on."""
+        made = self._pass
+        if isinstance(piece, Piece):
+            assert made is not None
+            made.do(piece)
+            return
+        until_s = time.monotonic() + TURN_S
+        if made is None:
+            self._began_s = time.monotonic()
+            work = _KEPT.take(self._key) or Work.of(np, self.kind, self.parts[0])
+            made = self._pass = Pass(np, self.kind, self.parts, self.out, self.threads, work)
+            made.begin()
+        else:
+            made.proceed()
+        while made.pieces and time.monotonic() < until_s:
+            flops = sum(one.flops for one in made.pieces)
+            if flops > ALONE_FLOPS:
+                break
+            for one in made.pieces:
+                made.do(one)
+            piece.flops += flops
+            made.proceed()
+        if not made.pieces:
+            self._record(made)
+
+    def _record(self, made: Pass) -> None:
+        elapsed_s = max(1e-9, time.monotonic() - self._began_s)
+        waiting = max(0.0, 1.0 - self._busy_s / (self.threads * elapsed_s))
+        made.record(elapsed_s, waiting, self._apart_s / elapsed_s)
+        _KEPT.keep(self._key, made.work)
+
+    @property
+    def _key(self) -> object:
+        samples = self.parts[0]
+        return replace(self.kind, epoch=0), samples.shape, samples.dtype
+
+    def finish(self, piece: Piece | Turn, wall_s: float) -> None:
+        """A piece is done."""
+        self._running -= 1
+        self._busy_s += wall_s
+        if isinstance(piece, Turn):
+            assert self._pass is not None
+            self._waiting.extend(self._pass.pieces)
+            self._idle_since_s = None
+            self.is_done = not self._waiting
+        elif not self._running and not self._waiting and self._idle_since_s is not None:
+            self._apart_s += time.monotonic() - self._idle_since_s
+        if self.is_done:
+            self.area_done = self.rectangle.area
+        elif self._pass is not None:
+            self._flops_done += piece.flops
+            share = self._flops_done / max(1.0, self._pass.flops)
+            self.area_done = int(min(1.0, share) * (self.rectangle.area - 1))
+
+    @property
+    def has_turned(self) -> bool:
+        """Whether threads that found nothing may find something now."""
+        return bool(self._waiting) or not self._running
+
+    @property
+    def row_done(self) -> int:
+        """Rows count when all is done."""
+        return self.rectangle.row_stop if self.is_done else self.rectangle.row_start
+
+    # What a pool asks of panels, and has one answer here
+
+    @staticmethod
+    def work_of(piece: Piece | Turn) -> float:
+        return piece.flops
+
+    @staticmethod
+    def mirror_of(piece: Piece | Turn) -> None:
+        del piece
+
+    @staticmethod
+    def halve(piece: Piece | Turn) -> bool:
+        del piece
+        return False
+
+    @staticmethod
+    def arrived(row: int) -> None:
+        del row
+
+    @staticmethod
+    def release(keep_area: int) -> list[Rectangle]:
+        del keep_area
+        return []

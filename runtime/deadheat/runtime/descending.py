@@ -1,0 +1,331 @@
+"""An epoch of training as phases of pieces, which several threads may work on.
+
+A step has two phases. First each block of the batch's rows goes forwards and backwards through the
+network, which leaves for each layer what came to it and the gradient of what it made. Then each
+block of a weight's rows gets its gradient, one dot product over all rows of the batch for each
+element, and is moved at once. Between phases everybody waits: the second reads what all rows made,
+the next step reads all weights.
+
+Rules of this file: pieces of one phase touch nothing of one another, and where they are cut depends
+on sizes and the number of threads alone, never on time, so that a training comes out the same to
+the last bit each time. Sums are made in the order of the pieces. The state is moved in place in the
+result, whose operand is left as it was.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Final
+
+from deadheat.runtime import descents
+from deadheat.runtime.errors import InvalidInput
+from deadheat.runtime.layers import FUNCTIONS, LOSSES
+from deadheat.runtime.operations import Dense, Descent, LayerFunction
+
+Array = Any
+
+#: Rows of a block. BLAS packs all of a weight for each: with blocks of 256 rows at most a step of
+#: 2048 x 1024 takes 1.26 times as long, with 384 1.08 times (measured, two threads).
+MOST_ROWS: Final = 512
+LEAST_ROWS: Final = 128
+#: A block is no more than one of so many for each thread of what is left: the last ones are small.
+BLOCKS_LEFT: Final = 1.3
+GRAIN: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows [start, stop) of the batch, or of a layer's weight (`layer` is its number among those
+    with parameters); an empty one stands for its bias."""
+
+    layer: int | None
+    start: int
+    stop: int
+    flops: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """One layer: what comes to it, what it makes, each with a row for each row of a batch."""
+
+    layer: Dense | LayerFunction
+    before: Array
+    after: Array
+    #: Of one with parameters: its number among them.
+    number: int = -1
+
+
+@dataclass(eq=False)
+class Work:
+    """The memory that steps of one training need; it may serve one epoch after the other."""
+
+    inputs: Array
+    stages: Sequence[_Stage]
+    #: For each layer with parameters, the gradient of what it made.
+    deltas: Sequence[Array]
+    gradient: Array
+
+    @property
+    def size_bytes(self) -> int:
+        made = [stage.after for stage in self.stages if stage.after is not stage.before]
+        arrays = (self.inputs, self.gradient, *self.deltas, *made)
+        return sum(int(array.nbytes) for array in arrays)
+
+    @staticmethod
+    def of(xp: ModuleType, kind: Descent, samples: Array) -> Work:
+        """For a batch of these samples; raises MemoryError."""
+        rows, dtype = min(kind.batch_size, len(samples)), samples.dtype
+        inputs = before = xp.empty((rows, samples.shape[1]), dtype)
+        stages: list[_Stage] = []
+        deltas: list[Array] = []
+        for layer in kind.layers:
+            after = before
+            if isinstance(layer, Dense):
+                after = xp.empty((rows, layer.outputs), dtype)
+                deltas.append(xp.empty((rows, layer.outputs), dtype))
+                stages.append(_Stage(layer, before, after, len(deltas) - 1))
+            else:
+                follows = bool(stages) and isinstance(stages[-1].layer, Dense)
+                if not (follows and FUNCTIONS[layer].forgets):
+                    after = xp.empty(before.shape, dtype)
+                stages.append(_Stage(layer, before, after))
+            before = after
+        return Work(inputs, stages, deltas, xp.empty(descents.parameters(kind), dtype))
+
+
+@dataclass(eq=False)
+class Pass:
+    """One epoch on its way. `parts` are the operands' blocks, in the order of the operation's;
+    `out` is the whole result. Whoever drives it works all `pieces`, then asks to `proceed`, until
+    there are none."""
+
+    xp: ModuleType
+    kind: Descent
+    parts: Sequence[Array]
+    out: Array
+    threads: int
+    work: Work
+    pieces: Sequence[Piece] = field(init=False, default=())
+    #: Steps that are done.
+    steps: int = field(init=False, default=0)
+    loss: float = field(init=False, default=0.0)
+    _losses: dict[int, float] = field(init=False, default_factory=dict)
+    _places: Sequence[tuple[Dense, int, int]] = field(init=False, default=())
+    _before: Sequence[Array] = field(init=False, default=())
+    #: Weight and bias of each layer with parameters, and then their gradients, likewise.
+    _weights: Sequence[tuple[Array, Array | None]] = field(init=False, default=())
+    _is_moving: bool = field(init=False, default=True)
+
+    def begin(self) -> None:
+        """Raises InvalidInput for labels or sample numbers that are none."""
+        samples, targets, order, before = self.parts
+        descents.check_values(self.kind, targets, order, len(samples))
+        self.out[...] = before
+        self._places = list(descents.places(self.kind))
+        self._before = [stage.before for stage in self.work.stages if stage.number >= 0]
+        self._weights = [
+            (
+                self._view(row, weight, (layer.inputs, layer.outputs)),
+                self._view(row, bias, (layer.outputs,)) if layer.bias else None,
+            )
+            for row in (self.out[0], self.work.gradient)
+            for layer, weight, bias in self._places
+        ]
+        self._next()
+
+    @staticmethod
+    def _view(row: Array, start: int, shape: tuple[int, ...]) -> Array:
+        return row[start : start + math.prod(shape)].reshape(shape)
+
+    @property
+    def flops(self) -> float:
+        """The work of the whole epoch."""
+        per_row = _forward_flops(self.kind) + 2.0 * _sizes(self.kind)
+        return per_row * len(self.parts[0])
+
+    @property
+    def steps_in_all(self) -> int:
+        return -(-len(self.parts[0]) // self.kind.batch_size)
+
+    @property
+    def _rows(self) -> Array:
+        """The sample numbers of this step."""
+        start = self.steps * self.kind.batch_size
+        return self.parts[2][0, start : start + self.kind.batch_size]
+
+    def proceed(self) -> None:
+        """All pieces of a phase are done: on to the next. Raises InvalidInput where the loss, or a
+        parameter at the end, is not finite any more."""
+        if self._is_moving:
+            self.steps += 1
+            if self.steps == self.steps_in_all:
+                self.pieces = ()
+                self._end()
+                return
+        else:
+            count = len(self._rows)
+            value = math.fsum(self._losses[start] for start in sorted(self._losses)) / count
+            self._losses.clear()
+            if not math.isfinite(value):
+                epoch = self.kind.epoch + 1
+                raise self._diverged(f"the loss is {value} in step {self.steps + 1} of", epoch)
+            self.loss += value * count
+        self._next()
+
+    def _end(self) -> None:
+        if not bool(self.xp.isfinite(self.out[:, : descents.parameters(self.kind)]).all()):
+            raise self._diverged("a parameter is not finite after", self.kind.epoch + 1)
+        self.loss /= len(self.parts[0])
+
+    def _diverged(self, what: str, epoch: int) -> InvalidInput:
+        rate = self.kind.learning_rate
+        return InvalidInput(
+            f"{what} epoch {epoch}: learning_rate {rate:g} is too large", field="learning_rate"
+        )
+
+    def _next(self) -> None:
+        self._is_moving = not self._is_moving
+        rows = len(self._rows)
+        if not self._is_moving:
+            flops = _forward_flops(self.kind)
+            cuts = _cuts(rows, self.threads)
+            self.pieces = [Piece(None, a, b, flops * (b - a)) for a, b in cuts]
+            return
+        found = []
+        for number, layer in enumerate(descents.dense(self.kind)):
+            flops = 2.0 * rows * layer.outputs
+            cuts = _cuts(layer.inputs, self.threads)
+            found += [Piece(number, a, b, flops * (b - a)) for a, b in cuts]
+            if layer.bias:
+                found.append(Piece(number, 0, 0, 0.0))
+        # The largest first, so that the last ones end together; a bias takes time, but no flops.
+        found.sort(key=lambda piece: (piece.start != piece.stop, -piece.flops))
+        self.pieces = found
+
+    def record(self, seconds: float, waiting: float = 0.0, spread: float = 0.0) -> None:
+        """What was measured of the epoch goes into the state."""
+        values = (self.loss, seconds, float(self.steps), waiting, spread)
+        wide = self.xp.asarray(values, self.xp.float64).view(self.xp.uint8)
+        start = descents.parameters(self.kind) * self.out.dtype.itemsize
+        start += self.kind.epoch * descents.RECORD_BYTES
+        self.out[0].view(self.xp.uint8)[start : start + descents.RECORD_BYTES] = wide
+
+    # Pieces
+
+    def do(self, piece: Piece) -> None:
+        """Works one piece of the present phase."""
+        if piece.layer is None:
+            self._losses[piece.start] = self._through(piece.start, piece.stop)
+        elif piece.start == piece.stop:
+            self._move_bias(piece.layer)
+        else:
+            self._move_rows(piece.layer, piece.start, piece.stop)
+
+    def _through(self, start: int, stop: int) -> float:
+        """Rows of the batch forwards and backwards; returns the sum of their losses."""
+        xp, work, rows = self.xp, self.work, self._rows
+        samples, targets = self.parts[:2]
+        chosen = rows[start:stop]
+        _gather(xp, samples, chosen, work.inputs[start:stop])
+        for stage in work.stages:
+            x, y = stage.before[start:stop], stage.after[start:stop]
+            if isinstance(stage.layer, Dense):
+                weight, bias = self._weights[stage.number]
+                xp.matmul(x, weight, out=y)
+                if bias is not None:
+                    y += bias
+            else:
+                FUNCTIONS[stage.layer].apply(xp, x, y)
+        output = work.stages[-1].after[start:stop]
+        g = work.deltas[-1][start:stop]
+        loss = LOSSES[self.kind.loss](xp, output, targets[chosen], g, len(rows))
+        for stage in reversed(work.stages):
+            if not isinstance(stage.layer, Dense):
+                x, y = stage.before[start:stop], stage.after[start:stop]
+                FUNCTIONS[stage.layer].derive(xp, g, x, y)
+            elif stage.number:
+                before = work.deltas[stage.number - 1][start:stop]
+                xp.matmul(g, self._weights[stage.number][0].T, out=before)
+                g = before
+            else:  # Nobody asks for the gradient of the samples.
+                break
+        return loss
+
+    def _move_rows(self, number: int, start: int, stop: int) -> None:
+        """Some rows of a layer's weight, by their gradient."""
+        work, rows = self.work, len(self._rows)
+        gradient = self._weights[number + len(work.deltas)][0][start:stop]
+        x = self._before[number][:rows, start:stop]
+        self.xp.matmul(x.T, work.deltas[number][:rows], out=gradient)
+        layer, weight, _ = self._places[number]
+        at = weight + start * layer.outputs
+        self._move(at, at + gradient.size)
+
+    def _move_bias(self, number: int) -> None:
+        rows = len(self._rows)
+        gradient = self._weights[number + len(self.work.deltas)][1]
+        assert gradient is not None
+        self.work.deltas[number][:rows].sum(axis=0, out=gradient)
+        bias = self._places[number][2]
+        self._move(bias, bias + gradient.size)
+
+    def _move(self, start: int, stop: int) -> None:
+        """v = momentum * v + g and p = p - learning_rate * v, for some parameters."""
+        p, g = self.out[0, start:stop], self.work.gradient[start:stop]
+        if self.kind.momentum:
+            v = self.out[1, start:stop]
+            v *= self.kind.momentum
+            v += g
+            g = v
+        p -= g * self.kind.learning_rate
+
+
+def run(
+    xp: ModuleType, kind: Descent, parts: Sequence[Array], out: Array, work: Work | None = None
+) -> None:
+    """A whole epoch in this thread, with memory that may have served another one before."""
+    started_s = time.perf_counter()
+    made = Pass(xp, kind, parts, out, 1, work or Work.of(xp, kind, parts[0]))
+    made.begin()
+    while made.pieces:
+        for piece in made.pieces:
+            made.do(piece)
+        made.proceed()
+    made.record(time.perf_counter() - started_s)
+
+
+def _gather(xp: ModuleType, samples: Array, chosen: Array, out: Array) -> None:
+    if xp.__name__ == "numpy":
+        # Numbers have been checked; looking at them again would cost a copy.
+        xp.take(samples, chosen, axis=0, out=out, mode="clip")
+    else:
+        out[...] = samples[chosen]
+
+
+def _sizes(kind: Descent) -> float:
+    return float(sum(layer.inputs * layer.outputs for layer in descents.dense(kind)))
+
+
+def _forward_flops(kind: Descent) -> float:
+    """Of one row, forwards and backwards, without the gradients of weights."""
+    layers = descents.dense(kind)
+    return 4.0 * _sizes(kind) - 2.0 * layers[0].inputs * layers[0].outputs
+
+
+def _cuts(length: int, threads: int) -> list[tuple[int, int]]:
+    """A length in blocks: large ones first, and the last ones small, so that threads of unlike pace
+    end together."""
+    found, start = [], 0
+    while start < length:
+        left = length - start
+        size = int(left / (BLOCKS_LEFT * threads)) if threads > 1 else MOST_ROWS
+        size = -(-min(MOST_ROWS, max(LEAST_ROWS, size)) // GRAIN) * GRAIN
+        if left - size < LEAST_ROWS // 2:
+            size = left
+        found.append((start, start + size))
+        start += size
+    return found

@@ -1,0 +1,198 @@
+"""The rules of a descent: what its operands are, what a state is, and the work of an epoch.
+
+A state is one matrix. Its first row has all parameters, layer by layer, each weight row-major and
+then its bias; behind them a record of MEASURES for each epoch of the training, as the bytes of
+float64. With momentum a second row has the velocities of the parameters. So a state is all that a
+training needs to go on, and all that a report of it says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from deadheat.runtime.errors import InvalidInput
+from deadheat.runtime.operations import Dense, Descent, GemmShape, Loss, Operation
+from deadheat.runtime.rectangles import MatrixType, Rectangle
+
+#: What is measured of each epoch, in this order: the mean loss over its samples, each as it was
+#: before its step; seconds; steps; the share of its threads' time that they waited for one another;
+#: how far apart the first and the last thread ended a step, as a share of the step.
+MEASURES: Final = ("loss", "seconds", "steps", "waiting", "spread")
+RECORD_BYTES: Final = 8 * len(MEASURES)
+#: Gradients of shorter floats vanish, unless losses are scaled, which this does not do.
+DTYPES: Final = ("float32", "float64")
+#: Numbers of samples in an order.
+ORDER_DTYPE: Final = "uint32"
+LABEL_DTYPE: Final = "int64"
+MAX_LAYERS: Final = 1_024
+#: What a step makes besides operands and result; of more, batches have to be smaller.
+MAX_WORK_BYTES: Final = 8 << 30
+#: Orders of all epochs are one matrix, which every device gets whole if it is small.
+MAX_EPOCHS: Final = 10_000
+
+Types = Mapping[str, MatrixType]
+
+
+def dense(kind: Descent) -> list[Dense]:
+    return [layer for layer in kind.layers if isinstance(layer, Dense)]
+
+
+def size_of(layer: Dense) -> int:
+    """Parameters of a layer."""
+    return layer.inputs * layer.outputs + (layer.outputs if layer.bias else 0)
+
+
+def parameters(kind: Descent) -> int:
+    """Parameters of the network."""
+    return sum(size_of(layer) for layer in dense(kind))
+
+
+def state_type(kind: Descent, dtype: str) -> MatrixType:
+    itemsize = MatrixType(1, 1, dtype).element.itemsize
+    records = kind.epochs * RECORD_BYTES // itemsize
+    return MatrixType(2 if kind.momentum else 1, parameters(kind) + records, dtype)
+
+
+def records(parameters: int, state: Any) -> list[tuple[float, ...]]:
+    """What was measured of all epochs, MEASURES for each, zeros for those to come. `state` is a
+    NumPy array of a network with so many parameters."""
+    flat = memoryview(state[0, parameters:].tobytes()).cast("d")
+    width = len(MEASURES)
+    return [tuple(flat[at : at + width]) for at in range(0, len(flat), width)]
+
+
+def places(kind: Descent) -> Iterator[tuple[Dense, int, int]]:
+    """Each layer with parameters, where its weight begins in a state's row, and where its bias."""
+    at = 0
+    for layer in dense(kind):
+        yield layer, at, at + layer.inputs * layer.outputs
+        at += size_of(layer)
+
+
+# Types
+
+
+def result_type(operation: Operation, kind: Descent, given: Sequence[MatrixType]) -> MatrixType:
+    """The type of the state behind it; raises InvalidInput for operands that do not fit."""
+    name = operation.result
+    if len(given) != 4:
+        raise InvalidInput(f"{name!r}: a descent has 4 operands, not {len(given)}")
+    samples, targets, order, before = given
+    _check_numbers(name, kind)
+    _check_layers(name, kind, samples)
+    outputs = dense(kind)[-1].outputs
+    wanted = MatrixType(samples.rows, 1, LABEL_DTYPE)
+    if kind.loss is Loss.MEAN_SQUARES:
+        wanted = MatrixType(samples.rows, outputs, samples.dtype)
+    if (size_bytes := work_bytes(kind, samples)) > MAX_WORK_BYTES:
+        raise InvalidInput(
+            f"{name!r}: a step on {min(kind.batch_size, samples.rows)} rows makes {size_bytes} "
+            f"bytes; the limit is {MAX_WORK_BYTES}, so take a smaller batch_size",
+            field="batch_size",
+        )
+    made = state_type(kind, samples.dtype)
+    expected = (wanted, MatrixType(kind.epochs, samples.rows, ORDER_DTYPE), made)
+    for operand, found, right in zip(operation.operands[1:], (targets, order, before), expected):
+        if found != right:
+            raise InvalidInput(f"{operand!r} is {found}; for this training it must be {right}")
+    return made
+
+
+def _check_numbers(name: str, kind: Descent) -> None:
+    if not 1 <= kind.epochs <= MAX_EPOCHS or not 0 <= kind.epoch < kind.epochs:
+        raise InvalidInput(
+            f"{name!r}: epoch {kind.epoch} of {kind.epochs}; there may be 1 to {MAX_EPOCHS}, "
+            "counted from 0",
+            field="epochs",
+        )
+    if kind.batch_size < 1:
+        raise InvalidInput(f"{name!r}: batch_size is {kind.batch_size}; it must be 1 or more")
+    if not 0 < kind.learning_rate < math.inf:
+        raise InvalidInput(f"{name!r}: learning_rate is {kind.learning_rate}; it must be above 0")
+    if not 0 <= kind.momentum < 1:
+        raise InvalidInput(f"{name!r}: momentum is {kind.momentum}; it goes from 0 up to 1")
+
+
+def _check_layers(name: str, kind: Descent, samples: MatrixType) -> None:
+    if samples.dtype not in DTYPES:
+        raise InvalidInput(f"{name!r}: samples are {samples.dtype}; {' and '.join(DTYPES)} train")
+    if not samples.rows:
+        raise InvalidInput(f"{name!r}: there are no samples")
+    if not dense(kind) or len(kind.layers) > MAX_LAYERS:
+        raise InvalidInput(
+            f"{name!r}: there are {len(kind.layers)} layers; a network has 1 to {MAX_LAYERS}, one "
+            "with parameters at least",
+            field="layers",
+        )
+    columns = samples.columns
+    for number, layer in enumerate(kind.layers):
+        if not isinstance(layer, Dense):
+            continue
+        if layer.inputs != columns or min(layer.inputs, layer.outputs) < 1:
+            raise InvalidInput(
+                f"{name!r}: layer {number} is {layer.inputs} x {layer.outputs}, but what comes to "
+                f"it has {columns} columns",
+                field="layers",
+            )
+        columns = layer.outputs
+
+
+# Blocks
+
+
+def needed_blocks(
+    operation: Operation, kind: Descent, types: Types
+) -> Iterator[tuple[str, Rectangle]]:
+    """All of every operand, but of the orders only that of this epoch."""
+    samples, targets, order, before = operation.operands
+    yield samples, types[samples].whole()
+    yield targets, types[targets].whole()
+    yield order, types[order].whole().with_rows(kind.epoch, kind.epoch + 1)
+    yield before, types[before].whole()
+
+
+# Work
+
+
+def work_shape(kind: Descent, samples: MatrixType, result: MatrixType) -> GemmShape:
+    """The products of a step, forward and backward, as often as there are steps."""
+    batch = min(kind.batch_size, samples.rows)
+    parts = []
+    for number, layer in enumerate(dense(kind)):
+        ways = [(batch, layer.inputs, layer.outputs), (layer.inputs, batch, layer.outputs)]
+        if number:  # Nobody asks for the gradient of the samples.
+            ways.append((batch, layer.outputs, layer.inputs))
+        parts += [GemmShape(*sizes, samples.dtype) for sizes in ways]
+    steps = -(-samples.rows // batch)
+    return GemmShape(result.rows, 1, result.columns, result.dtype, parts=tuple(parts), times=steps)
+
+
+def work_bytes(kind: Descent, samples: MatrixType) -> int:
+    """Memory for what a step makes, besides operands and result: samples of the batch, for each
+    layer what comes out and its gradient, and the gradients of the parameters."""
+    rows = min(kind.batch_size, samples.rows)
+    widths = samples.columns + sum(
+        2 * layer.outputs if isinstance(layer, Dense) else 0 for layer in kind.layers
+    )
+    widest = max(layer.outputs for layer in dense(kind))
+    functions = sum(not isinstance(layer, Dense) for layer in kind.layers)
+    elements = rows * (widths + functions * widest) + parameters(kind)
+    return elements * samples.element.itemsize
+
+
+def check_values(kind: Descent, targets: Any, order: Any, samples: int) -> None:
+    """Raises InvalidInput for labels and sample numbers that are none: what reads them would read
+    something else. Both are arrays."""
+    outputs = dense(kind)[-1].outputs
+    if kind.loss is Loss.CROSS_ENTROPY:
+        least, most = int(targets.min()), int(targets.max())
+        if least < 0 or most >= outputs:
+            wrong = least if least < 0 else most
+            raise InvalidInput(
+                f"label {wrong} is out of range; labels go from 0 to {outputs - 1}", field="y"
+            )
+    last = int(order.max())
+    if last >= samples:
+        raise InvalidInput(f"the order names sample {last}; there are {samples}", field="order")
