@@ -17,7 +17,6 @@ from deadheat.client.arrays import Array
 from deadheat.client.jobs import Job
 from deadheat.client.lowering import Lowered
 from deadheat.client.networks import Networks
-from deadheat.client.nn.layers import Linear
 from deadheat.client.nn.losses import Epoch, Training
 from deadheat.client.nn.sequential import Sequential
 from deadheat.client.nn.states import epochs_of, packed, unpacked
@@ -207,10 +206,9 @@ def descend_here(lesson: Lesson, pupil: Pupil) -> Training:
 
 
 def assign(network: Sequential, arrays: Sequence[Array]) -> None:
-    """All parameters of a network, in the order of `network.parameters`."""
+    """All parameters of a network, in the order of `network.parameters`, as `matrix_of` has them."""
     left = iter(arrays)
-    for layer in network:
-        if isinstance(layer, Linear):
-            layer.weight = next(left)
-            if layer.bias is not None:
-                layer.bias = next(left)
+    for layer in network.weighted:
+        layer.weight = next(left).reshape(layer.weight.shape)
+        if layer.bias is not None:
+            layer.bias = next(left)
