@@ -16,6 +16,8 @@ from typing import Any, Final
 from deadheat.agent import calibration
 from deadheat.agent.blocks import Blocks
 from deadheat.agent.cache import BlockCache
+from deadheat.agent.cardpool import NOT_STARTED, CardPool, chosen
+from deadheat.agent.executors.bounds import STREAMS
 from deadheat.agent.executors.link import ExecutorLink
 from deadheat.agent.peers import Peers
 from deadheat.agent.probes import cards, procfs
@@ -82,9 +84,13 @@ class Daemon:
             len(settings.cpus),
             settings.politeness,
             self.subtasks.on_executor_event,
-            self.subtasks.on_executor_died,
+            lambda reason: self.subtasks.on_executor_died(self._cpu_device, reason),
         )
-        self.subtasks.attach(self.executor)
+        self.subtasks.attach(self._cpu_device, self.executor)
+        self.cards = CardPool(
+            settings.cache_dir, settings.politeness, self.subtasks, self._offer
+        )
+        self.registration = pb.Register()
         self.nvml = NvmlProbe()
         self.session: Session | None = None
         self.sampler: Sampler | None = None
@@ -92,6 +98,27 @@ class Daemon:
     def _tell(self, message: pb.AgentServiceSessionRequest) -> None:
         if self.session:
             self.session.tell(message)
+
+    def _offer(self, device: str, points: Sequence[pb.SpeedPoint], problem: str) -> None:
+        """What a GPU can do now; also whenever this agent registers again."""
+        for info in self.registration.devices:
+            if info.id == device:
+                del info.speed_points[:]
+                info.speed_points.extend(points)
+        told = pb.SpeedPoints(device=device, points=points, problem=problem)
+        self._tell(pb.AgentServiceSessionRequest(speed_points=told))
+
+    def _offer_again(self) -> None:
+        """A registration that was on its way may have said less."""
+        for info in self.registration.devices:
+            if info.kind == "gpu":
+                points, problem = info.speed_points, self.cards.problems.get(info.id, "")
+                told = pb.SpeedPoints(device=info.id, points=points, problem=problem)
+                self._tell(pb.AgentServiceSessionRequest(speed_points=told))
+
+    def _keep_open(self, descriptor: int) -> None:
+        self.executor.keep_open(descriptor)
+        self.cards.keep_open(descriptor)
 
     @property
     def _cpu_device(self) -> str:
@@ -110,12 +137,15 @@ class Daemon:
         points = await notify.while_extending("calibrating", self._calibration(found))
         gpus = await asyncio.to_thread(self.nvml.first, NVML_FIRST_ANSWER_S)
         self._say_missing(gpus)
-        names = {gpu.uuid: f"{self.settings.name}/gpu{k}" for k, gpu in enumerate(gpus.devices)}
-        registration = self._registration(points, names)
+        names = self._named(gpus)
+        self.registration = self._registration(points, names)
         self.session = Session(
-            self.settings, registration, self.blocks, self.executor.keep_open, self.serving
+            self.settings, self.registration, self.blocks, self._keep_open, self.serving
         )
         self.session.attach(self.subtasks)
+        self.session.on_opened = self._offer_again
+        for uuid, device in names.items():
+            self.cards.add(uuid, device)
         self.sampler = self._start_sampler(names)
         running = loop.create_task(self.session.run())
         announcing = loop.create_task(self._announce(ready_fd))
@@ -132,7 +162,16 @@ class Daemon:
             await asyncio.to_thread(self.sampler.stop)
             await self.session.close()
             await self.peers.close()
+            await self.cards.stop()
             await self.executor.stop()
+
+    def _named(self, gpus: Gpus) -> dict[str, str]:
+        """Ids of devices by the UUIDs of the GPUs that this agent may use."""
+        ours, missing = chosen(gpus.devices, self.settings.gpus, os.environ)
+        if missing:
+            text = f"NVML does not show {', '.join(missing)}, which this agent was told to use"
+            log.error(f"GPUs are missing: {text}", extra=logs.keys("gpu"))
+        return {gpu.uuid: f"{self.settings.name}/gpu{k}" for k, gpu in enumerate(ours)}
 
     def _say_missing(self, gpus: Gpus) -> None:
         """No silent fall-back to the CPU: whoever counts on a GPU shall see why there is none."""
@@ -177,7 +216,7 @@ class Daemon:
                 id=gpus[gpu.uuid],
                 kind="gpu",
                 model=gpu.name,
-                threads=1,
+                threads=STREAMS,
                 memory_bytes=gpu.memory_total_bytes,
             )
             for gpu in self.nvml.latest().devices
@@ -202,7 +241,7 @@ class Daemon:
 
         probe = CpuProbe(
             self.settings.cpus,
-            lambda: (os.getpid(), self.executor.pid),
+            lambda: (os.getpid(), self.executor.pid, *self.cards.all_pids),
             lambda: self.executor.pid,
         )
         return Sampler(
@@ -213,6 +252,8 @@ class Daemon:
             lambda: self.blocks.memory_free_bytes,
             lambda: self.blocks.held_matrices,
             tell,
+            gpu_pids=self.cards.pids,
+            unused={gpu.uuid for gpu in self.nvml.latest().devices} - set(gpus),
         )
 
     async def _announce(self, ready_fd: int | None) -> None:
@@ -231,7 +272,9 @@ class Daemon:
             why = f": {problem}" if problem else ""
             return f"{settings.name}: waiting for the scheduler at {settings.scheduler}{why}"
         count = len(self.subtasks.held)
-        return f"{settings.name}: registered with {settings.scheduler}, {count} sub-tasks at hand"
+        text = f"{settings.name}: registered with {settings.scheduler}, {count} sub-tasks at hand"
+        idle = [device for device, why in self.cards.problems.items() if why != NOT_STARTED]
+        return f"{text}; {', '.join(idle)} out of order, see the log" if idle else text
 
     def _problem(self) -> str:
         """What is wrong with this process, and what a restart would mend."""
@@ -243,6 +286,7 @@ class Daemon:
         logs.configure(settings.log_level)
         try:
             self.executor.set_politeness(settings.politeness)
+            self.cards.set_politeness(settings.politeness)
         except OSError:
             return ("politeness",)
         return ()
@@ -268,7 +312,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m deadheat.agent", description=__doc__)
     for flag in ("scheduler", "name", "cpus", "memory", "politeness", "cache-dir", "log-level"):
         parser.add_argument(f"--{flag}")
-    for flag in ("peers", "tls-cert", "tls-key", "tls-ca"):
+    for flag in ("gpus", "peers", "tls-cert", "tls-key", "tls-ca"):
         parser.add_argument(f"--{flag}")
     parser.add_argument("--shares-cpus", action="store_true", default=None)
     parser.add_argument("--config", type=Path)

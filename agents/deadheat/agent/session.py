@@ -74,6 +74,7 @@ class Session:
         self._endpoint = cluster_pb2.StoreEndpoint()
         self._data_channel: grpc.aio.Channel | None = None
         self.registered = asyncio.Event()
+        self.on_opened: Callable[[], None] | None = None
         self._tried_s = time.monotonic()
         #: Why there was no session at the last try.
         self.problem = ""
@@ -175,6 +176,8 @@ class Session:
         self._queue.clear()
         self._is_open, self.problem = True, ""
         self._subtasks.session_opened()
+        if self.on_opened:
+            self.on_opened()
         self.registered.set()
         log.info(
             f"registered with {self._settings.scheduler}",

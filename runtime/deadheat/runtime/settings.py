@@ -204,6 +204,8 @@ class AgentSettings:
     memory_bytes: int | None
     politeness: str
     shares_cpus: bool
+    #: "all", "none", or UUIDs and numbers of GPUs, separated by commas.
+    gpus: str
     #: Where other agents get blocks: HOST:PORT, "off", or empty for this host's own address.
     peers: str
     cache_dir: Path
@@ -222,6 +224,7 @@ class AgentSettings:
             memory_bytes=sources.get("memory", parse_size, None),
             politeness=sources.get("politeness", _parse_politeness, "normal"),
             shares_cpus=sources.get("shares_cpus", parse_flag, False),
+            gpus=sources.get("gpus", parse_gpus, "all"),
             peers=sources.get("peers", _parse_peers, ""),
             cache_dir=sources.get("cache_dir", _parse_path, cache_dir(sources.environment)),
             log_level=sources.get("log_level", _parse_level, "info"),
@@ -276,6 +279,19 @@ def _parse_directory(raw: object) -> Path:
 
 def _parse_peers(raw: object) -> str:
     return "off" if raw == "off" else _parse_address(raw)
+
+
+def parse_gpus(raw: object) -> str:
+    """"all", "none", or a list (also as text, separated by commas) of UUIDs, or beginnings of them,
+    and numbers in NVML's order; raises InvalidInput for anything else."""
+    words = list(raw) if isinstance(raw, list | tuple) else str(raw).split(",")
+    parts = [str(word).strip() for word in words]
+    if parts in (["all"], ["none"]):
+        return parts[0]
+    for part in parts:
+        if not part.isdecimal() and not part.startswith(("GPU-", "MIG-")):
+            raise InvalidInput(f"{part!r} may be a number, GPU-... or MIG-...; or all, or none")
+    return ",".join(parts) or "none"
 
 
 def _parse_politeness(raw: object) -> str:

@@ -24,6 +24,8 @@ from deadheat.v1 import agent_pb2, local_pb2, types_pb2
 
 Array = Any
 Emit = Callable[[local_pb2.ExecutorEvent], None]
+#: Computes one panel of a task into its place in the result; MemoryError asks for a smaller one.
+Compute = Callable[["Task", Panel], None]
 
 #: Progress of a sub-task is told at most so often, unless the scheduler says otherwise.
 PROGRESS_INTERVAL_S: Final = 0.1
@@ -54,6 +56,8 @@ class Task:
     is_inline: bool
     #: Progress is told at most so often.
     progress_s: float = PROGRESS_INTERVAL_S
+    #: Names of the operands' contents, equal only where these are; empty where there is none.
+    keys: Sequence[str] = ()
     arrival: int = 0
     running: int = 0
     started_s: float | None = None
@@ -73,8 +77,19 @@ class Pool:
     thread does it: nobody may hear that rows are done before he hears which of them were given
     away. `emit` is called from any thread, by one at a time, outside the lock."""
 
-    def __init__(self, threads: int, emit: Emit) -> None:
+    def __init__(
+        self,
+        threads: int,
+        emit: Emit,
+        compute: Compute | None = None,
+        *,
+        counts_cpu: bool = True,
+    ) -> None:
+        """`compute` is this process's own cores if nothing else is said. Where it is not these
+        that do the work, their time says nothing of it (`counts_cpu`)."""
         self._emit = emit
+        self._compute = compute or compute_here
+        self._counts_cpu = counts_cpu
         self._changed = threading.Condition()
         self._unsaid: deque[local_pb2.ExecutorEvent] = deque()
         self._saying = threading.Lock()
@@ -153,15 +168,16 @@ class Pool:
             wall_s, cpu_s = time.monotonic(), time.thread_time()
             try:
                 if image is None:
-                    _compute(task, panel)
+                    self._compute(task, panel)
                 else:
-                    _part(task.result, panel.rectangle)[...] = _part(task.result, image).T
+                    part_of(task.result, panel.rectangle)[...] = part_of(task.result, image).T
             except MemoryError:
                 self._retry_smaller(task, panel)
             except Exception as error:  # noqa: BLE001 - reported with the sub-task it belongs to.
                 self._fail(task, "internal", f"{type(error).__name__}: {error}")
             else:
-                spent = (time.thread_time() - cpu_s, time.monotonic() - wall_s)
+                used_s = time.thread_time() - cpu_s if self._counts_cpu else 0.0
+                spent = (used_s, time.monotonic() - wall_s)
                 self._finish(task, panel, *spent, is_copied=image is not None)
             # An idle thread must not keep the last task's mappings alive.
             del task, panel
@@ -239,14 +255,15 @@ def _progress(task: Task) -> agent_pb2.SubtaskProgress:
     )
 
 
-def _compute(task: Task, panel: Panel) -> None:
-    out = _part(task.result, panel.rectangle)
+def compute_here(task: Task, panel: Panel) -> None:
+    """By NumPy, in the calling thread."""
+    out = part_of(task.result, panel.rectangle)
     needed = needed_blocks(task.operation, task.types, panel.rectangle)
-    parts = [_part(block, wanted) for block, (_, wanted) in zip(task.operands, needed, strict=True)]
+    parts = [part_of(block, wanted) for block, (_, wanted) in zip(task.operands, needed, strict=True)]
     compute_panel(np, task.operation, task.types, panel.rectangle, parts, out)
 
 
-def _part(block: Block, wanted: Rectangle) -> Array:
+def part_of(block: Block, wanted: Rectangle) -> Array:
     """Some rows and columns of a matrix, as a view of the block that holds them."""
     held = block.rectangle
     if not (

@@ -1,6 +1,6 @@
 """The executor process of a CPU pool: `python -m deadheat.agent.executors.worker`.
 
-It gets sub-tasks with descriptors of their blocks over a Unix socket, and ends when that closes:
+What is not of the CPU here is that of every executor. It gets sub-tasks with descriptors of their blocks over a Unix socket, and ends when that closes:
 its agent is gone, also if it was killed.
 """
 
@@ -11,15 +11,16 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final, NoReturn
 
 import numpy as np
 
-from deadheat.agent.executors.calibrate import calibrate
-from deadheat.agent.executors.panels import Panels
-from deadheat.agent.executors.pool import PROGRESS_INTERVAL_S, Block, Pool, Task
+from deadheat.agent.executors.bounds import Bounds
+from deadheat.agent.executors.calibrate import Point, calibrate
+from deadheat.agent.executors.panels import CORES, Panels
+from deadheat.agent.executors.pool import PROGRESS_INTERVAL_S, Block, Compute, Pool, Task
 from deadheat.runtime import pages, wire
 from deadheat.runtime.dtypes import element_type, numpy_dtype
 from deadheat.runtime.frames import FrameSocket
@@ -27,6 +28,24 @@ from deadheat.runtime.programs import Op, Segment, is_symmetric, work_shape
 from deadheat.v1 import agent_pb2, local_pb2, types_pb2
 
 _OPS: Final = {Op.PRODUCT: agent_pb2.SPEED_OP_PRODUCT, Op.SUM: agent_pb2.SPEED_OP_SUM}
+
+#: The exit code of an executor that has said why it ends (EX_SOFTWARE).
+ENDED: Final = 70
+#: Says why this process cannot go on, and ends it.
+End = Callable[[str], NoReturn]
+
+
+@dataclass(frozen=True)
+class Device:
+    """What an executor computes with. `compute` is the cores of this process if nothing is said."""
+
+    threads: int
+    library: str
+    calibrate: Callable[[], list[Point]]
+    compute: Compute | None = None
+    bounds: Bounds = CORES
+    #: A card: its work is not the time of our cores, and it gains nothing from a symmetric result.
+    is_card: bool = False
 
 
 def _map_block(
@@ -51,7 +70,7 @@ def _map_block(
     return Block(array.reshape(shape), rectangle)
 
 
-def _task(message: local_pb2.RunSubtask, descriptors: list[int], threads: int) -> Task:
+def _task(message: local_pb2.RunSubtask, descriptors: list[int], device: Device) -> Task:
     assign = message.assign
     operation = wire.operation_from_wire(assign.operations[0])
     result_type = wire.matrix_type_from_wire(assign.result_type, field="result_type")
@@ -74,22 +93,35 @@ def _task(message: local_pb2.RunSubtask, descriptors: list[int], threads: int) -
         panels=Panels(
             rectangle,
             replace(shape, rows=rectangle.rows, columns=rectangle.columns),
-            threads,
+            device.threads,
             assign.predicted_s,
-            is_symmetric(operation),
+            is_symmetric(operation) and not device.is_card,
             message.row_stop if message.HasField("row_stop") else None,
             is_in_whole_rows=isinstance(operation.kind, Segment),
+            bounds=device.bounds,
         ),
         is_inline=message.result.is_inline,
         progress_s=assign.progress_s or PROGRESS_INTERVAL_S,
+        keys=[
+            block.matrix_id if block.WhichOneof("source") == "matrix_id" else ""
+            for block in assign.operands
+        ],
     )
 
 
 class _Executor:
-    def __init__(self, link: FrameSocket, threads: int) -> None:
+    def __init__(self, link: FrameSocket, make: Callable[[End], Device]) -> None:
         self._link = link
         self._kept_open: list[int] = []
-        self._pool = Pool(threads, self._emit)
+        self._device = device = make(self._end)
+        self._pool = Pool(
+            device.threads, self._emit, device.compute, counts_cpu=not device.is_card
+        )
+
+    def _end(self, reason: str) -> NoReturn:
+        """What runs is not waited for: it waits for what never comes."""
+        self._emit(local_pb2.ExecutorEvent(ending=local_pb2.Ending(reason=reason)))
+        os._exit(ENDED)
 
     def _emit(self, event: local_pb2.ExecutorEvent) -> None:
         try:
@@ -98,7 +130,7 @@ class _Executor:
             os._exit(0)  # The agent is gone; there is nobody to compute for.
 
     def serve(self) -> None:
-        ready = local_pb2.ExecutorReady(threads=self._pool.threads, library=_library())
+        ready = local_pb2.ExecutorReady(threads=self._pool.threads, library=self._device.library)
         self._emit(local_pb2.ExecutorEvent(ready=ready))
         while (frame := self._link.receive()) is not None:
             payload, descriptors = frame
@@ -121,7 +153,7 @@ class _Executor:
 
     def _run(self, message: local_pb2.RunSubtask, descriptors: list[int]) -> None:
         try:
-            self._pool.add(_task(message, descriptors, self._pool.threads))
+            self._pool.add(_task(message, descriptors, self._device))
         except Exception as error:  # noqa: BLE001 - reported with the sub-task it belongs to.
             failure = types_pb2.Failure(code="internal", message=f"{type(error).__name__}: {error}")
             failed = agent_pb2.Failed(subtask_id=message.assign.subtask_id, failure=failure)
@@ -140,7 +172,7 @@ class _Executor:
                 seconds=point.seconds,
                 op=_OPS[point.shape.op],
             )
-            for point in calibrate(self._pool.threads)
+            for point in self._device.calibrate()
         ]
         calibrated = agent_pb2.SpeedPoints(points=points)
         self._emit(local_pb2.ExecutorEvent(calibrated=calibrated))
@@ -158,17 +190,23 @@ def _library() -> str:
     return f"numpy {np.__version__}, {', '.join(names) or 'no BLAS'}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m deadheat.agent.executors.worker")
+def _cores(threads: int) -> Device:
+    return Device(threads, _library(), lambda: calibrate(threads))
+
+
+def main(make: Callable[[End], Device] | None = None) -> int:
+    """Serves an agent until it goes; `make` opens what is computed with, if it is no CPU pool."""
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--politeness", choices=("normal", "idle"), default="normal")
     found = parser.parse_args()
     if found.politeness == "idle":
         # The machine's owner wins: these threads get what nobody else wants.
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     np.seterr(all="ignore")  # NaN and infinity propagate; they are the user's.
-    _Executor(FrameSocket(socket.socket(fileno=found.fd)), found.threads).serve()
+    link = FrameSocket(socket.socket(fileno=found.fd))
+    _Executor(link, make or (lambda _end: _cores(found.threads))).serve()
     return 0
 
 

@@ -36,8 +36,10 @@ class Sampler:
         tell: Callable[[pb.Samples], None],
         *,
         gpu_pids: Callable[[str], Collection[int]] = lambda _uuid: (),
+        unused: Collection[str] = (),
     ) -> None:
-        """`gpu_devices` names devices by their UUIDs; `gpu_pids` are our processes on a GPU."""
+        """`gpu_devices` names devices by their UUIDs, `unused` are those of GPUs that are not for
+        this agent; `gpu_pids` are our processes on a GPU."""
         self._cpu_device = cpu_device
         self._cpu = cpu
         self._nvml = nvml
@@ -47,7 +49,7 @@ class Sampler:
         self._tell = tell
         self._gpu_pids = gpu_pids
         self._pids_match = sees_all_pids()
-        self._said: dict[str, str] = dict.fromkeys(gpu_devices, "")
+        self._said: dict[str, str] = dict.fromkeys((*gpu_devices, *unused), "")
         self._host = HostProbe()
         self._told: dict[str, tuple[float, float]] = {}
         self._told_held: dict[str, tuple[str, ...]] = {}
@@ -85,9 +87,15 @@ class Sampler:
             self._say(gpu)
             if device := self._gpu_devices.get(gpu.uuid):
                 load = load_of(gpu, self._gpu_pids(gpu.uuid), pids_match=self._pids_match)
-                samples.append(_gpu_message(device, gpu, load))
+                own_bytes = self._own_bytes(gpu)
+                samples.append(_gpu_message(device, gpu, load, own_bytes))
         if samples and self._is_news(samples):
             self._tell(pb.Samples(devices=samples, host=self._host.sample()))
+
+    def _own_bytes(self, gpu: Gpu) -> int:
+        """Memory that our own executor has there: it serves whatever it is given next."""
+        pids = self._gpu_pids(gpu.uuid) if self._pids_match else ()
+        return sum(one.memory_bytes or 0 for one in gpu.processes or () if one.pid in pids)
 
     def _say(self, gpu: Gpu) -> None:
         """Says in the log what became of a GPU, once for each change."""
@@ -137,7 +145,7 @@ class Sampler:
         )
 
 
-def _gpu_message(device: str, gpu: Gpu, load: Load | None) -> pb.DeviceSample:
+def _gpu_message(device: str, gpu: Gpu, load: Load | None, own_bytes: int) -> pb.DeviceSample:
     # A load that nobody can tell is unknown, not idle: then what sub-tasks take is what counts.
     unknown = gpu.problem or ("" if load else "NVML does not say whose load it is")
     busy = gpu.busy or 0.0
@@ -148,7 +156,7 @@ def _gpu_message(device: str, gpu: Gpu, load: Load | None) -> pb.DeviceSample:
         busy=busy,
         own=load.own if load else 0.0,
         foreign=load.foreign if load else busy,
-        memory_free_bytes=max(0, gpu.memory_total_bytes - gpu.memory_used_bytes),
+        memory_free_bytes=max(0, gpu.memory_total_bytes - gpu.memory_used_bytes + own_bytes),
         unknown=unknown,
         gpu=pb.GpuSample(
             memory_busy=gpu.memory_busy,

@@ -26,6 +26,10 @@ class JobPolicy:
     priority: int = 0
 
 
+#: So much of what an agent says of a device's trouble is kept.
+MAX_PROBLEM: Final = 256
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
     id: str
@@ -82,9 +86,12 @@ class NodeSampled:
 
 @dataclass(frozen=True, slots=True)
 class SpeedMeasured:
+    """What a device can do now; or, without points, why it does nothing."""
+
     node: str
     device: str
     points: Sequence[SpeedPoint]
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

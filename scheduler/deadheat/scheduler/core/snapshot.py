@@ -47,7 +47,7 @@ def _why_not(node: Node, device: Device) -> str:
     if not node.is_usable:
         return "its node is silent"
     if not device.model.points:
-        return "it is being calibrated"
+        return device.problem or "it is being calibrated"
     return ""
 
 

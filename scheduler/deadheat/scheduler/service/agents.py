@@ -236,8 +236,10 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
             case "resized":
                 return convert.resized(node, message.resized)
             case "speed_points":
-                points = convert.speed_points(message.speed_points.points)
-                return events.SpeedMeasured(node, message.speed_points.device, points)
+                told = message.speed_points
+                points = convert.speed_points(told.points)
+                problem = told.problem[: events.MAX_PROBLEM]
+                return events.SpeedMeasured(node, told.device, points, problem)
             case "goodbye":
                 session.said_goodbye = True
                 return events.NodeLeft(node, session.instance, message.goodbye.reason[:256])
