@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.cases import QUICK, SCALE, Case, chosen
+from benchmarks.cases import GPU, QUICK, SCALE, Case, chosen
 from benchmarks.keeping import Record, counted, measured
 
 RESULTS = Path(__file__).parent / "results"
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         # What is too slow for ten minutes runs where it is asked for.
-        cases = chosen((*QUICK, SCALE), given.cases) if given.cases else list(QUICK)
+        cases = chosen((*QUICK, SCALE, GPU), given.cases) if given.cases else list(QUICK)
     except ValueError as error:
         parser.error(str(error))
     facts = machine.facts()

@@ -1,4 +1,4 @@
-"""Panels on a card, by the stub of CuPy that is as late as a card may be: every kind, every dtype."""
+"""Panels on a card, by a stub of CuPy that is as late as a card may be: all kinds, all dtypes."""
 
 from __future__ import annotations
 
@@ -140,9 +140,7 @@ def close(found: Any, expected: Any) -> None:
 @pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
 def test_products_of_every_dtype_are_numpys(dtype: str, transposed: tuple[bool, bool]) -> None:
     a, b = given(dtype, 150, 70), given(dtype, 70, 200)
-    arrays = [
-        np.ascontiguousarray(one.T) if flip else one for one, flip in zip((a, b), transposed)
-    ]
+    arrays = [np.ascontiguousarray(one.T) if flip else one for one, flip in zip((a, b), transposed)]
     operation = Operation("C", ("A", "B"), Gemm(*transposed))
     bench = Bench()
     task = bench.task(operation, arrays)
@@ -274,9 +272,7 @@ def test_panels_overlap_on_streams_of_their_own() -> None:
     assert not any(what == "synchronize" for _, what, _ in log)
 
 
-def test_out_of_memory_halves_the_panel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_memory_halves_the_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = tmp_path / "state"
     monkeypatch.setenv(cards.STATE_VARIABLE, str(state))
     a, b = given("float64", 256, 64), given("float64", 64, 256)

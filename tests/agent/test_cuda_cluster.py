@@ -58,9 +58,7 @@ def test_two_cards_and_the_cores_share_a_product(driver: Stub) -> None:
         assert sum(shares.values()) == pytest.approx(1.0)
         job = client.submit_matmul(a.astype(np.float16), b.astype(np.float16))
         expected = a.astype(np.float16).astype(np.float32) @ b.astype(np.float16).astype(np.float32)
-        np.testing.assert_allclose(
-            job.result(timeout=120).astype(np.float32), expected, rtol=2e-3
-        )
+        np.testing.assert_allclose(job.result(timeout=120).astype(np.float32), expected, rtol=2e-3)
 
 
 def test_a_card_that_breaks_in_mid_job_costs_no_result(driver: Stub, tmp_path: Path) -> None:

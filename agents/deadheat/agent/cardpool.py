@@ -1,9 +1,9 @@
 """The agent's GPUs at work: an executor for each, started, calibrated, and started again.
 
 Rules of this file: a GPU without a running executor stays registered, without speeds, with the
-reason why. There is no silent fall-back: the reason is logged as an error and told to the scheduler,
-and the CPU pool goes on. What failed is tried again, since drivers are reloaded and memory is freed.
-Cards of one model share a calibration, so they are measured one after the other.
+reason why. There is no silent fall-back: the reason is logged as an error and told to the
+scheduler, and the CPU pool goes on. What failed is tried again, since drivers are reloaded and
+memory is freed. Cards of one model share a calibration, so they are measured one after the other.
 """
 
 from __future__ import annotations
@@ -81,9 +81,7 @@ class _Executor:
             name=f"the executor of {device}",
             start_timeout_s=START_TIMEOUT_S,
         )
-        self.link = ExecutorLink(
-            STREAMS, pool.politeness, self._on_event, self._on_died, command
-        )
+        self.link = ExecutorLink(STREAMS, pool.politeness, self._on_event, self._on_died, command)
 
     def _on_event(self, event: local_pb2.ExecutorEvent) -> None:
         if event.WhichOneof("event") != "calibrated":

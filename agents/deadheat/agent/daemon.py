@@ -87,9 +87,7 @@ class Daemon:
             lambda reason: self.subtasks.on_executor_died(self._cpu_device, reason),
         )
         self.subtasks.attach(self._cpu_device, self.executor)
-        self.cards = CardPool(
-            settings.cache_dir, settings.politeness, self.subtasks, self._offer
-        )
+        self.cards = CardPool(settings.cache_dir, settings.politeness, self.subtasks, self._offer)
         self.registration = pb.Register()
         self.nvml = NvmlProbe()
         self.session: Session | None = None

@@ -26,9 +26,10 @@ class LocalCluster:
 
     Args:
         agents: One mapping for each agent: `cpus` (a list of cores) and optionally `name`,
-            `gpus` ("all", "none", or a list of UUIDs and of numbers in NVML's order), `memory_bytes`,
-            `politeness` ("normal" or "idle") and `shares_cpus`. Default: one agent with every core
-            and GPU that this process may use. One of several agents has the GPUs that it names.
+            `gpus` ("all", "none", or a list of UUIDs and of numbers in NVML's order),
+            `memory_bytes`, `politeness` ("normal" or "idle") and `shares_cpus`. Default: one agent
+            with every core and GPU that this process may use. Of several agents each has the GPUs
+            that it names.
         state_dir: Where the database and the matrices live. Default: a temporary directory that
             goes with the cluster.
         listen: Where the scheduler listens; port 0 is any free one.

@@ -282,8 +282,8 @@ def _parse_peers(raw: object) -> str:
 
 
 def parse_gpus(raw: object) -> str:
-    """"all", "none", or a list (also as text, separated by commas) of UUIDs, or beginnings of them,
-    and numbers in NVML's order; raises InvalidInput for anything else."""
+    """Which GPUs: "all", "none", or a list (also as text, with commas) of numbers in NVML's order
+    and of UUIDs or their beginnings; raises InvalidInput for anything else."""
     words = list(raw) if isinstance(raw, list | tuple) else str(raw).split(",")
     parts = [str(word).strip() for word in words]
     if parts in (["all"], ["none"]):

@@ -24,9 +24,9 @@ class Bounds:
 #: is computed, and one is copied out.
 STREAMS: Final = 3
 #: What suits a card. The first panel waits for its operands, so a panel is not as large as could
-#: be: at n = 16384 in float32 a card of 50 TFLOP/s computes one of 4096 x 4096 in 11 ms, as long as
-#: the next one's 256 MiB take at 25 GB/s. Below 1024 x 1024 a large card is not full. The seconds are
-#: those of a panel that shares the card with the other streams': a third of them is its own.
+#: be: at n = 16384 in float32 a card of 50 TFLOP/s would compute one of 4096 x 4096 in 11 ms, in
+#: which the next one's 256 MiB come at 25 GB/s. (Reckoned, not measured.) Below 1024 x 1024 a large
+#: card is not full. The seconds are those of a panel that shares the card with the other streams'.
 CARDS: Final = Bounds(
     max_side=4096,
     min_side=1024,

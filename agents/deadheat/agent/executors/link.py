@@ -86,7 +86,9 @@ class ExecutorLink:
         self._ready = asyncio.get_running_loop().create_future()
         self._frames = AsyncFrames(ours, self._on_frame, self._on_closed)
         try:
-            found = await asyncio.wait_for(asyncio.shield(self._ready), self._command.start_timeout_s)
+            found = await asyncio.wait_for(
+                asyncio.shield(self._ready), self._command.start_timeout_s
+            )
         except TimeoutError:
             raise ClusterError(f"{self._command.name} did not start in time") from None
         if self._kept_open >= 0:

@@ -287,7 +287,10 @@ class Panels:
             side = self._side(left * self.rectangle.columns)
             # Not much higher than the panels at its end will want to be: half of what is left.
             height = min(left, _up(max(min(side, left // 2), min(self.bounds.min_side, side))))
-        if left - height < (self.bounds.last_rows if self.is_in_whole_rows else self.bounds.min_side) // 2:
+        if (
+            left - height
+            < (self.bounds.last_rows if self.is_in_whole_rows else self.bounds.min_side) // 2
+        ):
             height = left  # Rather a higher band than a sliver after it, which would be slow.
         if self.row_arrived is not None and self.row_arrived - start < height:
             # Rather a lower band than a wait, but none so low that it is slow for its size.
@@ -328,7 +331,11 @@ class Panels:
             left / (PANELS_LEFT * self.threads),
             self._pace.chunk(left * columns, self.threads) / columns,
         )
-        least = self.bounds.min_side if left > 2 * self.bounds.min_side * self.threads else self.bounds.last_rows
+        least = (
+            self.bounds.min_side
+            if left > 2 * self.bounds.min_side * self.threads
+            else self.bounds.last_rows
+        )
         # A row may be so much work that few of them take long.
         least = min(least, max(GRAIN, int(4 * most)))
         return min(left, _up(max(least, int(min(most, share)))))
@@ -342,7 +349,11 @@ class Panels:
     def _side(self, area_left: int) -> int:
         """The side of a square panel that suits what is left."""
         flops = self.shape.flops / max(1, self.shape.rows * self.shape.columns)
-        most = min(self.bounds.max_side**2, self.bounds.max_panel_flops / max(1.0, flops), self.bounds.max_panel_s / self._element_s)
+        most = min(
+            self.bounds.max_side**2,
+            self.bounds.max_panel_flops / max(1.0, flops),
+            self.bounds.max_panel_s / self._element_s,
+        )
         share = min(
             area_left / (PANELS_LEFT * self.threads), self._pace.chunk(area_left, self.threads)
         )

@@ -259,7 +259,9 @@ def compute_here(task: Task, panel: Panel) -> None:
     """By NumPy, in the calling thread."""
     out = part_of(task.result, panel.rectangle)
     needed = needed_blocks(task.operation, task.types, panel.rectangle)
-    parts = [part_of(block, wanted) for block, (_, wanted) in zip(task.operands, needed, strict=True)]
+    parts = [
+        part_of(block, wanted) for block, (_, wanted) in zip(task.operands, needed, strict=True)
+    ]
     compute_panel(np, task.operation, task.types, panel.rectangle, parts, out)
 
 

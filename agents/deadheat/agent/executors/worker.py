@@ -1,7 +1,7 @@
 """The executor process of a CPU pool: `python -m deadheat.agent.executors.worker`.
 
-What is not of the CPU here is that of every executor. It gets sub-tasks with descriptors of their blocks over a Unix socket, and ends when that closes:
-its agent is gone, also if it was killed.
+All but its `Device` is that of every executor. It gets sub-tasks with descriptors of their blocks
+over a Unix socket, and ends when that closes: its agent is gone, also if it was killed.
 """
 
 from __future__ import annotations
@@ -114,9 +114,7 @@ class _Executor:
         self._link = link
         self._kept_open: list[int] = []
         self._device = device = make(self._end)
-        self._pool = Pool(
-            device.threads, self._emit, device.compute, counts_cpu=not device.is_card
-        )
+        self._pool = Pool(device.threads, self._emit, device.compute, counts_cpu=not device.is_card)
 
     def _end(self, reason: str) -> NoReturn:
         """What runs is not waited for: it waits for what never comes."""

@@ -37,6 +37,7 @@ def scheduler(config: Path | None, **flags: Any) -> int:
 @click.option("--name", help="Default: the host's name.")
 @click.option("--memory", metavar="SIZE", help="For blocks streamed here. Default: half of it.")
 @click.option("--politeness", type=click.Choice(["normal", "idle"]), help="idle: others go first.")
+@click.option("--gpus", metavar="LIST", help="all, none, or numbers and UUIDs. Default: all.")
 @click.option("--shares-cpus", is_flag=True, default=None, help="Other agents use these cores too.")
 @click.option(
     "--peers", metavar="HOST:PORT", help="Where other agents get blocks. Default: a port; or off."

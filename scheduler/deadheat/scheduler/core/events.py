@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from deadheat.runtime.programs import Program, Rectangle
 from deadheat.scheduler.planner.availability import Sample

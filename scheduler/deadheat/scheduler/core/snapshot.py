@@ -31,7 +31,7 @@ def pool(
     excluded: list[tuple[str, str]] = []
     for node in world.nodes.values():
         for device in node.devices.values():
-            if reason := _why_not(node, device):
+            if reason := _why_not(node, device) or _lacks(device, job):
                 excluded.append((device.facts.id, reason))
             else:
                 usable.append((node, device))
@@ -49,6 +49,15 @@ def _why_not(node: Node, device: Device) -> str:
     if not device.model.points:
         return device.problem or "it is being calibrated"
     return ""
+
+
+def _lacks(device: Device, job: Job | None) -> str:
+    """Cores compute every dtype, if slowly. What a card was not measured with it cannot do."""
+    if device.facts.kind != "gpu" or job is None:
+        return ""
+    needed = {matrix.dtype for matrix in job.program.types.values()}
+    missing = sorted(one for one in needed if device.model.peak_flops(one) is None)
+    return f"it does not compute {', '.join(missing)}" if missing else ""
 
 
 def _columns(

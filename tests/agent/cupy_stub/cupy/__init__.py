@@ -119,7 +119,7 @@ class Stream:
         _local.streams = [*getattr(_local, "streams", []), self]
         return self
 
-    def __exit__(self, *args: Any) -> None:
+    def __exit__(self, *args: object) -> None:
         _local.streams = _local.streams[:-1]
 
 
@@ -316,7 +316,9 @@ def ones(shape: Any, dtype: Any = float) -> ndarray:
     return _new(numpy.ones(shape, dtype))
 
 
-def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True) -> Any:
+def asnumpy(
+    a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True
+) -> Any:
     _current()._drain()
     return a._host.copy()
 
@@ -325,7 +327,9 @@ def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
     return _made(numpy.ascontiguousarray, a)
 
 
-def sum(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
+def sum(
+    a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False
+) -> Any:
     return _made(numpy.sum, a, axis=axis, dtype=dtype, keepdims=keepdims, out=out)
 
 

@@ -114,9 +114,7 @@ class Card:
             return
         pitch = array.strides[0]
         pitches = (pitch, width) if is_to_card else (width, pitch)
-        runtime.memcpy2DAsync(
-            target, pitches[0], source, pitches[1], width, rows, kind, stream.ptr
-        )
+        runtime.memcpy2DAsync(target, pitches[0], source, pitches[1], width, rows, kind, stream.ptr)
 
     # Errors
 

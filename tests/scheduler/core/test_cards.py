@@ -1,0 +1,48 @@
+"""Cards in the pool: left out with the reason while they do not compute, or not this dtype."""
+
+from __future__ import annotations
+
+import pytest
+from tests.scheduler.core.harness import HOST, Pool
+from tests.scheduler.planner.builders import model
+
+from deadheat.runtime.programs import Gemm, MatrixType, Operand, gemm_program
+from deadheat.scheduler.core import events, snapshot
+
+
+@pytest.fixture
+def pool() -> Pool:
+    pool = Pool()
+    devices = [
+        events.DeviceFacts("a/cpu", "cpu", "test", 1, 1 << 34, model(50.0).points),
+        events.DeviceFacts("a/gpu0", "gpu", "card", 3, 1 << 34),
+    ]
+    pool.feed(events.NodeRegistered("a", "1", HOST, frozenset({0}), False, True, "test", devices))
+    return pool
+
+
+def left_out(pool: Pool, dtype: str = "float64") -> dict[str, str]:
+    operands = tuple(
+        Operand(name, MatrixType(4096, 4096, dtype), matrix_id=f"m{name}") for name in "AB"
+    )
+    job = pool.submit(program=gemm_program(operands, Gemm()))
+    return dict(snapshot.pool(pool.core.world, job, {0})[1])
+
+
+def test_a_card_takes_work_when_its_speeds_come(pool: Pool) -> None:
+    assert left_out(pool) == {"a/gpu0": "it is being calibrated"}
+    pool.feed(events.SpeedMeasured("a", "a/gpu0", model(1000.0).points))
+    assert left_out(pool) == {}
+
+
+def test_a_card_that_broke_is_left_out_with_its_reason(pool: Pool) -> None:
+    pool.feed(events.SpeedMeasured("a", "a/gpu0", model(1000.0).points))
+    pool.feed(events.SpeedMeasured("a", "a/gpu0", (), "it fell off the bus"))
+    assert left_out(pool) == {"a/gpu0": "it fell off the bus"}
+    pool.feed(events.SpeedMeasured("a", "a/gpu0", model(900.0).points))
+    assert left_out(pool) == {}
+
+
+def test_a_card_gets_no_dtype_that_it_was_not_measured_with(pool: Pool) -> None:
+    pool.feed(events.SpeedMeasured("a", "a/gpu0", model(1000.0).points))
+    assert left_out(pool, "bfloat16") == {"a/gpu0": "it does not compute bfloat16"}
