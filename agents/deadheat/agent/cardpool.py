@@ -174,15 +174,14 @@ class CardPool:
                 pause_s = RETRY_S
                 await executor.link.failed
             except ClusterError as error:
-                reason = error.message
+                self._withdraw(device, error.message, pause_s)
             except Exception as error:  # One card's trouble is not the agent's.
                 log.exception(f"{device} failed", extra=logs.keys("gpu", device=device))
-                reason = f"{type(error).__name__}: {error}"
+                self._withdraw(device, f"{type(error).__name__}: {error}", pause_s)
             finally:
                 self.subtasks.detach(device)
                 self._links = {key: one for key, one in self._links.items() if key != uuid}
                 await executor.link.stop()
-            self._withdraw(device, reason, pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(MAX_RETRY_S, 2.0 * pause_s)
 
@@ -197,9 +196,12 @@ class CardPool:
         self._offer(device, points, "")
 
     def _withdraw(self, device: str, reason: str, pause_s: float) -> None:
+        """First the scheduler hears that the card does nothing, then what it has to do elsewhere:
+        else it might send that here again."""
         self.problems[device] = reason
         log.error(
             f"{device} does not compute: {reason}; trying again in {pause_s:.0f} s",
             extra=logs.keys("gpu", device=device),
         )
         self._offer(device, (), reason)
+        self.subtasks.on_executor_died(device, reason)

@@ -6,7 +6,8 @@ counted, and full of rubbish when it is new. What it does next is in a JSON file
 $CUPY_STUB_STATE, by the UUID of the card ("*" for any):
 
     memory_bytes    of the card; a request beyond it raises OutOfMemoryError (default 1 GiB)
-    sticky          error status (700): every call fails with it, from now on and for ever
+    sticky          error status (700): every call fails with it, from now on and for ever (with
+                    "once": in the process that meets it first)
     slow_s          a product takes so much longer
     refuses         dtypes of which there are no products
     absent          there is no card
@@ -71,7 +72,10 @@ def _state() -> dict[str, Any]:
 
 def _check() -> None:
     global _sticky
-    _sticky = _sticky or int(_state().get("sticky", 0))
+    state = {} if _sticky else _state()
+    if state.get("sticky") and state.get("once"):
+        os.unlink(os.environ["CUPY_STUB_STATE"])
+    _sticky = _sticky or int(state.get("sticky", 0))
     if _sticky:
         raise CUDARuntimeError(_sticky)
 
