@@ -116,7 +116,7 @@ def _bound_s(bare: dict[str, Any], size: int, dtype: str) -> float:
     """Two operands go in while one result goes out: of the former, one alone."""
     matrix_bytes = size * size * np.dtype(dtype).itemsize
     copies_s = matrix_bytes / bare["both_rate"] + matrix_bytes / bare["in_rate"]
-    return max(float(bare["product_s"]), copies_s)
+    return float(max(bare["product_s"], copies_s))
 
 
 def _card(client: Client) -> str:

@@ -49,7 +49,7 @@ def test_two_cards_and_the_cores_share_a_product(driver: Stub) -> None:
     a, b = random.random((4000, 1500)), random.random((1500, 4000))
     agent = {"cpus": [CORES[0]], "name": "n", "gpus": [0, "GPU-b"]}
     with LocalCluster([agent]) as cluster, Client(cluster.address) as client:
-        wait_until(lambda: computing(client, "n/gpu0", "n/gpu1"), "both cards", 120)
+        wait_until(lambda: computing(client, "n/gpu0", "n/gpu1"), "both cards", timeout_s=120)
         assert "float16" in devices(client)["n/gpu0"]["speed_flops"]
         job = client.submit_matmul(a, b, cut="equal")
         np.testing.assert_allclose(job.result(timeout=120), a @ b, rtol=1e-10)
@@ -70,7 +70,7 @@ def test_a_card_that_breaks_in_mid_job_costs_no_result(driver: Stub, tmp_path: P
         LocalCluster([{"cpus": [CORES[0]], "name": "n"}]) as cluster,
         Client(cluster.address) as client,
     ):
-        wait_until(lambda: computing(client, "n/gpu0"), "the card", 120)
+        wait_until(lambda: computing(client, "n/gpu0"), "the card", timeout_s=120)
         job = client.submit_matmul(a, b, cut="equal")
         cards.say(tmp_path / "cards.json", any_={"sticky": 700})
         np.testing.assert_allclose(job.result(timeout=120), a @ b, rtol=1e-10)
@@ -89,7 +89,7 @@ def test_a_card_without_an_executor_is_left_out_with_its_reason(
         Client(cluster.address) as client,
     ):
         log = cluster.logs / "agent-n.log"
-        wait_until(lambda: "n/gpu0 does not compute" in log.read_text(), "the reason", 60)
+        wait_until(lambda: "n/gpu0 does not compute" in log.read_text(), "the reason", timeout_s=60)
         assert devices(client)["n/gpu0"]["speed_flops"] == {}
         job = client.submit_matmul(a, a)
         np.testing.assert_allclose(job.result(timeout=60), a @ a)
@@ -98,11 +98,10 @@ def test_a_card_without_an_executor_is_left_out_with_its_reason(
 
 def test_several_agents_have_the_cards_that_they_name(driver: Stub) -> None:
     driver.say(IDLE, T4)
-    agents = [
-        {"cpus": [CORES[0]], "name": "one", "gpus": ["GPU-b"]},
+    agents: list[dict[str, Any]] = [
+        {"cpus": [CORES[0]], "name": "one", "gpus": ["GPU-b"], "shares_cpus": True},
         {"cpus": [CORES[0]], "name": "two", "shares_cpus": True},
     ]
-    agents[0]["shares_cpus"] = True
     with LocalCluster(agents) as cluster, Client(cluster.address) as client:
         wait_until(lambda: len(devices(client)) == 3, "the devices")
         assert devices(client)["one/gpu0"]["model"] == "Tesla T4"

@@ -200,10 +200,10 @@ class Panels:
         return image
 
     def halve(self, panel: Panel) -> bool:
-        """Puts a panel back as two of half its columns, or rows (it did not fit in memory); False
-        when it is too small for that."""
+        """Puts a panel back as two of half its columns, or of half its rows if it is higher than
+        wide (it did not fit in memory); False when it is too small for that."""
         r = panel.rectangle
-        if self.is_in_whole_rows:
+        if self.is_in_whole_rows or r.rows > r.columns:
             return self._halve_rows(panel)
         if r.columns < 2:
             return False

@@ -72,12 +72,14 @@ def _state() -> dict[str, Any]:
 
 def _check() -> None:
     global _sticky
-    state = {} if _sticky else _state()
-    if state.get("sticky") and state.get("once"):
-        os.unlink(os.environ["CUPY_STUB_STATE"])
-    _sticky = _sticky or int(state.get("sticky", 0))
-    if _sticky:
-        raise CUDARuntimeError(_sticky)
+    with _lock:
+        if not _sticky:
+            state = _state()
+            _sticky = int(state.get("sticky", 0))
+            if _sticky and state.get("once"):
+                os.unlink(os.environ["CUPY_STUB_STATE"])
+        if _sticky:
+            raise CUDARuntimeError(_sticky)
 
 
 # Streams

@@ -128,7 +128,7 @@ class _Bench:
             rank=0.0,
             operation=operation,
             types={
-                key: MatrixType(*array.shape, shape.dtype)
+                key: MatrixType(array.shape[0], array.shape[1], shape.dtype)
                 for key, array in zip(operation.operands, operands)
             },
             operands=[Block(one, Rectangle(0, one.shape[0], 0, one.shape[1])) for one in operands],
