@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.cases import AGENTS, QUICK, SCALE, Case, chosen
+from benchmarks.cases import AGENTS, GPU, QUICK, SCALE, Case, chosen
 from benchmarks.keeping import Record, counted, measured
 
 RESULTS = Path(__file__).parent / "results"
@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         # What is too slow for ten minutes runs where it is asked for.
-        cases = chosen((*QUICK, SCALE, AGENTS), given.cases) if given.cases else list(QUICK)
+        more = (SCALE, AGENTS, GPU)
+        cases = chosen((*QUICK, *more), given.cases) if given.cases else list(QUICK)
     except ValueError as error:
         parser.error(str(error))
     facts = machine.facts()

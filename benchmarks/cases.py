@@ -79,6 +79,8 @@ PLANNER = (
     Case("planner_time", "planner_time", 4),
     Case("planner_crowds", "planner_crowds", 12),
 )
+#: Where there is a card; takes no time elsewhere.
+GPU = Case("gpu", "gpu", 400, {"size": 16384})
 SCALE = Case("planner_scale", "planner_scale", 115)
 #: What agents see, against the truth.
 AGENTS = Case("agents", "agents", 200)

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from tests.agent import nvml
 
+#: Imported as CuPy is, not looked through for doctests.
+collect_ignore = ["cupy_stub"]
+
 
 @pytest.fixture(scope="session")
 def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:

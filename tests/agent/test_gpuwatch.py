@@ -10,6 +10,7 @@ import pytest
 from tests.agent.nvml import H100, T4, Stub
 from tests.waiting import wait_until
 
+from deadheat.agent.executors.bounds import STREAMS
 from deadheat.agent.gpuwatch import GpuWatch
 from deadheat.agent.probes.gpus import Gpu
 from deadheat.v1 import agent_pb2 as pb
@@ -65,3 +66,33 @@ def test_missing_ones_are_said_loudly_and_once(
     told = [r for r in caplog.records if r.getMessage().startswith("GPUs are missing")]
     assert [record.levelname for record in told] == ["ERROR", "INFO"]
     assert told[1].getMessage() == "GPUs are missing: none any more"
+
+
+def test_only_those_are_named_that_are_for_this_agent(stub: Stub, tmp_path: Path) -> None:
+    stub.say(H100)
+    probe = stub.probe()
+    appeared: list[pb.DeviceInfo] = []
+    watch = GpuWatch(
+        "n", probe, appeared.append, setting="GPU-b,GPU-z", root=tmp_path, environment={}
+    )
+    assert asyncio.run(watch.first()) == []
+    assert watch.missing == "NVML does not show GPU-b, GPU-z, which this agent was told to use"
+    stub.say(H100, T4)
+    late = wait_until(
+        lambda: next((one for one in probe.latest().devices if one.uuid == "GPU-b"), None), "T4"
+    )
+    assert late is not None
+    watch.appear(Gpu("GPU-a", "NVIDIA H100"))
+    watch.appear(late)
+    assert watch.ids == {"GPU-b": "n/gpu0"}
+    assert [(one.id, one.threads) for one in appeared] == [("n/gpu0", STREAMS)]
+
+
+def test_who_wants_none_misses_none(stub: Stub, tmp_path: Path) -> None:
+    card(tmp_path, "0000:01:00.0")
+    stub.unload()
+    watch = GpuWatch(
+        "n", stub.probe(), lambda _: None, setting="none", root=tmp_path, environment={}
+    )
+    assert asyncio.run(watch.first()) == []
+    assert watch.missing == ""

@@ -27,6 +27,8 @@ CHUNK_BYTES = 1 << 20
 B_CHUNKS = -(-B.nbytes // CHUNK_BYTES)
 A_CHUNKS = -(-A.nbytes // CHUNK_BYTES)
 LIMIT_BYTES = 1 << 30
+#: What sub-tasks of these tests are assigned to.
+DEVICE = ""
 
 
 class Agent:
@@ -41,9 +43,12 @@ class Agent:
         self.told: asyncio.Queue[pb.AgentServiceSessionRequest] = asyncio.Queue()
         self.subtasks = Subtasks(blocks, self.told.put_nowait)
         self.link = ExecutorLink(
-            2, "normal", self.subtasks.on_executor_event, self.subtasks.on_executor_died
+            2,
+            "normal",
+            self.subtasks.on_executor_event,
+            lambda reason: self.subtasks.on_executor_died(DEVICE, reason),
         )
-        self.subtasks.attach(self.link)
+        self.subtasks.attach(DEVICE, self.link)
 
     async def hear(self, *kinds: str) -> Any:
         while True:

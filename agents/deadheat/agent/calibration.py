@@ -33,6 +33,8 @@ class Fingerprint:
     cpu_model: str
     threads: int
     library: str
+    #: "gpu" for a card, whose model then stands in the place of the processor's.
+    kind: str = "cpu"
 
     @staticmethod
     def of(threads: int, library: str) -> Fingerprint:
@@ -62,7 +64,7 @@ class Kept:
 
 
 def path_of(cache_dir: Path, fingerprint: Fingerprint) -> Path:
-    return cache_dir / "calibration" / f"cpu-{fingerprint.digest}.json"
+    return cache_dir / "calibration" / f"{fingerprint.kind}-{fingerprint.digest}.json"
 
 
 def load(cache_dir: Path, fingerprint: Fingerprint) -> list[Measured]:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from deadheat.agent.blocks import Blocks
 from deadheat.agent.cache import BlockCache
 from deadheat.agent.calibrating import calibrator_of
+from deadheat.agent.cardpool import NOT_STARTED, CardPool
 from deadheat.agent.core.yielding import YieldPolicy
 from deadheat.agent.executors.link import ExecutorLink
 from deadheat.agent.gpuwatch import GpuWatch
@@ -84,11 +85,13 @@ class Daemon:
             len(settings.cpus),
             settings.politeness,
             self.subtasks.on_executor_event,
-            self.subtasks.on_executor_died,
+            lambda reason: self.subtasks.on_executor_died(self._cpu_device, reason),
         )
-        self.subtasks.attach(self.executor)
+        self.subtasks.attach(self._cpu_device, self.executor)
+        self.cards = CardPool(settings.cache_dir, settings.politeness, self.subtasks, self._offer)
+        self.registration = pb.Register()
         self.nvml = NvmlProbe()
-        self.gpus = GpuWatch(settings.name, self.nvml, self._appeared)
+        self.gpus = GpuWatch(settings.name, self.nvml, self._appeared, setting=settings.gpus)
         self.session: Session | None = None
         self.presence: Presence | None = None
         self._leaving = asyncio.Event()
@@ -101,6 +104,39 @@ class Daemon:
     def _appeared(self, device: pb.DeviceInfo) -> None:
         assert self.presence is not None
         self.presence.appeared(device)
+        self._use_cards()
+
+    def _use_cards(self) -> None:
+        """Those that have a name; one that is in use already stays as it is."""
+        for uuid, device in self.gpus.ids.items():
+            self.cards.add(uuid, device)
+
+    def _session_opened(self) -> None:
+        """First which devices there are, then what they can do."""
+        assert self.presence is not None
+        self.presence.session_opened()
+        self._offer_again()
+
+    def _offer(self, device: str, points: Sequence[pb.SpeedPoint], problem: str) -> None:
+        """What a GPU can do now; also whenever this agent registers again."""
+        for info in self.registration.devices:
+            if info.id == device:
+                del info.speed_points[:]
+                info.speed_points.extend(points)
+        told = pb.SpeedPoints(device=device, points=points, problem=problem)
+        self._tell(pb.AgentServiceSessionRequest(speed_points=told))
+
+    def _offer_again(self) -> None:
+        """A registration that was on its way may have said less."""
+        for info in self.registration.devices:
+            if info.kind == "gpu":
+                points, problem = info.speed_points, self.cards.problems.get(info.id, "")
+                told = pb.SpeedPoints(device=info.id, points=points, problem=problem)
+                self._tell(pb.AgentServiceSessionRequest(speed_points=told))
+
+    def _keep_open(self, descriptor: int) -> None:
+        self.executor.keep_open(descriptor)
+        self.cards.keep_open(descriptor)
 
     @property
     def _cpu_device(self) -> str:
@@ -123,23 +159,24 @@ class Daemon:
             self.nvml.stop()
             await self.executor.stop()
             return
-        registration = self._registration(points, await self.gpus.first())
+        self.registration = self._registration(points, await self.gpus.first())
         self.session = Session(
-            self.settings, registration, self.blocks, self.executor.keep_open, self.serving
+            self.settings, self.registration, self.blocks, self._keep_open, self.serving
         )
         self.session.attach(self.subtasks)
         self.presence = Presence(
             _yield_policy(self.reloader.settings),
-            registration,
+            self.registration,
             self.subtasks,
             self._tell,
             self._go,
             until_s=until_s,
         )
-        self.session.on_opened = self.presence.session_opened
+        self.session.on_opened = self._session_opened
         self.session.on_nothing_to_do = self.presence.nothing_to_do
         # What the hours say is in the registration already.
         self.presence.look({})
+        self._use_cards()
         self.sampler = self._start_sampler()
         watching = loop.create_task(self.gpus.run())
         running = loop.create_task(self.session.run())
@@ -158,6 +195,7 @@ class Daemon:
             await asyncio.to_thread(self.sampler.stop)
             await self.session.close()
             await self.peers.close()
+            await self.cards.stop()
             await self.executor.stop()
 
     def _until_s(self) -> float | None:
@@ -238,7 +276,7 @@ class Daemon:
 
         probe = CpuProbe(
             self.settings.cpus,
-            lambda: (os.getpid(), self.executor.pid),
+            lambda: (os.getpid(), self.executor.pid, *self.cards.all_pids),
             lambda: self.executor.pid,
         )
         return Sampler(
@@ -251,6 +289,7 @@ class Daemon:
             tell,
             look,
             lambda gpu: loop.call_soon_threadsafe(self.gpus.appear, gpu),
+            gpu_pids=self.cards.pids,
         )
 
     async def _announce(self, ready_fd: int | None) -> None:
@@ -270,9 +309,13 @@ class Daemon:
             return f"{settings.name}: waiting for the scheduler at {settings.scheduler}{why}"
         count = len(self.subtasks.held)
         text = f"{settings.name}: registered with {settings.scheduler}, {count} sub-tasks at hand"
-        if self.presence and self.presence.note:
-            text = f"{text}; {self.presence.note}"
-        return f"{text}; GPUs are missing: {self.gpus.missing}" if self.gpus.missing else text
+        idle = [device for device, why in self.cards.problems.items() if why != NOT_STARTED]
+        notes = (
+            self.presence.note if self.presence else "",
+            f"{', '.join(idle)} out of order, see the log" if idle else "",
+            f"GPUs are missing: {self.gpus.missing}" if self.gpus.missing else "",
+        )
+        return "; ".join((text, *filter(None, notes)))
 
     def _problem(self) -> str:
         """What is wrong with this process, and what a restart would mend."""
@@ -286,6 +329,7 @@ class Daemon:
             self.presence.use(_yield_policy(settings))
         try:
             self.executor.set_politeness(settings.politeness)
+            self.cards.set_politeness(settings.politeness)
         except OSError:
             return ("politeness",)
         return ()
@@ -317,7 +361,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{flag}")
     for flag in ("yield-above", "yield-hours", "until"):
         parser.add_argument(f"--{flag}")
-    for flag in ("peers", "tls-cert", "tls-key", "tls-ca"):
+    for flag in ("gpus", "peers", "tls-cert", "tls-key", "tls-ca"):
         parser.add_argument(f"--{flag}")
     for flag in ("shares-cpus", "once"):
         parser.add_argument(f"--{flag}", action="store_true", default=None)

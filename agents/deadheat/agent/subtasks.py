@@ -31,7 +31,10 @@ class Subtasks:
         self._attempts = Attempts()
         self._blocks = blocks
         self._tell = tell
-        self._executor: ExecutorLink | None = None
+        #: By device. One that has none does not compute, now.
+        self._executors: dict[str, ExecutorLink] = {}
+        #: Which has a sub-task, until it has let go of its blocks.
+        self._running: dict[str, ExecutorLink] = {}
         self._prepared: dict[str, Prepared] = {}
         self._fetching: dict[str, asyncio.Task[None]] = {}
         self._delivering: dict[str, asyncio.Task[None]] = {}
@@ -41,8 +44,12 @@ class Subtasks:
         self.has_worked = False
         self.on_calibrated: Callable[[pb.SpeedPoints], None] | None = None
 
-    def attach(self, executor: ExecutorLink) -> None:
-        self._executor = executor
+    def attach(self, device: str, executor: ExecutorLink) -> None:
+        self._executors[device] = executor
+
+    def detach(self, device: str) -> None:
+        """What comes for this device from now on fails; what ran there has died."""
+        self._executors.pop(device, None)
 
     @property
     def held(self) -> list[pb.HeldSubtask]:
@@ -111,11 +118,12 @@ class Subtasks:
             fetching.cancel()  # Whatever it waits for is not needed.
         self._do(self._attempts.computed(finished, must_deliver=self._delivers(subtask)))
 
-    def on_executor_died(self, reason: str) -> None:
-        self._do(self._attempts.executor_died(reason))
+    def on_executor_died(self, device: str, reason: str) -> None:
+        self._do(self._attempts.executor_died(reason, device))
         # Its mappings died with it: nothing is written any more.
-        unfinished = self._attempts.unfinished
-        for subtask in [one for one in self._prepared if one not in unfinished]:
+        executor, unfinished = self._executors.get(device), self._attempts.unfinished
+        ran = [one for one, link in self._running.items() if link is executor]
+        for subtask in [one for one in ran if one not in unfinished]:
             self._close(subtask)
 
     def _on_released(self, subtask: str) -> None:
@@ -135,10 +143,10 @@ class Subtasks:
                 case attempts.StopRun(subtask):
                     self._stop_moving(subtask)
                     cancel = pb.CancelSubtasks(subtask_ids=[subtask])
-                    self._send(local_pb2.ExecutorRequest(cancel=cancel))
+                    self._send(subtask, local_pb2.ExecutorRequest(cancel=cancel))
                 case attempts.ShrinkRun(subtask, keep_area):
                     resize = pb.Resize(subtask_id=subtask, keep_area=keep_area)
-                    self._send(local_pb2.ExecutorRequest(resize=resize))
+                    self._send(subtask, local_pb2.ExecutorRequest(resize=resize))
                 case attempts.TrimFetch(subtask, row_stop):
                     if prepared := self._prepared.get(subtask):
                         prepared.trim(row_stop)
@@ -153,9 +161,9 @@ class Subtasks:
         if not self._attempts.unfinished:
             self._idle.set()
 
-    def _send(self, request: local_pb2.ExecutorRequest) -> None:
-        assert self._executor is not None
-        self._executor.send(request)
+    def _send(self, subtask: str, request: local_pb2.ExecutorRequest) -> None:
+        if executor := self._running.get(subtask):
+            executor.send(request)
 
     def _spawn(self, among: dict[str, asyncio.Task[None]], subtask: str, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -186,7 +194,7 @@ class Subtasks:
             while row is not None and await prepared.wait_beyond(row):
                 row = prepared.row_here or 0
                 arrived = local_pb2.RowsArrived(subtask_id=subtask, row_stop=row)
-                self._send(local_pb2.ExecutorRequest(rows_arrived=arrived))
+                self._send(subtask, local_pb2.ExecutorRequest(rows_arrived=arrived))
         except Exception as error:  # noqa: BLE001 - whatever it is, the attempt is at its end.
             self._give_up(subtask, error)
 
@@ -201,7 +209,18 @@ class Subtasks:
     def _run(self, subtask: str) -> None:
         prepared, assign = self._prepared[subtask], self._attempts.assign_of(subtask)
         assert assign is not None
-        assert self._executor is not None
+        executor = self._executors.get(assign.device)
+        if executor is None:
+            # It was on its way when the scheduler heard that nothing computes here any more.
+            message = f"{assign.device} has no executor"
+            kept = self._attempts.row_kept(subtask)
+            self._do(
+                self._attempts.failed(subtask, "executor_died", message, row_done=kept, died=True)
+            )
+            self._stop_moving(subtask)
+            self._close(subtask)
+            return
+        self._running[subtask] = executor
         slim = pb.Assign()
         slim.CopyFrom(assign)
         for block in slim.operands:
@@ -212,7 +231,7 @@ class Subtasks:
             result=prepared.result,
             row_stop=prepared.row_here,
         )
-        self._executor.send(local_pb2.ExecutorRequest(run=run), prepared.descriptors)
+        executor.send(local_pb2.ExecutorRequest(run=run), prepared.descriptors)
         prepared.close_descriptors()
 
     async def _deliver(self, subtask: str, pieces: tuple[Rectangle, ...]) -> None:
@@ -259,6 +278,7 @@ class Subtasks:
             self._close(subtask)
 
     def _close(self, subtask: str) -> None:
+        self._running.pop(subtask, None)
         if prepared := self._prepared.pop(subtask, None):
             prepared.close()
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 from deadheat.client.supervision import Supervisor
 from deadheat.runtime.children import Child
 from deadheat.runtime.errors import InvalidInput
-from deadheat.runtime.settings import parse_cpus, parse_size
+from deadheat.runtime.settings import parse_cpus, parse_gpus, parse_size
 
 START_TIMEOUT_S: Final = 30.0
 #: The first agent on a machine calibrates before it registers.
@@ -26,8 +26,10 @@ class LocalCluster:
 
     Args:
         agents: One mapping for each agent: `cpus` (a list of cores) and optionally `name`,
+            `gpus` ("all", "none", or a list of UUIDs and of numbers in NVML's order),
             `memory_bytes`, `politeness` ("normal" or "idle") and `shares_cpus`. Default: one agent
-            with every core that this process may use.
+            with every core and GPU that this process may use. Of several agents each has the GPUs
+            that it names.
         state_dir: Where the database and the matrices live. Default: a temporary directory that
             goes with the cluster.
         listen: Where the scheduler listens; port 0 is any free one.
@@ -48,7 +50,8 @@ class LocalCluster:
         memory_bytes: int | None = None,
     ) -> None:
         self._described = [
-            _describe(agent, k) for k, agent in enumerate([{}] if agents is None else agents)
+            _describe(agent, k, is_only=agents is None or len(agents) == 1)
+            for k, agent in enumerate([{}] if agents is None else agents)
         ]
         _check_names(self._described)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -144,7 +147,7 @@ def _check_names(described: Sequence[Sequence[str]]) -> None:
             )
 
 
-def _describe(agent: Mapping[str, Any], index: int) -> list[str]:
+def _describe(agent: Mapping[str, Any], index: int, *, is_only: bool) -> list[str]:
     """An agent's description as arguments of its daemon."""
     if index >= MAX_AGENTS:
         raise InvalidInput(f"agents has more than {MAX_AGENTS} entries", field="agents")
@@ -154,13 +157,13 @@ def _describe(agent: Mapping[str, Any], index: int) -> list[str]:
         if key not in _AGENT_KEYS:
             known = ", ".join(_AGENT_KEYS)
             raise InvalidInput(f"agents[{index}] has {key!r}; known are {known}", field="agents")
-    if agent.get("gpus"):
-        gpus = agent["gpus"]
-        message = f"agents[{index}] has gpus {gpus!r}; GPUs are listed, but not computed on yet"
-        raise InvalidInput(message, field="agents")
     arguments = ["--name", str(agent.get("name", f"local-{index}"))]
     if "cpus" in agent:
         arguments += ["--cpus", ",".join(str(cpu) for cpu in parse_cpus(agent["cpus"]))]
+    if "gpus" in agent:
+        arguments += ["--gpus", parse_gpus(agent["gpus"])]
+    elif not is_only:
+        arguments += ["--gpus", "none"]  # They cannot all have them.
     if "memory_bytes" in agent:
         arguments += ["--memory", str(parse_size(agent["memory_bytes"]))]
     if "politeness" in agent:

@@ -294,7 +294,10 @@ class SpeedPoints(_message.Message):
 
     DEVICE_FIELD_NUMBER: _builtins.int
     POINTS_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     device: _builtins.str
+    problem: _builtins.str
+    """Why there are none (any more): what computes there does not run."""
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpeedPoint]: ...
     def __init__(
@@ -302,10 +305,11 @@ class SpeedPoints(_message.Message):
         *,
         device: _builtins.str = ...,
         points: _abc.Iterable[Global___SpeedPoint] | None = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "points", b"points"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "points", b"points", "problem", b"problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -373,6 +373,7 @@ class ExecutorEvent(_message.Message):
     RESIZED_FIELD_NUMBER: _builtins.int
     CALIBRATED_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ready(self) -> Global___ExecutorReady: ...
     @_builtins.property
@@ -387,6 +388,8 @@ class ExecutorEvent(_message.Message):
     def calibrated(self) -> _agent_pb2.SpeedPoints: ...
     @_builtins.property
     def released(self) -> Global___Released: ...
+    @_builtins.property
+    def ending(self) -> Global___Ending: ...
     def __init__(
         self,
         *,
@@ -397,16 +400,38 @@ class ExecutorEvent(_message.Message):
         resized: _agent_pb2.Resized | None = ...,
         calibrated: _agent_pb2.SpeedPoints | None = ...,
         released: Global___Released | None = ...,
+        ending: Global___Ending | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["calibrated", b"calibrated", "event", b"event", "failed", b"failed", "finished", b"finished", "progress", b"progress", "ready", b"ready", "released", b"released", "resized", b"resized"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibrated", b"calibrated", "ending", b"ending", "event", b"event", "failed", b"failed", "finished", b"finished", "progress", b"progress", "ready", b"ready", "released", b"released", "resized", b"resized"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrated", b"calibrated", "event", b"event", "failed", b"failed", "finished", b"finished", "progress", b"progress", "ready", b"ready", "released", b"released", "resized", b"resized"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrated", b"calibrated", "ending", b"ending", "event", b"event", "failed", b"failed", "finished", b"finished", "progress", b"progress", "ready", b"ready", "released", b"released", "resized", b"resized"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["ready", "progress", "finished", "failed", "resized", "calibrated", "released"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["ready", "progress", "finished", "failed", "resized", "calibrated", "released", "ending"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___ExecutorEvent: _TypeAlias = ExecutorEvent  # noqa: Y015
+
+@_typing.final
+class Ending(_message.Message):
+    """The executor ends now, and this is why: what it computes with cannot be used (any more)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ending: _TypeAlias = Ending  # noqa: Y015
 
 @_typing.final
 class Released(_message.Message):

@@ -1,9 +1,13 @@
-"""One panel of one operation, written against the array namespace of its operands."""
+"""One panel of one operation, written against the array namespace of its operands.
+
+A namespace is NumPy, or what speaks like it. It may bring two things of its own: `product(a, b,
+out)`, which multiplies operands as they are stored and sums them in the type of `out`, and
+`block_bytes`, the size of the blocks in which it likes long operations to be done.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import ModuleType
 from typing import Any, Final, assert_never
 
 from deadheat.runtime import batches, descending, segments
@@ -59,7 +63,7 @@ _UFUNCS: Final = {
 
 
 def compute_panel(
-    xp: ModuleType,
+    xp: Any,
     operation: Operation,
     types: Mapping[str, MatrixType],
     rectangle: Rectangle,
@@ -107,7 +111,7 @@ def compute_panel(
 
 
 def gemm_panel(
-    xp: ModuleType, kind: Gemm, dtype: str, a: Array, b: Array, bias: Array | None, out: Array
+    xp: Any, kind: Gemm, dtype: str, a: Array, b: Array, bias: Array | None, out: Array
 ) -> None:
     """`out[...] = activation(alpha * a @ b + bias)` for one panel.
 
@@ -116,20 +120,20 @@ def gemm_panel(
     and rounded once if `out` is not float32.
     """
     compute = numpy_dtype(element_type(dtype).compute)
-    # Without a copy where they are of that type already.
-    a, b = a.astype(compute, copy=False), b.astype(compute, copy=False)
     bias = None if bias is None else bias.astype(compute, copy=False)
-    if compute == out.dtype:
-        xp.matmul(a, b, out=out)
-        _finish(xp, kind, out, bias)
-        return
-    wide = xp.matmul(a, b)
+    wide = out if compute == out.dtype else xp.empty(out.shape, compute)
+    if product := getattr(xp, "product", None):
+        product(a, b, wide)
+    else:
+        # Without a copy where they are of that type already.
+        xp.matmul(a.astype(compute, copy=False), b.astype(compute, copy=False), out=wide)
     _finish(xp, kind, wide, bias)
-    out[...] = wide.astype(out.dtype)
+    if wide is not out:
+        out[...] = wide.astype(out.dtype)
 
 
 def _batched(
-    xp: ModuleType,
+    xp: Any,
     operation: Operation,
     kind: Batched,
     types: Mapping[str, MatrixType],
@@ -155,7 +159,7 @@ def _batched(
 
 
 def sum_panel(
-    xp: ModuleType, kind: Sum, dtype: str, terms: Sequence[Array], bias: Array | None, out: Array
+    xp: Any, kind: Sum, dtype: str, terms: Sequence[Array], bias: Array | None, out: Array
 ) -> None:
     """`out[...] = activation(alpha * (terms[0] + ... ) + bias)` for one panel.
 
@@ -164,7 +168,7 @@ def sum_panel(
     """
     compute = numpy_dtype(element_type(dtype).compute)
     bias = None if bias is None else bias.astype(compute, copy=False)
-    for block in _row_blocks(out, compute.itemsize):
+    for block in _row_blocks(xp, out, compute.itemsize):
         made = out[block]
         wide = made if made.dtype == compute else xp.empty(made.shape, compute)
         parts = [term[block].astype(compute, copy=False) for term in terms]
@@ -177,21 +181,21 @@ def sum_panel(
             made[...] = wide.astype(made.dtype)
 
 
-def _row_blocks(array: Array, itemsize: int | None = None) -> Iterator[slice]:
+def _row_blocks(xp: Any, array: Array, itemsize: int | None = None) -> Iterator[slice]:
     """Rows of a matrix, as many at a time as a core's cache keeps from one pass to the next."""
     row_bytes = array.shape[1] * (itemsize or array.dtype.itemsize)
-    rows = max(1, SUM_BLOCK_BYTES // max(1, row_bytes))
+    rows = max(1, getattr(xp, "block_bytes", SUM_BLOCK_BYTES) // max(1, row_bytes))
     for start in range(0, array.shape[0], rows):
         yield slice(start, start + rows)
 
 
-def _unary(xp: ModuleType, function: UnaryFunction, x: Array, out: Array) -> None:
+def _unary(xp: Any, function: UnaryFunction, x: Array, out: Array) -> None:
     """`out[...] = function(x)`, rounded once from the accumulation type."""
-    for block in _row_blocks(out):
+    for block in _row_blocks(xp, out):
         _unary_block(xp, function, x[block], out[block])
 
 
-def _unary_block(xp: ModuleType, function: UnaryFunction, x: Array, out: Array) -> None:
+def _unary_block(xp: Any, function: UnaryFunction, x: Array, out: Array) -> None:
     if out.dtype.kind in "biu":
         if function is UnaryFunction.NEGATIVE:
             xp.negative(x, out=out)
@@ -209,19 +213,19 @@ def _unary_block(xp: ModuleType, function: UnaryFunction, x: Array, out: Array) 
     out[...] = wide.astype(out.dtype, copy=False)
 
 
-def _binary(xp: ModuleType, function: BinaryFunction, a: Array, b: Array, out: Array) -> None:
+def _binary(xp: Any, function: BinaryFunction, a: Array, b: Array, out: Array) -> None:
     """`out[...] = function(a, b)` in the result's type; either may be broadcast."""
     ufunc = getattr(xp, _UFUNCS[function])
-    for block in _row_blocks(out):
+    for block in _row_blocks(xp, out):
         x = (a if a.shape[0] == 1 else a[block]).astype(out.dtype, copy=False)
         y = (b if b.shape[0] == 1 else b[block]).astype(out.dtype, copy=False)
         ufunc(x, y, out=out[block])
 
 
-def _softmax(xp: ModuleType, x: Array, columns: slice, out: Array) -> None:
+def _softmax(xp: Any, x: Array, columns: slice, out: Array) -> None:
     """`x` are whole rows, of which `out` gets some columns."""
     compute = numpy_dtype(element_type(out.dtype.name).compute)
-    for block in _row_blocks(x):
+    for block in _row_blocks(xp, x):
         wide = x[block].astype(compute)
         wide -= wide.max(axis=1, keepdims=True)
         xp.exp(wide, out=wide)
@@ -229,7 +233,7 @@ def _softmax(xp: ModuleType, x: Array, columns: slice, out: Array) -> None:
         out[block] = wide[:, columns].astype(out.dtype, copy=False)
 
 
-def _sum_along(xp: ModuleType, kind: SumAlong, dtype: str, x: Array, out: Array) -> None:
+def _sum_along(xp: Any, kind: SumAlong, dtype: str, x: Array, out: Array) -> None:
     element = element_type(dtype)
     compute = out.dtype if element.is_exact else numpy_dtype(element.compute)
     if kind.axis == 1:
@@ -242,7 +246,7 @@ def _sum_along(xp: ModuleType, kind: SumAlong, dtype: str, x: Array, out: Array)
 
 
 def _segment(
-    xp: ModuleType,
+    xp: Any,
     kind: Segment,
     types: Mapping[str, MatrixType],
     rectangle: Rectangle,
@@ -279,7 +283,7 @@ def _within(array: Array, held: Rectangle, part: Rectangle) -> Array:
     return array[rows, part.column_start - left : part.column_stop - left]
 
 
-def _finish(xp: ModuleType, kind: Gemm | Sum, out: Array, bias: Array | None) -> None:
+def _finish(xp: Any, kind: Gemm | Sum, out: Array, bias: Array | None) -> None:
     """The epilogue, in place while the panel is still in the cache."""
     if kind.alpha != 1.0:
         out *= out.dtype.type(kind.alpha)
@@ -288,7 +292,7 @@ def _finish(xp: ModuleType, kind: Gemm | Sum, out: Array, bias: Array | None) ->
     _activate(xp, kind.activation, out)
 
 
-def _activate(xp: ModuleType, activation: Activation, out: Array) -> None:
+def _activate(xp: Any, activation: Activation, out: Array) -> None:
     """In place."""
     match activation:
         case Activation.NONE:
@@ -307,6 +311,6 @@ def _activate(xp: ModuleType, activation: Activation, out: Array) -> None:
             out[...] = 0.5 * out * (1 + xp.tanh(inner))
 
 
-def _sigmoid(xp: ModuleType, x: Array) -> Array:
+def _sigmoid(xp: Any, x: Array) -> Array:
     """1 / (1 + exp(-x)) without overflow, through tanh."""
     return 0.5 * (1 + xp.tanh(0.5 * x))

@@ -306,8 +306,7 @@ def is_in_whole_rows(kind: Kind) -> bool:
 
 
 def is_in_samples(kind: Kind) -> bool:
-    """Whether each row is much work for itself, whatever the number of rows at a time: convolutions
-    multiply sample by sample."""
+    """Whether each row is much work for itself, as convolutions multiply sample by sample."""
     if isinstance(kind, Segment):
         return any(is_in_samples(one.kind) for one in kind.operations)
     return isinstance(kind, Windowed)

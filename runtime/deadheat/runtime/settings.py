@@ -226,6 +226,8 @@ class AgentSettings:
     #: When it has to be gone, as `moments.parse_moment` reads it when the agent starts; or empty.
     until: str
     shares_cpus: bool
+    #: "all", "none", or UUIDs and numbers of GPUs, separated by commas.
+    gpus: str
     #: Where other agents get blocks: HOST:PORT, "off", or empty for this host's own address.
     peers: str
     cache_dir: Path
@@ -248,6 +250,7 @@ class AgentSettings:
             once=sources.get("once", parse_flag, False),
             until=sources.get("until", _parse_until(sources.environment), ""),
             shares_cpus=sources.get("shares_cpus", parse_flag, False),
+            gpus=sources.get("gpus", parse_gpus, "all"),
             peers=sources.get("peers", _parse_peers, ""),
             cache_dir=sources.get("cache_dir", _parse_path, cache_dir(sources.environment)),
             log_level=sources.get("log_level", _parse_level, "info"),
@@ -323,6 +326,19 @@ def _parse_until(environment: Mapping[str, str]) -> Callable[[object], str]:
         return str(raw)
 
     return parse
+
+
+def parse_gpus(raw: object) -> str:
+    """Which GPUs: "all", "none", or a list (also as text, with commas) of numbers in NVML's order
+    and of UUIDs or their beginnings; raises InvalidInput for anything else."""
+    words = list(raw) if isinstance(raw, list | tuple) else str(raw).split(",")
+    parts = [str(word).strip() for word in words]
+    if parts in (["all"], ["none"]):
+        return parts[0]
+    for part in parts:
+        if not part.isdecimal() and not part.startswith(("GPU-", "MIG-")):
+            raise InvalidInput(f"{part!r} may be a number, GPU-... or MIG-...; or all, or none")
+    return ",".join(parts) or "none"
 
 
 def _parse_politeness(raw: object) -> str:

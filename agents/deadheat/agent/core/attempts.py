@@ -349,11 +349,12 @@ class Attempts:
         effects = self.failed(subtask, error.code, error.message, row_done=held.row_kept)
         return [*effects, StopRun(subtask)] if was_running else effects
 
-    def executor_died(self, reason: str) -> list[Effect]:
-        """Whatever ran in it is gone; rows that it had reported are good."""
+    def executor_died(self, reason: str, device: str | None = None) -> list[Effect]:
+        """Whatever ran in it is gone; rows that it had reported are good. It is that of `device`,
+        or the only one."""
         effects: list[Effect] = []
         for subtask, held in list(self._held.items()):
-            if held.phase is Phase.RUNNING:
+            if held.phase is Phase.RUNNING and device in (None, held.assign.device):
                 message = f"the executor died: {reason}"
                 effects += self.failed(
                     subtask, "executor_died", message, row_done=held.row_kept, died=True

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +35,20 @@ _ONE_THREAD: Final = {
 }
 
 
+@dataclass(frozen=True)
+class Command:
+    """What is started: a module, and what its environment has besides the agent's."""
+
+    module: str = "deadheat.agent.executors.worker"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    #: For people.
+    name: str = "the executor"
+    start_timeout_s: float = START_TIMEOUT_S
+
+
+CORES: Final = Command()
+
+
 class ExecutorLink:
     """One executor process. `on_event` gets what it says; `on_died` is told of its death, before
     a new one is started."""
@@ -44,8 +59,12 @@ class ExecutorLink:
         politeness: str,
         on_event: Callable[[pb.ExecutorEvent], None],
         on_died: Callable[[str], None],
+        command: Command = CORES,
     ) -> None:
         self._threads = threads
+        self._command = command
+        #: What it has said of its end.
+        self._reason = ""
         self._politeness = politeness
         self._on_event = on_event
         self._on_died = on_died
@@ -62,13 +81,16 @@ class ExecutorLink:
         return self._process.pid if self._process else 0
 
     async def start(self) -> pb.ExecutorReady:
+        self._reason = ""
         ours = self._spawn()
         self._ready = asyncio.get_running_loop().create_future()
         self._frames = AsyncFrames(ours, self._on_frame, self._on_closed)
         try:
-            found = await asyncio.wait_for(asyncio.shield(self._ready), START_TIMEOUT_S)
+            found = await asyncio.wait_for(
+                asyncio.shield(self._ready), self._command.start_timeout_s
+            )
         except TimeoutError:
-            raise ClusterError("the executor did not start in time") from None
+            raise ClusterError(f"{self._command.name} did not start in time") from None
         if self._kept_open >= 0:
             self._send_kept_open()
         return found
@@ -79,12 +101,16 @@ class ExecutorLink:
         arguments = ["--fd", str(theirs.fileno()), "--threads", str(self._threads)]
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "deadheat.agent.executors.worker", *arguments),
+                *(sys.executable, "-m", self._command.module, *arguments),
                 *("--politeness", self._politeness),
             ],
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
-            env={**notify.environment_of_a_child(os.environ), **_ONE_THREAD},
+            env={
+                **notify.environment_of_a_child(os.environ),
+                **_ONE_THREAD,
+                **self._command.environment,
+            },
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
@@ -109,6 +135,9 @@ class ExecutorLink:
             if self._ready and not self._ready.done():
                 self._ready.set_result(event.ready)
             return
+        if event.WhichOneof("event") == "ending":
+            self._reason = event.ending.reason
+            return
         self._on_event(event)
 
     def _on_closed(self) -> None:
@@ -117,27 +146,34 @@ class ExecutorLink:
         asyncio.get_running_loop().create_task(self._replace())
 
     async def _replace(self) -> None:
-        """It has died (or is dying: its socket closed first)."""
-        process = self._process
+        """It has died (or is dying: its socket closed first). One that was never ready is not
+        started again by itself: it would end for the same reason."""
+        process, name = self._process, self._command.name
         assert process is not None
         code = await asyncio.to_thread(_reap, process)
-        reason = f"signal {-code}" if code < 0 else f"exit code {code}"
-        log.warning(f"the executor died: {reason}", extra=logs.keys("executor_died"))
+        reason = self._reason or (f"signal {-code}" if code < 0 else f"exit code {code}")
+        log.warning(f"{name} died: {reason}", extra=logs.keys("executor_died"))
         if self._ready and not self._ready.done():
-            self._ready.set_exception(ClusterError(f"the executor did not start: {reason}"))
+            # Whoever waits is told; nobody may, if that took too long.
+            self._ready.set_exception(ClusterError(f"{name} did not start: {reason}"))
+            self._ready.exception()
+            return
         self._on_died(reason)
         self._deaths.append(time.monotonic())
         many = len(self._deaths) == MAX_DEATHS
         if self._stopping:
             return
         if many and self._deaths[-1] - self._deaths[0] < DEATHS_WINDOW_S:
-            self.failed.set_exception(ClusterError(f"the executor died {MAX_DEATHS} times"))
+            self._give_up(ClusterError(f"{name} died {MAX_DEATHS} times, at last: {reason}"))
             return
         try:
             await self.start()
         except ClusterError as error:
-            if not self.failed.done():
-                self.failed.set_exception(error)
+            self._give_up(error)
+
+    def _give_up(self, error: ClusterError) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(error)
 
     def set_politeness(self, politeness: str) -> None:
         """Of the process that runs and of those that replace it. Raises PermissionError where

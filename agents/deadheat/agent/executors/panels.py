@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from deadheat.agent.executors.bounds import Bounds
 from deadheat.runtime.dtypes import element_type
 from deadheat.runtime.programs import GemmShape, Rectangle, uncovered
 
@@ -42,6 +43,15 @@ MIN_PANELS: Final = 4
 MAX_BAND_BYTES: Final = 4 << 20
 #: The lowest band of a segment, when there are not enough rows left for higher ones.
 LAST_ROWS: Final = 64
+#: What suits a core. Others (see `bounds`) differ in sizes, not in the way of cutting.
+CORES: Final = Bounds(
+    max_side=MAX_SIDE,
+    min_side=MIN_SIDE,
+    max_panel_flops=MAX_PANEL_FLOPS,
+    max_panel_s=MAX_PANEL_S,
+    max_band_bytes=MAX_BAND_BYTES,
+    last_rows=LAST_ROWS,
+)
 #: Cuts and bands are multiples of this, which suits every BLAS kernel.
 GRAIN: Final = 16
 
@@ -114,6 +124,8 @@ class Panels:
     is_in_whole_rows: bool = False
     #: Bands of whole rows are multiples of so many rows.
     row_grain: int = GRAIN
+    #: How large panels may be, and how small.
+    bounds: Bounds = CORES
     #: Elements that have been computed.
     area_done: int = field(init=False, default=0)
     #: Rows from here on belong to somebody else now.
@@ -192,10 +204,10 @@ class Panels:
         return image
 
     def halve(self, panel: Panel) -> bool:
-        """Puts a panel back as two of half its columns, or rows (it did not fit in memory); False
-        when it is too small for that."""
+        """Puts a panel back as two of half its columns, or of half its rows if it is higher than
+        wide (it did not fit in memory); False when it is too small for that."""
         r = panel.rectangle
-        if self.is_in_whole_rows:
+        if self.is_in_whole_rows or r.rows > r.columns:
             return self._halve_rows(panel)
         if r.columns < 2:
             return False
@@ -278,14 +290,14 @@ class Panels:
         else:
             side = self._side(left * self.rectangle.columns)
             # Not much higher than the panels at its end will want to be: half of what is left.
-            height = min(left, _up(max(min(side, left // 2), min(MIN_SIDE, side))))
-        sliver = (self._last_rows if self.is_in_whole_rows else MIN_SIDE) // 2
+            height = min(left, _up(max(min(side, left // 2), min(self.bounds.min_side, side))))
+        sliver = (self._last_rows if self.is_in_whole_rows else self.bounds.min_side) // 2
         if left - height < sliver:
             height = left  # Rather a higher band than a sliver after it, which would be slow.
         if self.row_arrived is not None and self.row_arrived - start < height:
             # Rather a lower band than a wait, but none so low that it is slow for its size.
             here = self.row_arrived - start
-            if here < min(height, MIN_SIDE if self.row_grain == GRAIN else GRAIN):
+            if here < min(height, self.bounds.min_side if self.row_grain == GRAIN else GRAIN):
                 return False
             height = here // self.row_grain * self.row_grain
         self._bands.append(_Band(start, start + height))
@@ -313,15 +325,19 @@ class Panels:
             for part in (self.shape, *self.shape.parts)
         )
         most = min(
-            MAX_BAND_BYTES / max(1, widest),
-            MAX_PANEL_FLOPS / max(1.0, flops),
-            MAX_PANEL_S / (self._element_s * columns),
+            self.bounds.max_band_bytes / max(1, widest),
+            self.bounds.max_panel_flops / max(1.0, flops),
+            self.bounds.max_panel_s / (self._element_s * columns),
         )
         share = min(
             left / (PANELS_LEFT * self.threads),
             self._pace.chunk(left * columns, self.threads) / columns,
         )
-        least = MIN_SIDE if left > 2 * MIN_SIDE * self.threads else LAST_ROWS
+        least = (
+            self.bounds.min_side
+            if left > 2 * self.bounds.min_side * self.threads
+            else self.bounds.last_rows
+        )
         # A row may be so much work that few of them take long.
         least = min(least, max(GRAIN, int(4 * most)))
         if self.row_grain < GRAIN:  # No BLAS is slow for few of them.
@@ -330,7 +346,7 @@ class Panels:
 
     @property
     def _last_rows(self) -> int:
-        return LAST_ROWS if self.row_grain == GRAIN else self.row_grain
+        return self.bounds.last_rows if self.row_grain == GRAIN else self.row_grain
 
     def _up_rows(self, rows: int) -> int:
         return -(-rows // self.row_grain) * self.row_grain
@@ -344,13 +360,17 @@ class Panels:
     def _side(self, area_left: int) -> int:
         """The side of a square panel that suits what is left."""
         flops = self.shape.flops / max(1, self.shape.rows * self.shape.columns)
-        most = min(MAX_SIDE**2, MAX_PANEL_FLOPS / max(1.0, flops), MAX_PANEL_S / self._element_s)
+        most = min(
+            self.bounds.max_side**2,
+            self.bounds.max_panel_flops / max(1.0, flops),
+            self.bounds.max_panel_s / self._element_s,
+        )
         share = min(
             area_left / (PANELS_LEFT * self.threads), self._pace.chunk(area_left, self.threads)
         )
         if area_left <= LAST_PART * self.rectangle.area:
             share = min(share, LAST_PANEL * self.rectangle.area / self.threads)
-        return max(GRAIN, int(min(most, max(share, min(most, MIN_SIDE**2))) ** 0.5))
+        return max(GRAIN, int(min(most, max(share, min(most, self.bounds.min_side**2))) ** 0.5))
 
 
 def _up(size: int) -> int:

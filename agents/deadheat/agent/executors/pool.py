@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from deadheat.agent.executors.epochs import Epoch
+from deadheat.agent.executors.panels import Panel
 from deadheat.agent.executors.sources import Source
 from deadheat.runtime import wire
 from deadheat.runtime.errors import DeadheatError
@@ -26,6 +27,8 @@ from deadheat.v1 import agent_pb2, local_pb2, types_pb2
 
 Array = Any
 Emit = Callable[[local_pb2.ExecutorEvent], None]
+#: Computes one panel of a task into its place in the result; MemoryError asks for a smaller one.
+Compute = Callable[["Task", Panel], None]
 
 #: Progress of a sub-task is told at most so often, unless the scheduler says otherwise.
 PROGRESS_INTERVAL_S: Final = 0.1
@@ -56,6 +59,8 @@ class Task:
     is_inline: bool
     #: Progress is told at most so often.
     progress_s: float = PROGRESS_INTERVAL_S
+    #: Names of the operands' contents, equal only where these are; empty where there is none.
+    keys: Sequence[str] = ()
     arrival: int = 0
     running: int = 0
     started_s: float | None = None
@@ -75,8 +80,19 @@ class Pool:
     thread does it: nobody may hear that rows are done before he hears which of them were given
     away. `emit` is called from any thread, by one at a time, outside the lock."""
 
-    def __init__(self, threads: int, emit: Emit) -> None:
+    def __init__(
+        self,
+        threads: int,
+        emit: Emit,
+        compute: Compute | None = None,
+        *,
+        counts_cpu: bool = True,
+    ) -> None:
+        """`compute` is this process's own cores if nothing else is said. Where it is not these
+        that do the work, their time says nothing of it (`counts_cpu`)."""
         self._emit = emit
+        self._compute = compute or compute_here
+        self._counts_cpu = counts_cpu
         self._changed = threading.Condition()
         self._unsaid: deque[local_pb2.ExecutorEvent] = deque()
         self._saying = threading.Lock()
@@ -157,7 +173,7 @@ class Pool:
                 if isinstance(task.panels, Epoch):
                     task.panels.do(panel)
                 elif image is None:
-                    _compute(task, panel)
+                    self._compute(task, panel)
                 else:
                     part_of(task.result, panel.rectangle)[...] = part_of(task.result, image).T
             except MemoryError:
@@ -167,7 +183,8 @@ class Pool:
             except Exception as error:  # noqa: BLE001 - reported with the sub-task it belongs to.
                 self._fail(task, "internal", f"{type(error).__name__}: {error}")
             else:
-                spent = (time.thread_time() - cpu_s, time.monotonic() - wall_s)
+                used_s = time.thread_time() - cpu_s if self._counts_cpu else 0.0
+                spent = (used_s, time.monotonic() - wall_s)
                 self._finish(task, panel, *spent, is_copied=image is not None)
             # An idle thread must not keep the last task's mappings alive.
             del task, panel
@@ -247,7 +264,8 @@ def _progress(task: Task) -> agent_pb2.SubtaskProgress:
     )
 
 
-def _compute(task: Task, panel: Any) -> None:
+def compute_here(task: Task, panel: Panel) -> None:
+    """By NumPy, in the calling thread."""
     out = part_of(task.result, panel.rectangle)
     needed = needed_blocks(task.operation, task.types, panel.rectangle)
     pairs = zip(task.operands, needed, strict=True)

@@ -12,6 +12,9 @@ class Source(Protocol):
     """Pure bookkeeping under the pool's lock. A piece of work is the source's own."""
 
     @property
+    def rectangle(self) -> Rectangle: ...
+
+    @property
     def area_done(self) -> int: ...
 
     @property

@@ -1,7 +1,7 @@
 """The executor process of a CPU pool: `python -m deadheat.agent.executors.worker`.
 
-It gets sub-tasks with descriptors of their blocks over a Unix socket, and ends when that closes:
-its agent is gone, also if it was killed.
+All but its `Device` is that of every executor. It gets sub-tasks with descriptors of their blocks
+over a Unix socket, and ends when that closes: its agent is gone, also if it was killed.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, NoReturn
 
 import numpy as np
 
-from deadheat.agent.executors.calibrate import calibrate, shapes
+from deadheat.agent.executors.bounds import Bounds
+from deadheat.agent.executors.calibrate import Point, calibrate, shapes
 from deadheat.agent.executors.epochs import Epoch
-from deadheat.agent.executors.panels import GRAIN, Panels
-from deadheat.agent.executors.pool import PROGRESS_INTERVAL_S, Block, Pool, Task, part_of
+from deadheat.agent.executors.panels import CORES, GRAIN, Panels
+from deadheat.agent.executors.pool import PROGRESS_INTERVAL_S, Block, Compute, Pool, Task, part_of
 from deadheat.agent.executors.sources import Source
 from deadheat.runtime import dtypes, pages, wire
+from deadheat.runtime.cores import only_on_cores
 from deadheat.runtime.dtypes import element_type, numpy_dtype
 from deadheat.runtime.frames import FrameSocket
 from deadheat.runtime.programs import (
@@ -41,6 +44,27 @@ from deadheat.v1 import agent_pb2, local_pb2, types_pb2
 
 _OPS_BACK: Final = {agent_pb2.SPEED_OP_PRODUCT: Op.PRODUCT, agent_pb2.SPEED_OP_SUM: Op.SUM}
 _OPS: Final = {Op.PRODUCT: agent_pb2.SPEED_OP_PRODUCT, Op.SUM: agent_pb2.SPEED_OP_SUM}
+
+#: The exit code of an executor that has said why it ends (EX_SOFTWARE).
+ENDED: Final = 70
+#: Says why this process cannot go on, and ends it.
+End = Callable[[str], NoReturn]
+
+
+@dataclass(frozen=True)
+class Device:
+    """What an executor computes with. `compute` is the cores of this process if nothing is said."""
+
+    threads: int
+    library: str
+    #: Measures these shapes.
+    calibrate: Callable[[Sequence[GemmShape]], Iterable[Point]]
+    #: What may be measured one by one; none where a calibration is one series of its own.
+    shapes: Sequence[GemmShape] = ()
+    compute: Compute | None = None
+    bounds: Bounds = CORES
+    #: A card: its work is not the time of our cores, and it gains nothing from a symmetric result.
+    is_card: bool = False
 
 
 def _map_block(
@@ -65,7 +89,7 @@ def _map_block(
     return Block(array.reshape(shape), rectangle)
 
 
-def _task(message: local_pb2.RunSubtask, descriptors: list[int], threads: int) -> Task:
+def _task(message: local_pb2.RunSubtask, descriptors: list[int], device: Device) -> Task:
     assign = message.assign
     operation = wire.operation_from_wire(assign.operations[0])
     result_type = wire.matrix_type_from_wire(assign.result_type, field="result_type")
@@ -84,9 +108,13 @@ def _task(message: local_pb2.RunSubtask, descriptors: list[int], threads: int) -
         types=types,
         operands=operands,
         result=result,
-        panels=_source(message, operation, types, rectangle, operands, result, threads),
+        panels=_source(message, operation, types, rectangle, operands, result, device),
         is_inline=message.result.is_inline,
         progress_s=assign.progress_s or PROGRESS_INTERVAL_S,
+        keys=[
+            block.matrix_id if block.WhichOneof("source") == "matrix_id" else ""
+            for block in assign.operands
+        ],
     )
 
 
@@ -97,31 +125,41 @@ def _source(
     rectangle: Rectangle,
     operands: Sequence[Block],
     result: Block,
-    threads: int,
+    device: Device,
 ) -> Source:
     """What the threads take pieces of this sub-task from."""
+    if device.is_card and (kinds := only_on_cores(operation.kind)):
+        raise TypeError(f"a card does not compute {', '.join(kinds)}")
     if isinstance(operation.kind, Descent):
         needed = needed_blocks(operation, types, rectangle)
         parts = [part_of(block, wanted) for block, (_, wanted) in zip(operands, needed)]
-        return Epoch(rectangle, operation.kind, parts, part_of(result, rectangle), threads)
+        return Epoch(rectangle, operation.kind, parts, part_of(result, rectangle), device.threads)
     shape = work_shape(operation, types)
     return Panels(
         rectangle,
         replace(shape, rows=rectangle.rows, columns=rectangle.columns),
-        threads,
+        device.threads,
         message.assign.predicted_s,
-        is_symmetric(operation),
+        is_symmetric(operation) and not device.is_card,
         message.row_stop if message.HasField("row_stop") else None,
         is_in_whole_rows=is_in_whole_rows(operation.kind),
         row_grain=1 if is_in_samples(operation.kind) else GRAIN,
+        bounds=device.bounds,
     )
 
 
 class _Executor:
-    def __init__(self, link: FrameSocket, threads: int) -> None:
+    def __init__(self, link: FrameSocket, make: Callable[[End], Device]) -> None:
         self._link = link
         self._kept_open: list[int] = []
-        self._pool = Pool(threads, self._emit)
+        self._device = device = make(self._end)
+        self._wanted = [_point(shape, 0.0) for shape in device.shapes]
+        self._pool = Pool(device.threads, self._emit, device.compute, counts_cpu=not device.is_card)
+
+    def _end(self, reason: str) -> NoReturn:
+        """What runs is not waited for: it waits for what never comes."""
+        self._emit(local_pb2.ExecutorEvent(ending=local_pb2.Ending(reason=reason)))
+        os._exit(ENDED)
 
     def _emit(self, event: local_pb2.ExecutorEvent) -> None:
         try:
@@ -131,7 +169,7 @@ class _Executor:
 
     def serve(self) -> None:
         ready = local_pb2.ExecutorReady(
-            threads=self._pool.threads, library=_library(), points=wanted_points()
+            threads=self._pool.threads, library=self._device.library, points=self._wanted
         )
         self._emit(local_pb2.ExecutorEvent(ready=ready))
         while (frame := self._link.receive()) is not None:
@@ -151,12 +189,12 @@ class _Executor:
                 case "keep_open":
                     self._kept_open += descriptors
                 case "calibrate":
-                    points = list(request.calibrate.points) or wanted_points()
+                    points = list(request.calibrate.points) or self._wanted
                     threading.Thread(target=self._calibrate, args=(points,), daemon=True).start()
 
     def _run(self, message: local_pb2.RunSubtask, descriptors: list[int]) -> None:
         try:
-            self._pool.add(_task(message, descriptors, self._pool.threads))
+            self._pool.add(_task(message, descriptors, self._device))
         except Exception as error:  # noqa: BLE001 - reported with the sub-task it belongs to.
             failure = types_pb2.Failure(code="internal", message=f"{type(error).__name__}: {error}")
             failed = agent_pb2.Failed(subtask_id=message.assign.subtask_id, failure=failure)
@@ -168,15 +206,10 @@ class _Executor:
     def _calibrate(self, wanted: Sequence[agent_pb2.SpeedPoint]) -> None:
         points = [
             _point(point.shape, point.seconds)
-            for point in calibrate(self._pool.threads, [_shape(point) for point in wanted])
+            for point in self._device.calibrate([_shape(point) for point in wanted])
         ]
         calibrated = agent_pb2.SpeedPoints(points=points)
         self._emit(local_pb2.ExecutorEvent(calibrated=calibrated))
-
-
-def wanted_points() -> list[agent_pb2.SpeedPoint]:
-    """All that a calibration measures, without seconds."""
-    return [_point(shape, 0.0) for shape in shapes()]
 
 
 def _point(shape: GemmShape, seconds: float) -> agent_pb2.SpeedPoint:
@@ -207,17 +240,23 @@ def _library() -> str:
     return f"numpy {np.__version__}, {', '.join(names) or 'no BLAS'}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m deadheat.agent.executors.worker")
+def _cores(threads: int) -> Device:
+    return Device(threads, _library(), partial(calibrate, threads), tuple(shapes()))
+
+
+def main(make: Callable[[End], Device] | None = None) -> int:
+    """Serves an agent until it goes; `make` opens what is computed with, if it is no CPU pool."""
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--politeness", choices=("normal", "idle"), default="normal")
     found = parser.parse_args()
     if found.politeness == "idle":
         # The machine's owner wins: these threads get what nobody else wants.
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     np.seterr(all="ignore")  # NaN and infinity propagate; they are the user's.
-    _Executor(FrameSocket(socket.socket(fileno=found.fd)), found.threads).serve()
+    link = FrameSocket(socket.socket(fileno=found.fd))
+    _Executor(link, make or (lambda _end: _cores(found.threads))).serve()
     return 0
 
 

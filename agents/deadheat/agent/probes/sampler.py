@@ -94,10 +94,16 @@ class Sampler:
             self._say(gpu)
             if device := self._gpu_devices.get(gpu.uuid):
                 load = load_of(gpu, self._gpu_pids(gpu.uuid), pids_match=self._pids_match)
-                samples.append(_gpu_message(device, gpu, load))
+                own_bytes = self._own_bytes(gpu)
+                samples.append(_gpu_message(device, gpu, load, own_bytes))
         self._looked({one.device: None if one.unknown else one.foreign for one in samples})
         if samples and self._is_news(samples):
             self._tell(pb.Samples(devices=samples, host=self._host.sample()))
+
+    def _own_bytes(self, gpu: Gpu) -> int:
+        """Memory that our own executor has there: it serves whatever it is given next."""
+        pids = self._gpu_pids(gpu.uuid) if self._pids_match else ()
+        return sum(one.memory_bytes or 0 for one in gpu.processes or () if one.pid in pids)
 
     def _say(self, gpu: Gpu) -> None:
         """Says in the log what became of a GPU, once for each change."""
@@ -147,7 +153,7 @@ class Sampler:
         )
 
 
-def _gpu_message(device: str, gpu: Gpu, load: Load | None) -> pb.DeviceSample:
+def _gpu_message(device: str, gpu: Gpu, load: Load | None, own_bytes: int) -> pb.DeviceSample:
     # A load that nobody can tell is unknown, not idle: then what sub-tasks take is what counts.
     unknown = gpu.problem or ("" if load else "NVML does not say whose load it is")
     busy = gpu.busy or 0.0
@@ -158,7 +164,7 @@ def _gpu_message(device: str, gpu: Gpu, load: Load | None) -> pb.DeviceSample:
         busy=busy,
         own=load.own if load else 0.0,
         foreign=load.foreign if load else busy,
-        memory_free_bytes=max(0, gpu.memory_total_bytes - gpu.memory_used_bytes),
+        memory_free_bytes=max(0, gpu.memory_total_bytes - gpu.memory_used_bytes + own_bytes),
         unknown=unknown,
         gpu=cluster_pb2.GpuSample(
             memory_busy=gpu.memory_busy,

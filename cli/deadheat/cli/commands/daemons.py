@@ -43,6 +43,7 @@ def scheduler(config: Path | None, **flags: Any) -> int:
 @click.option("--yield-hours", metavar="LIST", help="No work then; like 08:00-12:00,22:00-06:00.")
 @click.option("--once", is_flag=True, default=None, help="Leave when the work is done.")
 @click.option("--until", metavar="TIME", help="Be gone by then: 90m, 17:30, a date, or slurm.")
+@click.option("--gpus", metavar="LIST", help="all, none, or numbers and UUIDs. Default: all.")
 @click.option("--shares-cpus", is_flag=True, default=None, help="Other agents use these cores too.")
 @click.option(
     "--peers", metavar="HOST:PORT", help="Where other agents get blocks. Default: a port; or off."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from deadheat.runtime.programs import Program, Rectangle
 from deadheat.scheduler.planner.availability import Sample
@@ -24,6 +25,10 @@ class JobPolicy:
     timeout_s: float | None = None
     is_power_durable: bool = False
     priority: int = 0
+
+
+#: So much of what an agent says of a device's trouble is kept.
+MAX_PROBLEM: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +129,12 @@ class NodeSampled:
 
 @dataclass(frozen=True, slots=True)
 class SpeedMeasured:
+    """What a device can do now; or, without points, why it does nothing."""
+
     node: str
     device: str
     points: Sequence[SpeedPoint]
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,7 @@ def on_speed_measured(world: World, event: events.SpeedMeasured) -> None:
     device = node.devices.get(event.device) if node else None
     if device is None:
         return
+    device.problem = event.problem
     learning.take_claims(world, device, event.points)
     learning.record(world, device)
     jobs.advance_all(world)

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from deadheat.runtime.cores import only_on_cores
 from deadheat.scheduler.core.machine import NodeState
 from deadheat.scheduler.core.state import LAUNCH_S, UNKNOWN_LATENCY_S, Device, Job, Node
 from deadheat.scheduler.core.world import World
@@ -31,7 +32,7 @@ def pool(
     excluded: list[tuple[str, str]] = []
     for node in world.nodes.values():
         for device in node.devices.values():
-            if reason := _why_not(node, device):
+            if reason := _why_not(node, device) or _lacks(device, job):
                 excluded.append((device.facts.id, reason))
             else:
                 usable.append((node, device))
@@ -49,8 +50,18 @@ def _why_not(node: Node, device: Device) -> str:
     if device.yields:
         return f"it gives way ({device.yields})"
     if not device.model.points:
-        return "it is being calibrated"
+        return device.problem or "it is being calibrated"
     return ""
+
+
+def _lacks(device: Device, job: Job | None) -> str:
+    """Cores compute every dtype, if slowly. What a card was not measured with it cannot do."""
+    if device.facts.kind != "gpu" or job is None:
+        return ""
+    needed = {matrix.dtype for matrix in job.program.types.values()}
+    missing = sorted(one for one in needed if device.model.peak_flops(one) is None)
+    missing += sorted({k for one in job.program.operations for k in only_on_cores(one.kind)})
+    return f"it does not compute {', '.join(missing)}" if missing else ""
 
 
 def _columns(

@@ -57,6 +57,8 @@ class Device:
     #: When the history was recorded, and whether it has changed since.
     recorded_s: float = -math.inf
     is_unrecorded: bool = False
+    #: Why it has no speeds, if its agent says.
+    problem: str = ""
 
     @property
     def model(self) -> SpeedModel:

@@ -255,8 +255,10 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
             case "samples":
                 return convert.sampled(node, message.samples, session.threads, session.at)
             case "speed_points":
-                points = convert.speed_points(message.speed_points.points)
-                return events.SpeedMeasured(node, message.speed_points.device, points)
+                told = message.speed_points
+                points = convert.speed_points(told.points)
+                problem = told.problem[: events.MAX_PROBLEM]
+                return events.SpeedMeasured(node, told.device, points, problem)
             case "yielding":
                 reason = message.yielding.reason[: convert.MAX_REASON]
                 return events.DeviceYields(node, message.yielding.device, reason)

@@ -1,0 +1,1 @@
+"""The executor of one GPU, through CuPy. Only its own process imports CuPy."""

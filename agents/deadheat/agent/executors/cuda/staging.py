@@ -1,0 +1,118 @@
+"""Copies between matrices in ordinary memory and a card, by way of pinned memory.
+
+A card copies to and from pinned memory only, and only from there while it computes. Pinning the
+matrices themselves (cudaHostRegister) would save this copy, but takes about as long as the copy for
+memory in small pages, counts against RLIMIT_MEMLOCK, cannot be done at all to what is mapped
+read-only on older drivers, and would have to be undone before the store uses an arena anew: most
+operands are read once. So there are two halves: while the card copies one, this thread fills (or
+empties) the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from deadheat.agent.executors.cuda.card import Card
+
+Array = Any
+
+#: Of each half: a copy of it takes a card half a millisecond, and its start some microseconds.
+HALF_BYTES: Final = 16 << 20
+#: By size: what is copied as plain numbers is copied without the interpreter's lock.
+_PLAIN: Final = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}
+
+
+@dataclass(eq=False)
+class _Half:
+    memory: np.ndarray[Any, Any]
+    event: Any
+    #: The card may still be reading it, or writing.
+    is_busy: bool = False
+    #: Where what is in it belongs: the part of it, and the part of a matrix.
+    source: Array = None
+    target: Array = None
+
+    def settle(self) -> None:
+        if self.is_busy:
+            self.event.synchronize()
+            self.is_busy = False
+        if self.target is not None:
+            np.copyto(self.target, self.source)
+        self.source = self.target = None
+
+
+class Lane:
+    """A thread's stream and its pinned memory; used by that thread only."""
+
+    def __init__(self, card: Card, half_bytes: int = HALF_BYTES) -> None:
+        self._card = card
+        self.stream = card.stream()
+        self._half_bytes = half_bytes
+        self._halves = [_Half(card.pinned(half_bytes), card.event()) for _ in range(2)]
+
+    def upload(self, host: Array, array: Array) -> None:
+        """Puts a copy of `host` on this lane's stream; both are m x n, of one dtype. `host` may be
+        changed when this returns, `array` is complete when the stream has come so far."""
+        for part in self._parts(array):
+            half = self._take()
+            place = _room(half, host[part])
+            np.copyto(place, _plain(host[part]))
+            self._card.send(place, array[part], self.stream)
+            self._leave(half)
+
+    def download(self, array: Array, host: Array) -> None:
+        """Copies to `host`, which is complete when this returns, as is all that was put on the
+        stream before."""
+        for part in self._parts(array):
+            half = self._take()
+            place = _room(half, host[part])
+            self._card.fetch(array[part], place, self.stream)
+            self._leave(half)
+            half.source, half.target = place, _plain(host[part])
+        for half in self._halves:
+            half.settle()
+
+    def settle(self) -> None:
+        """Waits for all that is on the stream; what has not arrived by now is dropped."""
+        for half in self._halves:
+            half.source = half.target = None
+        self.stream.synchronize()
+        for half in self._halves:
+            half.is_busy = False
+
+    def _take(self) -> _Half:
+        half = self._halves[0]
+        half.settle()
+        self._halves.reverse()
+        return half
+
+    def _leave(self, half: _Half) -> None:
+        self.stream.record(half.event)
+        half.is_busy = True
+
+    def _parts(self, array: Array) -> Iterator[tuple[slice, slice]]:
+        rows, columns = array.shape
+        if not rows or not columns:
+            return
+        width = min(columns, max(1, self._half_bytes // array.itemsize))
+        height = max(1, self._half_bytes // (width * array.itemsize))
+        for row in range(0, rows, height):
+            for column in range(0, columns, width):
+                yield (
+                    slice(row, min(rows, row + height)),
+                    slice(column, min(columns, column + width)),
+                )
+
+
+def _plain(array: Array) -> Array:
+    return array.view(_PLAIN[array.dtype.itemsize])
+
+
+def _room(half: _Half, part: Array) -> Array:
+    """As much of a half as a part of a matrix takes, without gaps."""
+    size_bytes = part.size * part.dtype.itemsize
+    return half.memory[:size_bytes].view(_PLAIN[part.dtype.itemsize]).reshape(part.shape)

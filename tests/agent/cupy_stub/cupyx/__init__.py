@@ -1,0 +1,1 @@
+"""As much of cupyx as the CUDA executor uses."""
