@@ -206,7 +206,7 @@ def descend_here(lesson: Lesson, pupil: Pupil) -> Training:
 
 
 def assign(network: Sequential, arrays: Sequence[Array]) -> None:
-    """All parameters of a network, in the order of `network.parameters`, as `matrix_of` has them."""
+    """All parameters, in the order of `network.parameters` and as `matrix_of` has them."""
     left = iter(arrays)
     for layer in network.weighted:
         layer.weight = next(left).reshape(layer.weight.shape)
