@@ -71,7 +71,7 @@ OURS = (
     Case("small", "small", 8),
     Case("latency", "latency", 15),
     Case("sampling", "sampling", 10),
-    Case("dead_heat", "dead_heat", 85),
+    Case("dead_heat", "dead_heat", 70),
 )
 PLANNER = (
     Case("planner_exact", "planner_exact", 3),
@@ -88,10 +88,7 @@ AGENTS = Case("agents", "agents", 200)
 NUMPY, DASK, RAY = "numpy_here", "dask_distributed", "ray_strips"
 OTHERS = ("joblib_strips", "mpi_equal", "starpu_dmda")
 NUMPY_IDLE_4096 = versus(NUMPY, "idle", 4096, 35, target=0.90)
-NUMPY_HOG_4096 = versus(NUMPY, "hog", 4096, 45)
-NUMPY_PINNED_4096 = versus(NUMPY, "pinned", 4096, 45)
 DASK_IDLE_4096 = versus(DASK, "idle", 4096, 60, target=2.2)
-RAY_IDLE_4096 = versus(RAY, "idle", 4096, 50)
 BREAKDOWN = Case("breakdown", "breakdown", 30)
 SERVING = Case("serving", "serving", 35, {"target": 5.0})
 CHAINS = Case("chains", "chains", 55, {"chains": 4, "repeats": 3})
@@ -107,8 +104,6 @@ QUICK = (
     *PLANNER,
     NUMPY_IDLE_4096,
     BREAKDOWN,
-    NUMPY_HOG_4096,
-    NUMPY_PINNED_4096,
     DASK_IDLE_4096,
     Case("held-4096", "held_back", 50, {"size": 4096}),
     TRAINING_QUICK,
@@ -133,28 +128,25 @@ FULL = (
     versus(RAY, "idle", 8192, 200, target=1.0),
     versus(RAY, "hog", 8192, 320, target=1.25),
     versus(RAY, "held", 8192, 350, target=1.3),
-    Case("held-8192", "held_back", 190, {"size": 8192, "target": 0.93, "spread_target": 0.03}),
-    Case("late-hog-8192", "late_hog", 240, {"size": 8192, "target": 0.90, "spread_target": 0.05}),
+    Case("held-8192", "held_back", 165, {"size": 8192, "target": 0.93, "spread_target": 0.03}),
+    Case("late-hog-8192", "late_hog", 220, {"size": 8192, "target": 0.90, "spread_target": 0.05}),
     Case(
         "three-hosts-6144",
         "three_hosts",
-        200,
+        150,
         {"size": 6144, "target": 1.15, "makespan_target": 1.20},
     ),
     TRAINING,
     SAME_B,
     SERVING,
     Case("forward-2048", "forward", 60),
-    Case("chains-100", "chains", 480, {"chains": 100, "repeats": 5}),
+    Case("chains-100", "chains", 300, {"chains": 100, "repeats": 3}),
     Case("memory-4gib", "memory", 45, {"gib": 4.0, "target_mib": 64.0}),
     *OURS,
     *PLANNER,
     SCALE,
     AGENTS,
-    NUMPY_HOG_4096,
-    NUMPY_PINNED_4096,
-    RAY_IDLE_4096,
-    *(versus(peer, load, 4096, 70) for peer in OTHERS for load in ("idle", "hog")),
+    *(versus(peer, load, 4096, 45) for peer in OTHERS for load in ("idle", "hog")),
 )
 
 

@@ -70,7 +70,8 @@ def test_an_agent_that_is_killed_in_a_chain_costs_only_its_rows(tmp_path: Path) 
             assert "one" in {p["node"] for p in done if p["operation"] == "gemm1"}
             for name in ("gemm1", "gemm2", "gemm3", "gemm4"):
                 own = [p for p in done if p["operation"] == name]
-                assert sum(p["rows"][1] - p["rows"][0] for p in own) == len(X)
+                sides = [(*p["rows"], *p["cols"]) for p in own]
+                assert sum((r1 - r0) * (c1 - c0) for r0, r1, c0, c1 in sides) == X.size
 
 
 def test_intermediates_that_the_store_has_lost_are_made_again(tmp_path: Path) -> None:

@@ -360,9 +360,11 @@ class Panels:
     def _side(self, area_left: int) -> int:
         """The side of a square panel that suits what is left."""
         flops = self.shape.flops / max(1, self.shape.rows * self.shape.columns)
+        # What lies across the diagonal is copied, and the more, the smaller panels on it are.
+        halves = 2.0 if self.is_symmetric else 1.0
         most = min(
             self.bounds.max_side**2,
-            self.bounds.max_panel_flops / max(1.0, flops),
+            self.bounds.max_panel_flops / halves / max(1.0, flops),
             self.bounds.max_panel_s / self._element_s,
         )
         share = min(
