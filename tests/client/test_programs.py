@@ -124,6 +124,25 @@ def test_what_persists_is_an_operand_until_nobody_uses_it(client: Client) -> Non
     wait_until_gone(client, before)
 
 
+def test_a_job_of_which_a_part_is_gone_keeps_nothing_mapped(client: Client) -> None:
+    before = stored(client)
+    first, second = client.persist(*(client.put(np.full((400, 300), value)).T for value in (1, 2)))
+    job_id = client.job("last").id
+    # What was fetched before the failure must go by itself: garbage is collected at any time.
+    gc.collect()
+    gc.disable()
+    try:
+        ids = id_of(first), id_of(second)
+        del second
+        wait_until_gone(client, {*before, ids[0]})
+        with pytest.raises(NotFound, match=ids[1]):
+            client.job(job_id).result(timeout=60)
+        del first
+        wait_until_gone(client, before)
+    finally:
+        gc.enable()
+
+
 def test_a_client_that_is_closed_gives_up_what_it_held(
     cluster: LocalCluster, client: Client
 ) -> None:

@@ -133,6 +133,33 @@ def test_what_a_killed_client_left_half_written_expires(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
+def test_what_many_give_up_at_once_goes_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with bench(tmp_path) as found:
+            for name in ("a", "b", "c", "d"):
+                found.store.give_up(await found.create(name))
+            await asyncio.gather(*(found.store.reclaim() for _ in range(3)))
+            assert list(found.store.catalog) == []
+            await found.until_free()
+
+    asyncio.run(test())
+
+
+def test_what_is_held_again_before_its_turn_stays(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with bench(tmp_path) as found:
+            for name in ("a", "b"):
+                found.store.catalog.seal(found.store.catalog.get(await found.create(name)))
+            found.now += SEALED_TTL_S + 1
+            going = asyncio.create_task(found.store.reclaim())
+            await asyncio.sleep(0)  # It has listed both and waits for the first to be freed.
+            found.store.catalog.get("b").holders.add("job:1")
+            await going
+            assert [matrix.id for matrix in found.store.catalog] == ["b"]
+
+    asyncio.run(test())
+
+
 def test_two_clients_may_upload_the_same_matrix_at_once(tmp_path: Path) -> None:
     async def test() -> None:
         async with bench(tmp_path) as found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import traceback
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from types import TracebackType
@@ -251,6 +252,8 @@ class Client(Products, Trainings):
             job.settle_failure(Unavailable("the client was closed before the job ended"))
             raise
         except Exception as error:  # noqa: BLE001 - raised where the future is asked.
+            # It must not keep what had been fetched before mapped until garbage is collected.
+            traceback.clear_frames(error.__traceback__)
             job.settle_failure(error)
 
     async def _download(self, result: types_pb2.Result) -> Array:

@@ -178,12 +178,13 @@ class Catalog:
 
     def reclaimable(self) -> list[Matrix]:
         """Matrices whose room nobody needs any more."""
-        now = self.clock()
-        return [
-            matrix
-            for matrix in self._matrices.values()
-            if not matrix.is_pinned and (matrix.is_given_up or matrix.expires_in_s(now) <= 0)
-        ]
+        return [matrix for matrix in self._matrices.values() if self.may_go(matrix)]
+
+    def may_go(self, matrix: Matrix) -> bool:
+        """Whether it is still here and nobody needs its room any more."""
+        if matrix.is_pinned or self._matrices.get(matrix.id) is not matrix:
+            return False
+        return matrix.is_given_up or matrix.expires_in_s(self.clock()) <= 0
 
     def spillable(self) -> list[Matrix]:
         """Sealed matrices in memory that nobody maps, least recently used first."""

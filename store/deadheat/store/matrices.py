@@ -250,6 +250,8 @@ class Store:
 
     async def reclaim(self) -> None:
         for matrix in self.catalog.reclaimable():
+            if not self.catalog.may_go(matrix):
+                continue  # Another round has taken it, or somebody holds it, since we waited.
             self._mappings.pop(matrix.id, None)
             await self._free(self.catalog.remove(matrix))
 
