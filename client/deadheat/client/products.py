@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from deadheat.client import arrays, local
 from deadheat.client.arrays import Array, ArrayLike
@@ -20,11 +20,11 @@ from deadheat.client.choices import (
     DurabilityName,
     WhereName,
     choice,
-    is_free,
     number,
     place_of,
 )
 from deadheat.client.jobs import Job
+from deadheat.client.local import at_once
 from deadheat.client.places import Places
 from deadheat.client.progress import shown
 from deadheat.client.submissions import Asked, Submissions
@@ -93,9 +93,14 @@ class Products(Submissions):
             and type(alpha) is float
             and alpha == 1.0
             and activation == "none"
-            and is_free(cut, timeout, durability)
+            # `is_free`, without the call: after a product nothing of ours is in the caches.
+            and cut == "balanced"
+            and timeout is None
+            and durability == "process"
         ):
-            made = local.at_once(a, b)
+            made = at_once(a, b)
+            if made is None:
+                made = self._plain(a, b)
             if made is not None:
                 return made
         policy = policy_of(cut, durability, timeout)
@@ -212,6 +217,16 @@ class Products(Submissions):
         job = self._submit_checked(asked, policy, keep=False)
         result = awaited(job, progress)
         self._places.took_there(asked.work, time.perf_counter() - started_s)
+        return result
+
+    def _plain(self, a: ArrayLike, b: ArrayLike) -> Array | None:
+        """`a @ b` without a program for it, where that can be and is better done here."""
+        work = local.plain_work(a, b)
+        if work is None or not self._places.is_here(work):
+            return None
+        started_s = time.perf_counter()
+        result = local.multiplied(cast("Array", a), cast("Array", b))
+        self._places.took_here(work, time.perf_counter() - started_s)
         return result
 
     def _made_here(self, asked: Asked) -> Array:
