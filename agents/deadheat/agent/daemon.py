@@ -80,7 +80,7 @@ class Daemon:
         self.blocks = Blocks(cache)
         self.peers = self.blocks.peers = Peers(settings.tls)
         self.serving = PeerServer(cache, settings.scheduler, settings.tls, settings.peers)
-        self.subtasks = Subtasks(self.blocks, self._tell)
+        self.subtasks = Subtasks(self.blocks, self._tell, self.serving.exchanges)
         self.executor = ExecutorLink(
             len(settings.cpus),
             settings.politeness,
