@@ -93,6 +93,12 @@ class Child:
         self.outgoing.end(error)
 
 
+def options(address: str) -> rpc.Options:
+    """Of a channel for gradients. What has begun is not begun again: gRPC would send the start of
+    it to a parent that has gone on."""
+    return [*rpc.data_options(address), ("grpc.enable_retries", 0)]
+
+
 class Exchange:
     """One member's end of it, from `start` until all steps are summed or it is closed. `memory`
     holds the gradient that our executor makes, and behind it the sum."""
@@ -212,7 +218,9 @@ class Exchange:
         except TimeoutError:
             raise TimedOut(f"waited {patience_s:.0f} s for {whom}") from None
         except grpc.RpcError as error:
-            raise rpc.from_rpc_error(error, doing=f"exchanging with {whom}") from None
+            found = rpc.from_rpc_error(error, doing=f"exchanging with {whom}")
+            # What the other end did not say itself befell the connection.
+            raise found if rpc.is_said_by_us(error) else Unavailable(found.message) from None
         except (asyncio.InvalidStateError, grpc.aio.UsageError):  # The call has ended.
             raise Unavailable(f"{whom}, has ended") from None
 
@@ -251,7 +259,7 @@ class Exchange:
         address = self.place.addresses[self.place.parent]
         if not address:
             raise Unavailable(f"{self.place.name_of(self.place.parent)}cannot be reached")
-        async with rpc.aio_channel(address, self._tls, rpc.data_options(address)) as channel:
+        async with rpc.aio_channel(address, self._tls, options(address)) as channel:
             stub: ExchangeServiceAsyncStub = ExchangeServiceStub(channel)
             call: Call = stub.Exchange()
             header = pb.ExchangeHeader(exchange_id=self.place.exchange, member=self.place.member)
