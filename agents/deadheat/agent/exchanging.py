@@ -122,6 +122,7 @@ class Exchange:
         self._given: asyncio.Queue[tuple[int, float]] = asyncio.Queue()
         self._children = {member: Child(member) for member in place.children}
         self._running: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     def start(self) -> None:
         self._running = asyncio.get_running_loop().create_task(self._run())
@@ -140,6 +141,7 @@ class Exchange:
 
     def close(self) -> None:
         """Ends it; where sums are still awaited, that ends the neighbours, too."""
+        self._is_closed = True
         if self._running and not self._running.done():
             self._running.cancel()
             self._end(Unavailable(f"member {self.place.member} of this epoch has ended"))
@@ -157,10 +159,17 @@ class Exchange:
                         raise InvalidInput(f"the gradient of step {given} came in step {step}")
                     await self._sum(call, step, loss)
             self._end(None)
+        except asyncio.CancelledError:
+            if self._is_closed:
+                raise
+            # gRPC cancels whoever uses a channel that is closed.
+            self._fail(Unavailable("the connection to another member was closed"))
         except Exception as error:  # noqa: BLE001 - whatever it is, the attempt is at its end.
-            why = f"member {self.place.member} of this epoch has ended: {error}"
-            self._end(Unavailable(why))
-            self._on_failed(error)
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._end(Unavailable(f"member {self.place.member} of this epoch has ended: {error}"))
+        self._on_failed(error)
 
     async def _sum(self, call: Call | None, step: int, loss: float) -> None:
         if call is None:

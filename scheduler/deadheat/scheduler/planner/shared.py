@@ -50,14 +50,17 @@ def best(
     prices: Prices, policy: Policy, kind: Descent, samples: MatrixType, state: MatrixType
 ) -> Shared | None:
     """The fastest way to share an epoch, be it slower than one device; None where no two devices
-    that hold what it needs can exchange gradients."""
+    that hold what it needs can exchange gradients. Those who would end it first alone are taken
+    first, as many as it pays."""
     found: Shared | None = None
     pool = prices.pool
     fits = prices.rows_that_fit(np.full(len(pool), float(state.columns))) >= state.rows
-    speeds = pool.effective(pool.rates(prices.shape))
+    fetch_s = state.columns * prices.column_bytes / prices.bandwidth
+    alone_s = prices.start_s + fetch_s
+    alone_s += prices.shape.flops / pool.effective(pool.rates(prices.shape))
     for place in sorted({place for place in pool.meets if place}):
         here = np.array([meets == place for meets in pool.meets], dtype=np.bool_) & fits
-        chosen = [n for n in ordered(-speeds).tolist() if here[n]][:MAX_MEMBERS]
+        chosen = [n for n in ordered(alone_s).tolist() if here[n]][:MAX_MEMBERS]
         for count in range(2, min(len(chosen), descents.parameters(kind)) + 1):
             members = np.array(sorted(chosen[:count]), dtype=np.int64)
             made = _among(prices, policy, kind, samples, state, members)
