@@ -267,7 +267,7 @@ class Exchange:
             return
         address = self.place.addresses[self.place.parent]
         if not address:
-            raise Unavailable(f"{self.place.name_of(self.place.parent)}cannot be reached")
+            raise Unavailable(f"{self.place.name_of(self.place.parent)}, cannot be reached")
         async with rpc.aio_channel(address, self._tls, options(address)) as channel:
             stub: ExchangeServiceAsyncStub = ExchangeServiceStub(channel)
             call: Call = stub.Exchange()

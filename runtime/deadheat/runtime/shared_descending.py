@@ -134,9 +134,3 @@ class SharedPass(Pass):
     def record(self, seconds: float, waiting: float = 0.0, spread: float = 0.0) -> None:
         super().record(seconds, waiting, spread)
         self.result[...] = self.out[:, self.part.start : self.part.stop]
-
-
-def memory_bytes(kind: Descent, rows: int, dtype_bytes: int) -> int:
-    """What a shared epoch takes besides what one does that is not: a state of `rows` rows of its
-    own, its gradient and their sum, and what is on its way."""
-    return (rows + 2) * descents.parameters(kind) * dtype_bytes

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from deadheat.runtime import descents
 from deadheat.runtime.programs import Descent, Program, Rectangle, merged, uncovered
-from deadheat.runtime.shared_descending import memory_bytes
 from deadheat.runtime.units import format_seconds
 from deadheat.scheduler.planner.amdahl import CurvePoint
 from deadheat.scheduler.planner.pool import Flags, Floats, Integers, Pool
@@ -161,8 +161,8 @@ class Step:
             # Everybody needs all operands, whatever its part.
             sizes = heights * row + self.rectangle.columns * column + heights * widths * cell
             if len(self.used) > 1:
-                itemsize = program.types[program.operations[self.operation].result].element.itemsize
-                sizes = sizes + memory_bytes(kind, self.rectangle.rows, itemsize)
+                state = program.types[program.operations[self.operation].result]
+                sizes = sizes + descents.shared_bytes(kind, state)
         found: Integers = sizes.astype(np.int64)
         return found
 

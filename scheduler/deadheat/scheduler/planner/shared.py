@@ -30,7 +30,7 @@ SHAPE: Final = "shared epoch"
 #: Devices of one epoch at most: gradients take longer with each level of the tree.
 MAX_MEMBERS: Final = 16
 #: From an executor through two agents to another one and back, whatever the size (measured).
-HOP_S: Final = 0.004
+HOP_S: Final = 0.0015
 #: Gradients on their way between two agents of one host, up and down, with their sum (measured).
 NEAR_BYTES_PER_S: Final = 3.0e8
 #: Everybody moves all parameters; one device alone moves each when it has it in hand (measured).
