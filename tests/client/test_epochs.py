@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -88,7 +89,10 @@ def test_a_training_is_one_job_with_a_placement_an_epoch(shared: Client) -> None
     check_same(network, expected(3), 1e-8)
     report = shared.report(made.job)
     assert (report.kind, report.state) == ("train", "done")
-    assert [p["operation"] for p in report.placements] == ["epoch1", "epoch2", "epoch3"]
+    names = ["epoch1", "epoch2", "epoch3"]
+    # A row for each device: mostly it is one, since these steps are small.
+    assert list(dict.fromkeys(p["operation"] for p in report.placements)) == names
+    assert len({(p["operation"], p["device"]) for p in report.placements}) == len(report.placements)
     assert all(p["state"] == "done" for p in report.placements)
     assert tuple(seen) == made.epochs
     for number, epoch in enumerate(made.epochs, 1):
@@ -99,7 +103,7 @@ def test_a_training_is_one_job_with_a_placement_an_epoch(shared: Client) -> None
         assert 0 <= epoch.waiting < 1
         assert 0 <= epoch.spread < 1
     assert made.losses[2] < made.losses[0]
-    assert "an epoch, given to one device: its steps follow one another" in shared.explain(made.job)
+    assert re.search("an epoch, (shared|given to one device): ", shared.explain(made.job))
     assert made.as_dict()["job"] == made.job
 
 
@@ -159,9 +163,12 @@ def test_a_cancelled_training_leaves_the_last_epoch_to_the_network(shared: Clien
 
     with pytest.raises(CancelledError):
         shared.train(network, X, Y, epochs=200, on_epoch=cancel, **OPTIONS)
-    done = [p for p in shared.report("last").placements if p["state"] == "done"]
-    assert 1 <= len(done) < 200
-    check_same(network, expected(len(done)), 1e-8)
+    placements = shared.report("last").placements
+    ended = {p["operation"] for p in placements} - {
+        p["operation"] for p in placements if p["state"] != "done"
+    }
+    assert 1 <= len(ended) < 200
+    check_same(network, expected(len(ended)), 1e-8)
 
 
 _TRAINING = """
@@ -224,8 +231,8 @@ def test_a_training_whose_agent_is_killed_in_mid_epoch_goes_on_from_the_last_sta
             made = client.train(network, X, Y, epochs=12, on_epoch=kill, **OPTIONS)
             placements = client.report(made.job).placements
         check_same(network, expected(12), 1e-8)
-        done = [p["operation"] for p in placements if p["state"] == "done"]
-        assert done == [f"epoch{number}" for number in range(1, 13)]
+        done = dict.fromkeys(p["operation"] for p in placements if p["state"] == "done")
+        assert list(done) == [f"epoch{number}" for number in range(1, 13)]
         assert {p["node"] for p in placements if p["state"] == "done"} == {"one", "two"}
 
 
@@ -250,7 +257,7 @@ def test_a_scheduler_that_is_killed_and_started_again_goes_on_with_the_training(
         assert len(made.epochs) == 6
         check_same(network, expected(6), 1e-8)
         # Epochs that were over are not worked again.
-        assert sum(p["operation"] in ("epoch1", "epoch2") for p in placements) == 2
+        assert sum(p["operation"] in ("epoch1", "epoch2") for p in placements) == 2  # One agent.
 
 
 def test_orders_have_a_limit() -> None:

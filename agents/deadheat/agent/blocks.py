@@ -18,8 +18,9 @@ from deadheat.agent.cache import BlockCache, Pin
 from deadheat.agent.memory import Memory
 from deadheat.agent.peers import Peers
 from deadheat.runtime import wire
-from deadheat.runtime.errors import LimitReached, Unavailable
-from deadheat.runtime.programs import MatrixType, Rectangle, read_by_rows
+from deadheat.runtime.descents import parameters
+from deadheat.runtime.errors import InvalidInput, LimitReached, Unavailable
+from deadheat.runtime.programs import Descent, MatrixType, Rectangle, read_by_rows
 from deadheat.store import transfer
 from deadheat.store.descriptors import DescriptorClient
 from deadheat.store.regions import Region
@@ -48,6 +49,8 @@ class Prepared:
     transfer_s: float = 0.0
     #: Local memory of a result that has to be delivered; None where the mapping is the place.
     result_memory: Memory | None = None
+    #: Of an epoch that is shared: its gradient, and the sum of all.
+    exchange_memory: Memory | None = None
     releases: list[Callable[[], None]] = field(default_factory=list)
     #: Operands that were streamed, and those of which further rows are on their way.
     pins: list[Pin] = field(default_factory=list)
@@ -156,6 +159,8 @@ class Blocks:
                     )
                 prepared.operands.append(operand)
             await self._result(assign, prepared)
+            if assign.HasField("share"):
+                await self._exchange(assign, prepared)
         except BaseException:
             prepared.close()
             raise
@@ -261,6 +266,21 @@ class Blocks:
         prepared.result = local_pb2.MappedBlock(
             type=assign.result_type, rectangle=assign.rectangle, size_bytes=size_bytes
         )
+
+    async def _exchange(self, assign: agent_pb2.Assign, prepared: Prepared) -> None:
+        """Memory for the gradients of an epoch that is shared; raises LimitReached."""
+        kind = wire.operation_from_wire(assign.operations[0]).kind
+        if not isinstance(kind, Descent):
+            raise InvalidInput("only an epoch of training is shared", field="share")
+        matrix = wire.matrix_type_from_wire(assign.result_type, field="result_type")
+        size_bytes = 2 * parameters(kind) * matrix.element.itemsize
+        if not self.shared:
+            self._cache.reserve(size_bytes)
+            prepared.releases.append(lambda: self._cache.release(size_bytes))
+        memory = await asyncio.to_thread(Memory, size_bytes)
+        prepared.releases.append(memory.close)
+        prepared.exchange_memory = memory
+        prepared.descriptors.append(os.dup(memory.descriptor))
 
     async def deliver(
         self, assign: agent_pb2.Assign, prepared: Prepared, pieces: Sequence[Rectangle]

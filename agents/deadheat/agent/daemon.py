@@ -81,7 +81,7 @@ class Daemon:
         self.blocks = Blocks(cache)
         self.peers = self.blocks.peers = Peers(settings.tls)
         self.serving = PeerServer(cache, settings.scheduler, settings.tls, settings.peers)
-        self.subtasks = Subtasks(self.blocks, self._tell)
+        self.subtasks = Subtasks(self.blocks, self._tell, self.serving.exchanges)
         self.cores = CorePools(settings, self.subtasks, sys)
         self.cards = CardPool(settings.cache_dir, settings.politeness, self.subtasks, self._offer)
         self.registration = pb.Register()

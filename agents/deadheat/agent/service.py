@@ -16,6 +16,7 @@ import google_crc32c
 import grpc
 
 from deadheat.agent.cache import BlockCache
+from deadheat.agent.exchanges import Exchanges
 from deadheat.runtime import hosts, logs, rpc
 from deadheat.runtime.credentials import TlsFiles, is_loopback
 from deadheat.runtime.errors import InvalidInput, LimitReached, Unavailable
@@ -88,13 +89,14 @@ class PeerServicer:
 
 
 class PeerServer:
-    """The port at which other agents get blocks. `listen` is HOST:PORT, "off", or empty for this
-    host's own address on the way to the scheduler and a free port."""
+    """The port at which other agents get blocks, and exchange gradients. `listen` is HOST:PORT,
+    "off", or empty for this host's own address on the way to the scheduler and a free port."""
 
     def __init__(
         self, cache: BlockCache, scheduler: str, tls: TlsFiles | None, listen: str = ""
     ) -> None:
         self.servicer = PeerServicer(cache)
+        self.exchanges = Exchanges(tls)
         self._scheduler = scheduler
         self._tls = tls
         self._listen = listen
@@ -104,7 +106,7 @@ class PeerServer:
 
     async def open(self) -> str:
         """Listens, if it does not yet; returns the address to tell others, empty if there is
-        none. Blocks are had from the store then."""
+        none. Blocks are had from the store then, and no epoch is shared."""
         host, port = rpc.split_address(self._listen) if self._listen not in ("", "off") else ("", 0)
         if not host and not self._listen:
             host = await asyncio.to_thread(hosts.address_towards, self._scheduler)
@@ -116,7 +118,7 @@ class PeerServer:
         server = grpc.aio.server(
             interceptors=[rpc.ErrorInterceptor()], options=rpc.server_options()
         )
-        server.add_generic_rpc_handlers((self.servicer.handler(),))
+        server.add_generic_rpc_handlers((self.servicer.handler(), self.exchanges.handler()))
         try:
             port = rpc.open_port(server, f"{host}:{port}", self._tls)
         except Unavailable as error:

@@ -155,7 +155,7 @@ class Session:
             call: Call = agent.Session()
             message = Request(sent_s=time.monotonic(), register=self._registration)
             message.register.shares_memory = self._blocks.shared is not None
-            if self._serving and not message.register.shares_memory:
+            if self._serving:
                 message.register.peer_address = await self._serving.open()
             assert self._subtasks is not None
             message.register.held.extend(self._subtasks.held)

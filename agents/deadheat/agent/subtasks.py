@@ -10,6 +10,8 @@ from typing import Any, assert_never
 from deadheat.agent.blocks import Blocks, Prepared
 from deadheat.agent.core import attempts
 from deadheat.agent.core.attempts import Attempts
+from deadheat.agent.exchanges import Exchanges
+from deadheat.agent.exchanging import Exchange
 from deadheat.agent.executors.link import ExecutorLink
 from deadheat.agent.fetching import patiently
 from deadheat.runtime import logs
@@ -27,8 +29,11 @@ class Subtasks:
     """All sub-tasks of this agent, on its event loop. `tell` sends to the scheduler if it is
     there; what must not be lost is told again when it is back."""
 
-    def __init__(self, blocks: Blocks, tell: Tell) -> None:
+    def __init__(self, blocks: Blocks, tell: Tell, exchanges: Exchanges | None = None) -> None:
         self._attempts = Attempts()
+        #: Of gradients; without them no epoch can be shared.
+        self._exchanges = exchanges
+        self._exchanging: dict[str, Exchange] = {}
         self._blocks = blocks
         self._tell = tell
         #: By device. One that has none does not compute, now.
@@ -89,6 +94,9 @@ class Subtasks:
                 self._on_failed(event.failed)
             case "resized":
                 self._do(self._attempts.shrunk(event.resized))
+            case "gradient":
+                if exchange := self._exchanging.get(event.gradient.subtask_id):
+                    exchange.give(event.gradient.step, event.gradient.loss)
             case "released":
                 self._on_released(event.released.subtask_id)
             case "calibrated":
@@ -176,17 +184,25 @@ class Subtasks:
         task.add_done_callback(ended)
 
     def _stop_moving(self, subtask: str) -> None:
-        """Nothing is fetched or delivered for it any more."""
+        """Nothing is fetched, exchanged or delivered for it any more."""
+        self._stop_exchanging(subtask)
         for among in (self._fetching, self._delivering):
             task = among.pop(subtask, None)
             if task and task is not asyncio.current_task():
                 task.cancel()
+
+    def _stop_exchanging(self, subtask: str) -> None:
+        if exchange := self._exchanging.pop(subtask, None):
+            assert self._exchanges is not None
+            self._exchanges.close(exchange)
 
     async def _fetch(self, assign: pb.Assign) -> None:
         subtask = assign.subtask_id
         try:
             prepared = self._prepared[subtask] = await self._prepare(assign)
             prepared.trim(assign.rectangle.row_stop)
+            if assign.HasField("share"):
+                self._exchange(assign, prepared)
             row = prepared.row_here
             self._do(self._attempts.fetched(subtask))
             if subtask not in self._prepared:
@@ -197,6 +213,20 @@ class Subtasks:
                 self._send(subtask, local_pb2.ExecutorRequest(rows_arrived=arrived))
         except Exception as error:  # noqa: BLE001 - whatever it is, the attempt is at its end.
             self._give_up(subtask, error)
+
+    def _exchange(self, assign: pb.Assign, prepared: Prepared) -> None:
+        """Joins those that share an epoch with it. Others may be waiting already."""
+        subtask = assign.subtask_id
+        if self._exchanges is None or prepared.exchange_memory is None:
+            raise Unavailable("no gradients are exchanged here")
+
+        def summed(step: int, loss: float) -> None:
+            made = local_pb2.Gradient(subtask_id=subtask, step=step, loss=loss)
+            self._send(subtask, local_pb2.ExecutorRequest(summed=made))
+
+        self._exchanging[subtask] = self._exchanges.open(
+            assign, prepared.exchange_memory, summed, lambda error: self._give_up(subtask, error)
+        )
 
     async def _prepare(self, assign: pb.Assign) -> Prepared:
         try:
@@ -231,6 +261,8 @@ class Subtasks:
             result=prepared.result,
             row_stop=prepared.row_here,
         )
+        if prepared.exchange_memory is not None:
+            run.exchange_bytes = prepared.exchange_memory.size_bytes
         executor.send(local_pb2.ExecutorRequest(run=run), prepared.descriptors)
         prepared.close_descriptors()
 
@@ -278,6 +310,7 @@ class Subtasks:
             self._close(subtask)
 
     def _close(self, subtask: str) -> None:
+        self._stop_exchanging(subtask)
         self._running.pop(subtask, None)
         if prepared := self._prepared.pop(subtask, None):
             prepared.close()

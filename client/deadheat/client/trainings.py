@@ -97,8 +97,8 @@ class Trainings(Epochs):
         training, it has those of the last complete one.
 
         The training is one job, which goes on if this process ends (`follow` finds it) and if the
-        scheduler is started anew. Each epoch is worked by the device that would end it first, with
-        all of its cores; the weights stay there between its steps.
+        scheduler is started anew. Each epoch is worked by one device with all of its cores, or by
+        several, each with a part of every batch; the weights stay there between its steps.
 
         Args:
             network: Of float32 or float64.

@@ -607,6 +607,7 @@ class Assign(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     PREDICTED_S_FIELD_NUMBER: _builtins.int
     PROGRESS_S_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
     subtask_id: _builtins.str
     job_id: _builtins.str
     attempt: _builtins.int
@@ -629,6 +630,10 @@ class Assign(_message.Message):
 
     @_builtins.property
     def rectangle(self) -> _types_pb2.Rectangle: ...
+    @_builtins.property
+    def share(self) -> Global___Share:
+        """Other sub-tasks work the same epoch of training, each a part of every batch."""
+
     def __init__(
         self,
         *,
@@ -644,14 +649,53 @@ class Assign(_message.Message):
         rank: _builtins.float = ...,
         predicted_s: _builtins.float = ...,
         progress_s: _builtins.float = ...,
+        share: Global___Share | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["rectangle", b"rectangle", "result_type", b"result_type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rectangle", b"rectangle", "result_type", b"result_type", "share", b"share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "device", b"device", "job_id", b"job_id", "operands", b"operands", "operations", b"operations", "predicted_s", b"predicted_s", "progress_s", b"progress_s", "rank", b"rank", "rectangle", b"rectangle", "result_matrix_id", b"result_matrix_id", "result_type", b"result_type", "subtask_id", b"subtask_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "device", b"device", "job_id", b"job_id", "operands", b"operands", "operations", b"operations", "predicted_s", b"predicted_s", "progress_s", b"progress_s", "rank", b"rank", "rectangle", b"rectangle", "result_matrix_id", b"result_matrix_id", "result_type", b"result_type", "share", b"share", "subtask_id", b"subtask_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Assign: _TypeAlias = Assign  # noqa: Y015
+
+@_typing.final
+class Share(_message.Message):
+    """A sub-task's place among those that share an epoch. Member 0 is the root of a binary tree, and the
+    parent of member n is (n - 1) / 2, rounded down: gradients are added on their way to the root, own
+    before those of members in rising order, and their sum comes back the same way.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXCHANGE_ID_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    PATIENCE_S_FIELD_NUMBER: _builtins.int
+    exchange_id: _builtins.str
+    """Of this attempt at this epoch."""
+    member: _builtins.int
+    patience_s: _builtins.float
+    """Whoever has waited so long for another one gives up."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """HOST:PORT of ExchangeService at each member's agent, in their order."""
+
+    def __init__(
+        self,
+        *,
+        exchange_id: _builtins.str = ...,
+        member: _builtins.int = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        patience_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "exchange_id", b"exchange_id", "member", b"member", "patience_s", b"patience_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Share: _TypeAlias = Share  # noqa: Y015
 
 @_typing.final
 class CancelSubtasks(_message.Message):

@@ -190,6 +190,7 @@ class ExecutorRequest(_message.Message):
     CALIBRATE_FIELD_NUMBER: _builtins.int
     KEEP_OPEN_FIELD_NUMBER: _builtins.int
     ROWS_ARRIVED_FIELD_NUMBER: _builtins.int
+    SUMMED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> Global___RunSubtask: ...
     @_builtins.property
@@ -202,6 +203,8 @@ class ExecutorRequest(_message.Message):
     def keep_open(self) -> Global___KeepOpen: ...
     @_builtins.property
     def rows_arrived(self) -> Global___RowsArrived: ...
+    @_builtins.property
+    def summed(self) -> Global___Gradient: ...
     def __init__(
         self,
         *,
@@ -211,12 +214,13 @@ class ExecutorRequest(_message.Message):
         calibrate: Global___Calibrate | None = ...,
         keep_open: Global___KeepOpen | None = ...,
         rows_arrived: Global___RowsArrived | None = ...,
+        summed: Global___Gradient | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["calibrate", b"calibrate", "cancel", b"cancel", "keep_open", b"keep_open", "request", b"request", "resize", b"resize", "rows_arrived", b"rows_arrived", "run", b"run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibrate", b"calibrate", "cancel", b"cancel", "keep_open", b"keep_open", "request", b"request", "resize", b"resize", "rows_arrived", b"rows_arrived", "run", b"run", "summed", b"summed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrate", b"calibrate", "cancel", b"cancel", "keep_open", b"keep_open", "request", b"request", "resize", b"resize", "rows_arrived", b"rows_arrived", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrate", b"calibrate", "cancel", b"cancel", "keep_open", b"keep_open", "request", b"request", "resize", b"resize", "rows_arrived", b"rows_arrived", "run", b"run", "summed", b"summed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["run", "cancel", "resize", "calibrate", "keep_open", "rows_arrived"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["run", "cancel", "resize", "calibrate", "keep_open", "rows_arrived", "summed"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -290,8 +294,13 @@ class RunSubtask(_message.Message):
     OPERANDS_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     ROW_STOP_FIELD_NUMBER: _builtins.int
+    EXCHANGE_BYTES_FIELD_NUMBER: _builtins.int
     row_stop: _builtins.int
     """Rows below it may be computed, more will arrive; absent when all are there."""
+    exchange_bytes: _builtins.int
+    """The last descriptor is memory of so many bytes for gradients of an epoch that is shared: its first
+    half for this device's own, its second half for their sum.
+    """
     @_builtins.property
     def assign(self) -> _agent_pb2.Assign: ...
     @_builtins.property
@@ -305,16 +314,52 @@ class RunSubtask(_message.Message):
         operands: _abc.Iterable[Global___MappedBlock] | None = ...,
         result: Global___MappedBlock | None = ...,
         row_stop: _builtins.int | None = ...,
+        exchange_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_row_stop", b"_row_stop", "assign", b"assign", "result", b"result", "row_stop", b"row_stop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exchange_bytes", b"_exchange_bytes", "_row_stop", b"_row_stop", "assign", b"assign", "exchange_bytes", b"exchange_bytes", "result", b"result", "row_stop", b"row_stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_row_stop", b"_row_stop", "assign", b"assign", "operands", b"operands", "result", b"result", "row_stop", b"row_stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exchange_bytes", b"_exchange_bytes", "_row_stop", b"_row_stop", "assign", b"assign", "exchange_bytes", b"exchange_bytes", "operands", b"operands", "result", b"result", "row_stop", b"row_stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__exchange_bytes: _TypeAlias = _typing.Literal["exchange_bytes"]  # noqa: Y015
+    _WhichOneofArgType__exchange_bytes: _TypeAlias = _typing.Literal["_exchange_bytes", b"_exchange_bytes"]  # noqa: Y015
     _WhichOneofReturnType__row_stop: _TypeAlias = _typing.Literal["row_stop"]  # noqa: Y015
     _WhichOneofArgType__row_stop: _TypeAlias = _typing.Literal["_row_stop", b"_row_stop"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exchange_bytes) -> _WhichOneofReturnType__exchange_bytes | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__row_stop) -> _WhichOneofReturnType__row_stop | None: ...
 
 Global___RunSubtask: _TypeAlias = RunSubtask  # noqa: Y015
+
+@_typing.final
+class Gradient(_message.Message):
+    """Of a step of an epoch that is shared: to the agent when its own gradient is in memory, to the
+    executor when the sum of all gradients is.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBTASK_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    subtask_id: _builtins.str
+    step: _builtins.int
+    loss: _builtins.float
+    """The sum of the losses of the rows that it is a gradient of."""
+    def __init__(
+        self,
+        *,
+        subtask_id: _builtins.str = ...,
+        step: _builtins.int = ...,
+        loss: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loss", b"loss", "step", b"step", "subtask_id", b"subtask_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Gradient: _TypeAlias = Gradient  # noqa: Y015
 
 @_typing.final
 class RowsArrived(_message.Message):
@@ -374,6 +419,7 @@ class ExecutorEvent(_message.Message):
     CALIBRATED_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
     ENDING_FIELD_NUMBER: _builtins.int
+    GRADIENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ready(self) -> Global___ExecutorReady: ...
     @_builtins.property
@@ -390,6 +436,8 @@ class ExecutorEvent(_message.Message):
     def released(self) -> Global___Released: ...
     @_builtins.property
     def ending(self) -> Global___Ending: ...
+    @_builtins.property
+    def gradient(self) -> Global___Gradient: ...
     def __init__(
         self,
         *,
@@ -401,12 +449,13 @@ class ExecutorEvent(_message.Message):
         calibrated: _agent_pb2.SpeedPoints | None = ...,
         released: Global___Released | None = ...,
         ending: Global___Ending | None = ...,
+        gradient: Global___Gradient | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["calibrated", b"calibrated", "ending", b"ending", "event", b"event", "failed", b"failed", "finished", b"finished", "progress", b"progress", "ready", b"ready", "released", b"released", "resized", b"resized"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibrated", b"calibrated", "ending", b"ending", "event", b"event", "failed", b"failed", "finished", b"finished", "gradient", b"gradient", "progress", b"progress", "ready", b"ready", "released", b"released", "resized", b"resized"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrated", b"calibrated", "ending", b"ending", "event", b"event", "failed", b"failed", "finished", b"finished", "progress", b"progress", "ready", b"ready", "released", b"released", "resized", b"resized"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrated", b"calibrated", "ending", b"ending", "event", b"event", "failed", b"failed", "finished", b"finished", "gradient", b"gradient", "progress", b"progress", "ready", b"ready", "released", b"released", "resized", b"resized"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["ready", "progress", "finished", "failed", "resized", "calibrated", "released", "ending"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["ready", "progress", "finished", "failed", "resized", "calibrated", "released", "ending", "gradient"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

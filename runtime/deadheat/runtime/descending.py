@@ -35,17 +35,24 @@ LEAST_ROWS: Final = 128
 #: A block is no more than one of so many for each thread of what is left: the last ones are small.
 BLOCKS_LEFT: Final = 1.3
 GRAIN: Final = 16
+#: To move a parameter takes about as long as so many flops of a product: memory is what it needs.
+MOVE_EFFORT: Final = 100.0
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Rows [start, stop) of the batch, or of a layer's weight (`layer` is its number among those
-    with parameters); an empty one stands for its bias."""
+    with parameters); an empty one stands for its bias. Without flops, parameters to be moved."""
 
     layer: int | None
     start: int
     stop: int
     flops: float
+
+    @property
+    def effort(self) -> float:
+        """About how much work it is, in flops of a product."""
+        return self.flops or MOVE_EFFORT * (self.stop - self.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +83,10 @@ class Work:
         return sum(int(array.nbytes) for array in arrays)
 
     @staticmethod
-    def of(xp: ModuleType, kind: Descent, samples: Array) -> Work:
-        """For a batch of these samples; raises MemoryError."""
-        rows, dtype = min(kind.batch_size, len(samples)), samples.dtype
+    def of(xp: ModuleType, kind: Descent, samples: Array, rows: int | None = None) -> Work:
+        """For a batch of these samples, or for so many rows of it; raises MemoryError."""
+        rows = min(kind.batch_size, len(samples)) if rows is None else rows
+        dtype = samples.dtype
         inputs = before = xp.empty((rows, samples.shape[1]), dtype)
         stages: list[_Stage] = []
         deltas: list[Array] = []
@@ -110,6 +118,7 @@ class Pass:
     threads: int
     work: Work
     pieces: Sequence[Piece] = field(init=False, default=())
+    is_over: bool = field(init=False, default=False)
     #: Steps that are done.
     steps: int = field(init=False, default=0)
     loss: float = field(init=False, default=0.0)
@@ -152,29 +161,45 @@ class Pass:
         return -(-len(self.parts[0]) // self.kind.batch_size)
 
     @property
-    def _rows(self) -> Array:
+    def _batch(self) -> Array:
         """The sample numbers of this step."""
         start = self.steps * self.kind.batch_size
         return self.parts[2][0, start : start + self.kind.batch_size]
+
+    @property
+    def _rows(self) -> Array:
+        """Those of them that are worked here."""
+        return self._batch
 
     def proceed(self) -> None:
         """All pieces of a phase are done: on to the next. Raises InvalidInput where the loss, or a
         parameter at the end, is not finite any more."""
         if self._is_moving:
-            self.steps += 1
-            if self.steps == self.steps_in_all:
-                self.pieces = ()
-                self._end()
-                return
+            self._end_step()
         else:
-            count = len(self._rows)
-            value = math.fsum(self._losses[start] for start in sorted(self._losses)) / count
-            self._losses.clear()
-            if not math.isfinite(value):
-                epoch = self.kind.epoch + 1
-                raise self._diverged(f"the loss is {value} in step {self.steps + 1} of", epoch)
-            self.loss += value * count
-        self._next()
+            self._take_loss(self._sum_of_losses())
+        if not self.is_over:
+            self._next()
+
+    def _sum_of_losses(self) -> float:
+        found = math.fsum(self._losses[start] for start in sorted(self._losses))
+        self._losses.clear()
+        return found
+
+    def _take_loss(self, total: float) -> None:
+        """The sum of the losses of all rows of the batch."""
+        value = total / len(self._batch)
+        if not math.isfinite(value):
+            epoch = self.kind.epoch + 1
+            raise self._diverged(f"the loss is {value} in step {self.steps + 1} of", epoch)
+        self.loss += total
+
+    def _end_step(self) -> None:
+        self.steps += 1
+        if self.steps == self.steps_in_all:
+            self.pieces = ()
+            self.is_over = True
+            self._end()
 
     def _end(self) -> None:
         if not bool(self.xp.isfinite(self.out[:, : descents.parameters(self.kind)]).all()):
@@ -189,13 +214,15 @@ class Pass:
 
     def _next(self) -> None:
         self._is_moving = not self._is_moving
-        rows = len(self._rows)
-        if not self._is_moving:
-            flops = _forward_flops(self.kind)
-            cuts = _cuts(rows, self.threads)
-            self.pieces = [Piece(None, a, b, flops * (b - a)) for a, b in cuts]
-            return
-        found = []
+        self.pieces = self._weight_pieces() if self._is_moving else self._row_pieces()
+
+    def _row_pieces(self) -> list[Piece]:
+        flops = _forward_flops(self.kind)
+        cuts = _cuts(len(self._rows), self.threads)
+        return [Piece(None, a, b, flops * (b - a)) for a, b in cuts]
+
+    def _weight_pieces(self) -> list[Piece]:
+        rows, found = len(self._rows), []
         for number, layer in enumerate(descents.dense(self.kind)):
             flops = 2.0 * rows * layer.outputs
             cuts = _cuts(layer.inputs, self.threads)
@@ -204,7 +231,7 @@ class Pass:
                 found.append(Piece(number, 0, 0, 0.0))
         # The largest first, so that the last ones end together; a bias takes time, but no flops.
         found.sort(key=lambda piece: (piece.start != piece.stop, -piece.flops))
-        self.pieces = found
+        return found
 
     def record(self, seconds: float, waiting: float = 0.0, spread: float = 0.0) -> None:
         """What was measured of the epoch goes into the state."""
@@ -220,10 +247,15 @@ class Pass:
         """Works one piece of the present phase."""
         if piece.layer is None:
             self._losses[piece.start] = self._through(piece.start, piece.stop)
-        elif piece.start == piece.stop:
-            self._move_bias(piece.layer)
         else:
-            self._move_rows(piece.layer, piece.start, piece.stop)
+            self._move(*self._descend(piece))
+
+    def _descend(self, piece: Piece) -> tuple[int, int]:
+        """The gradient of a piece of weights; returns which parameters of the network that is."""
+        assert piece.layer is not None
+        if piece.start == piece.stop:
+            return self._gradient_of_bias(piece.layer)
+        return self._gradient_of_rows(piece.layer, piece.start, piece.stop)
 
     def _through(self, start: int, stop: int) -> float:
         """Rows of the batch forwards and backwards; returns the sum of their losses."""
@@ -242,7 +274,7 @@ class Pass:
                 FUNCTIONS[stage.layer].apply(xp, x, y)
         output = work.stages[-1].after[start:stop]
         g = work.deltas[-1][start:stop]
-        loss = LOSSES[self.kind.loss](xp, output, targets[chosen], g, len(rows))
+        loss = LOSSES[self.kind.loss](xp, output, targets[chosen], g, len(self._batch))
         for stage in reversed(work.stages):
             if not isinstance(stage.layer, Dense):
                 x, y = stage.before[start:stop], stage.after[start:stop]
@@ -255,27 +287,27 @@ class Pass:
                 break
         return loss
 
-    def _move_rows(self, number: int, start: int, stop: int) -> None:
-        """Some rows of a layer's weight, by their gradient."""
+    def _gradient_of_rows(self, number: int, start: int, stop: int) -> tuple[int, int]:
+        """Of some rows of a layer's weight."""
         work, rows = self.work, len(self._rows)
         gradient = self._weights[number + len(work.deltas)][0][start:stop]
         x = self._before[number][:rows, start:stop]
         self.xp.matmul(x.T, work.deltas[number][:rows], out=gradient)
         layer, weight, _ = self._places[number]
         at = weight + start * layer.outputs
-        self._move(at, at + gradient.size)
+        return at, at + gradient.size
 
-    def _move_bias(self, number: int) -> None:
-        rows = len(self._rows)
+    def _gradient_of_bias(self, number: int) -> tuple[int, int]:
         gradient = self._weights[number + len(self.work.deltas)][1]
         assert gradient is not None
-        self.work.deltas[number][:rows].sum(axis=0, out=gradient)
+        self.work.deltas[number][: len(self._rows)].sum(axis=0, out=gradient)
         bias = self._places[number][2]
-        self._move(bias, bias + gradient.size)
+        return bias, bias + gradient.size
 
-    def _move(self, start: int, stop: int) -> None:
+    def _move(self, start: int, stop: int, gradient: Array | None = None) -> None:
         """v = momentum * v + g and p = p - learning_rate * v, for some parameters."""
-        p, g = self.out[0, start:stop], self.work.gradient[start:stop]
+        gradient = self.work.gradient if gradient is None else gradient
+        p, g = self.out[0, start:stop], gradient[start:stop]
         if self.kind.momentum:
             v = self.out[1, start:stop]
             v *= self.kind.momentum

@@ -182,6 +182,12 @@ def work_bytes(kind: Descent, samples: MatrixType) -> int:
     return elements * samples.element.itemsize
 
 
+def shared_bytes(kind: Descent, state: MatrixType) -> int:
+    """What a device needs besides where others share its epoch: a state of its own, its gradient
+    and the sum of all."""
+    return (state.rows + 2) * parameters(kind) * state.element.itemsize
+
+
 def check_values(kind: Descent, targets: Any, order: Any, samples: int) -> None:
     """Raises InvalidInput for labels and sample numbers that are none: what reads them would read
     something else. Both are arrays."""

@@ -230,7 +230,8 @@ class AgentSettings:
     numa: str
     #: "all", "none", or UUIDs and numbers of GPUs, separated by commas.
     gpus: str
-    #: Where other agents get blocks: HOST:PORT, "off", or empty for this host's own address.
+    #: Where other agents get blocks and exchange gradients: HOST:PORT, "off", or empty for this
+    #: host's own address.
     peers: str
     cache_dir: Path
     log_level: str

@@ -29,8 +29,8 @@ KIND = Descent(
 )
 
 
-def training(epochs: int = 3, rows: int = 100_000) -> Program:
-    kind = replace(KIND, epochs=epochs)
+def training(epochs: int = 3, rows: int = 100_000, batch_size: int = 1000) -> Program:
+    kind = replace(KIND, epochs=epochs, batch_size=batch_size)
     count = 500 * 800 + 800 + 800 * 10 + 10 + 10 * epochs
     types = {
         "X": MatrixType(rows, 500, "float32"),

@@ -4,7 +4,8 @@ Rules of this file: bookkeeping under the pool's lock, but for `do`. Threads tak
 phase from one queue, so that one whose core somebody else uses takes fewer. When all of a phase are
 done there is one piece more, the *turn*: whichever thread takes it goes on to the next phase, while
 the others wait; and through phases so small that waking somebody would take longer. Nothing of an
-epoch can be given away, nor does any of its result count before all.
+epoch can be given away, nor does any of its result count before all. Of one that devices share
+there is no piece while others' gradients are awaited: threads go on with other sub-tasks.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ import numpy as np
 from deadheat.runtime.descending import Pass, Piece, Work
 from deadheat.runtime.operations import Descent
 from deadheat.runtime.programs import Rectangle
+from deadheat.runtime.shared_descending import Given, Part, SharedPass
 
 Array = Any
 
@@ -74,16 +76,28 @@ class _Kept:
 _KEPT: Final = _Kept()
 
 
+@dataclass(frozen=True, eq=False)
+class Exchanged:
+    """Where the gradient of an epoch that is shared leaves (`own`), and where the sum arrives.
+    `tell` is called, outside the pool's lock, when a gradient is there."""
+
+    own: Array
+    total: Array
+    tell: Callable[[Given], None]
+
+
 @dataclass(eq=False)
 class Epoch:
     """The pieces of one epoch; what `Panels` is to a product. `parts` are the operands' blocks, in
-    the order of the operation's, and `out` is the whole result."""
+    the order of the operation's, and `out` is what this device writes of the result: all of it,
+    unless there is an `exchange` with others."""
 
     rectangle: Rectangle
     kind: Descent
     parts: Sequence[Array]
     out: Array
     threads: int
+    exchange: Exchanged | None = None
     area_done: int = field(init=False, default=0)
     is_done: bool = field(init=False, default=False)
     _pass: Pass | None = field(init=False, default=None)
@@ -103,12 +117,22 @@ class Epoch:
         if self._waiting:
             self._running += 1
             return self._waiting.popleft()
-        if not self._running:
+        if not self._running and not self._awaits_others:
             self._running = 1
             return Turn()
         if self._idle_since_s is None:
             self._idle_since_s = time.monotonic()
         return None
+
+    @property
+    def _awaits_others(self) -> bool:
+        return isinstance(self._pass, SharedPass) and self._pass.given is not None
+
+    def summed(self, step: int, loss: float) -> None:
+        """The sum of all gradients of a step is there; one of another step is not waited for."""
+        made = self._pass
+        if isinstance(made, SharedPass) and made.given is not None and made.given.step == step:
+            made.taken(loss)
 
     def do(self, piece: Piece | Turn) -> None:
         """Outside the lock. Raises InvalidInput where the training cannot go on."""
@@ -120,21 +144,36 @@ class Epoch:
         until_s = time.monotonic() + TURN_S
         if made is None:
             self._began_s = time.monotonic()
-            work = _KEPT.take(self._key) or Work.of(np, self.kind, self.parts[0])
-            made = self._pass = Pass(np, self.kind, self.parts, self.out, self.threads, work)
+            made = self._pass = self._begun()
             made.begin()
         else:
             made.proceed()
         while made.pieces and time.monotonic() < until_s:
-            flops = sum(one.flops for one in made.pieces)
-            if flops > ALONE_FLOPS:
+            if sum(one.effort for one in made.pieces) > ALONE_FLOPS:
                 break
             for one in made.pieces:
                 made.do(one)
-            piece.flops += flops
+                piece.flops += one.flops
             made.proceed()
-        if not made.pieces:
+        if made.is_over:
             self._record(made)
+        elif self.exchange and isinstance(made, SharedPass) and made.given:
+            self.exchange.tell(made.given)
+
+    def _begun(self) -> Pass:
+        samples, before = self.parts[0], self.parts[3]
+        kept = _KEPT.take(self._key)
+        if self.exchange is None:
+            work = kept or Work.of(np, self.kind, samples)
+            return Pass(np, self.kind, self.parts, self.out, self.threads, work)
+        part = Part.of(self.kind, self.rectangle)
+        first, last = part.rows(min(self.kind.batch_size, len(samples)))
+        # Rounding gives a smaller batch no more rows than this.
+        work = kept or Work.of(np, self.kind, samples, last - first + 1)
+        work.gradient = self.exchange.own
+        state = np.empty_like(before)
+        args = np, self.kind, self.parts, state, self.threads, work
+        return SharedPass(*args, part, self.out, self.exchange.total)
 
     def _record(self, made: Pass) -> None:
         elapsed_s = max(1e-9, time.monotonic() - self._began_s)
@@ -145,7 +184,11 @@ class Epoch:
     @property
     def _key(self) -> object:
         samples = self.parts[0]
-        return replace(self.kind, epoch=0), samples.shape, samples.dtype
+        return replace(self.kind, epoch=0), samples.shape, samples.dtype, self._part_of_work
+
+    @property
+    def _part_of_work(self) -> object:
+        return None if self.exchange is None else self.rectangle
 
     def finish(self, piece: Piece | Turn, wall_s: float) -> None:
         """A piece is done."""
@@ -155,7 +198,7 @@ class Epoch:
             assert self._pass is not None
             self._waiting.extend(self._pass.pieces)
             self._idle_since_s = None
-            self.is_done = not self._waiting
+            self.is_done = self._pass.is_over
         elif not self._running and not self._waiting and self._idle_since_s is not None:
             self._apart_s += time.monotonic() - self._idle_since_s
         if self.is_done:
@@ -168,7 +211,7 @@ class Epoch:
     @property
     def has_turned(self) -> bool:
         """Whether threads that found nothing may find something now."""
-        return bool(self._waiting) or not self._running
+        return bool(self._waiting) or (not self._running and not self._awaits_others)
 
     @property
     def row_done(self) -> int:

@@ -125,6 +125,19 @@ class Pool:
                 task.panels.arrived(row)
                 self._changed.notify_all()
 
+    def summed(self, task_id: str, step: int, loss: float) -> None:
+        """Of an epoch that is shared, the sum of all gradients of a step is there."""
+        with self._changed:
+            if (task := self._tasks.get(task_id)) and isinstance(task.panels, Epoch):
+                task.panels.summed(step, loss)
+                self._changed.notify_all()
+
+    def tell(self, event: local_pb2.ExecutorEvent) -> None:
+        """Says something in its turn. Not to be called with the lock."""
+        with self._changed:
+            self._unsaid.append(event)
+        self._say()
+
     def cancel(self, task_id: str) -> None:
         """No further panel of it starts; what runs ends unheard."""
         with self._changed:

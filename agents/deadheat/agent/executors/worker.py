@@ -20,7 +20,7 @@ import numpy as np
 
 from deadheat.agent.executors.bounds import Bounds
 from deadheat.agent.executors.calibrate import Point, calibrate, shapes
-from deadheat.agent.executors.epochs import Epoch
+from deadheat.agent.executors.epochs import Epoch, Exchanged
 from deadheat.agent.executors.panels import CORES, GRAIN, Panels
 from deadheat.agent.executors.pool import PROGRESS_INTERVAL_S, Block, Compute, Pool, Task, part_of
 from deadheat.agent.executors.sources import Source
@@ -41,6 +41,7 @@ from deadheat.runtime.programs import (
 )
 from deadheat.runtime.rules import is_in_samples, is_in_whole_rows
 from deadheat.runtime.settings import parse_cpus
+from deadheat.runtime.shared_descending import Given
 from deadheat.v1 import agent_pb2, local_pb2, types_pb2
 
 _OPS: Final = {
@@ -94,7 +95,13 @@ def _map_block(
     return Block(array.reshape(shape), rectangle)
 
 
-def _task(message: local_pb2.RunSubtask, descriptors: list[int], device: Device) -> Task:
+#: Says something to the agent, in its turn.
+Tell = Callable[[local_pb2.ExecutorEvent], None]
+
+
+def _task(
+    message: local_pb2.RunSubtask, descriptors: list[int], device: Device, tell: Tell
+) -> Task:
     assign = message.assign
     operation = wire.operation_from_wire(assign.operations[0])
     result_type = wire.matrix_type_from_wire(assign.result_type, field="result_type")
@@ -106,6 +113,9 @@ def _task(message: local_pb2.RunSubtask, descriptors: list[int], device: Device)
     waiting = iter(descriptors)
     operands = [_map_block(block, waiting, writable=False) for block in message.operands]
     result = _map_block(message.result, waiting, writable=True)
+    exchange = None
+    if message.HasField("exchange_bytes"):
+        exchange = _exchanged(message, next(waiting), numpy_dtype(result_type.dtype), tell)
     return Task(
         id=assign.subtask_id,
         rank=assign.rank,
@@ -113,7 +123,7 @@ def _task(message: local_pb2.RunSubtask, descriptors: list[int], device: Device)
         types=types,
         operands=operands,
         result=result,
-        panels=_source(message, operation, types, rectangle, operands, result, device),
+        panels=_source(message, operation, types, rectangle, operands, result, device, exchange),
         is_inline=message.result.is_inline,
         progress_s=assign.progress_s or PROGRESS_INTERVAL_S,
         keys=[
@@ -121,6 +131,24 @@ def _task(message: local_pb2.RunSubtask, descriptors: list[int], device: Device)
             for block in assign.operands
         ],
     )
+
+
+def _exchanged(
+    message: local_pb2.RunSubtask, descriptor: int, dtype: np.dtype[Any], tell: Tell
+) -> Exchanged:
+    try:
+        mapped = pages.map_file(descriptor, message.exchange_bytes, is_writable=True)
+    finally:
+        os.close(descriptor)
+    own, total = np.frombuffer(mapped, dtype).reshape(2, -1)
+
+    def give(given: Given) -> None:
+        gradient = local_pb2.Gradient(
+            subtask_id=message.assign.subtask_id, step=given.step, loss=given.loss
+        )
+        tell(local_pb2.ExecutorEvent(gradient=gradient))
+
+    return Exchanged(own, total, give)
 
 
 def _source(
@@ -131,6 +159,7 @@ def _source(
     operands: Sequence[Block],
     result: Block,
     device: Device,
+    exchange: Exchanged | None = None,
 ) -> Source:
     """What the threads take pieces of this sub-task from."""
     if device.is_card and (kinds := only_on_cores(operation.kind)):
@@ -138,7 +167,8 @@ def _source(
     if isinstance(operation.kind, Descent):
         needed = needed_blocks(operation, types, rectangle)
         parts = [part_of(block, wanted) for block, (_, wanted) in zip(operands, needed)]
-        return Epoch(rectangle, operation.kind, parts, part_of(result, rectangle), device.threads)
+        out = part_of(result, rectangle)
+        return Epoch(rectangle, operation.kind, parts, out, device.threads, exchange)
     shape = work_shape(operation, types)
     return Panels(
         rectangle,
@@ -191,6 +221,9 @@ class _Executor:
                 case "rows_arrived":
                     arrived = request.rows_arrived
                     self._pool.rows_arrived(arrived.subtask_id, arrived.row_stop)
+                case "summed":
+                    summed = request.summed
+                    self._pool.summed(summed.subtask_id, summed.step, summed.loss)
                 case "keep_open":
                     self._kept_open += descriptors
                 case "calibrate":
@@ -199,7 +232,7 @@ class _Executor:
 
     def _run(self, message: local_pb2.RunSubtask, descriptors: list[int]) -> None:
         try:
-            self._pool.add(_task(message, descriptors, self._device))
+            self._pool.add(_task(message, descriptors, self._device, self._pool.tell))
         except Exception as error:  # noqa: BLE001 - reported with the sub-task it belongs to.
             failure = types_pb2.Failure(code="internal", message=f"{type(error).__name__}: {error}")
             failed = agent_pb2.Failed(subtask_id=message.assign.subtask_id, failure=failure)

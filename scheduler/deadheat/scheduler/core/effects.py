@@ -273,6 +273,17 @@ class OperandSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A sub-task's place among those that share an epoch (see the wire contract)."""
+
+    exchange: str
+    member: int
+    #: Of all members' agents, in their order.
+    addresses: tuple[str, ...]
+    patience_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class SendAssign:
     node: str
     subtask: str
@@ -288,6 +299,7 @@ class SendAssign:
     predicted_s: float
     #: Progress is told at most so often, so that a large pool does not drown the scheduler.
     progress_s: float = 0.1
+    share: Share | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from deadheat.runtime.errors import JobCancelled, NotFound, TimedOut
-from deadheat.scheduler.core import endings, events, lineage, planning, rebalance
+from deadheat.scheduler.core import endings, epochs, events, lineage, planning, rebalance
 from deadheat.scheduler.core.effects import (
     EventRow,
     JobRow,
@@ -116,6 +116,7 @@ def advance(world: World, job: Job) -> None:
         return
     if job.is_looking:
         return
+    epochs.keep_whole(world, job)
     made_by = job.made_by
     for step in job.steps:
         if step.is_complete and not step.is_done and _is_ready(made_by, step):
@@ -126,7 +127,12 @@ def advance(world: World, job: Job) -> None:
         endings.finish(world, job)
         return
     work = [
-        Work(step.index, gap.rectangle, job.groups.get(step.index, frozenset()))
+        Work(
+            step.index,
+            gap.rectangle,
+            job.groups.get(step.index, frozenset()),
+            may_share=gap.deaths < endings.MAX_DEATHS - 1,
+        )
         for step in job.steps
         if step.gaps and not step.is_done and _is_ready(made_by, step)
         for gap in step.gaps

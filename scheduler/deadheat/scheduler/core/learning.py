@@ -88,7 +88,8 @@ def learn(world: World, job: Job, subtask: Subtask, event: events.SubtaskFinishe
     device.learn_bandwidth(event.bytes_in + event.bytes_out, event.transfer_s)
     shape = job.program.shape_of(job.steps[subtask.operation].operation)
     piece = subtask.pieces[0]
-    shape = replace(shape, rows=piece.rows, columns=piece.columns)
+    if not shape.times:  # A part of an epoch has all of its products, on fewer rows.
+        shape = replace(shape, rows=piece.rows, columns=piece.columns)
     made = event.progress
     # A re-split sub-task did another amount of work than its first piece's.
     share = shape.flops / made.flops if made.flops > 0.0 else math.nan

@@ -51,6 +51,15 @@ def peers(world: World, job: Job, node: Node, matrix_id: str, block: Rectangle) 
     return tuple(found)
 
 
+def meets(node: Node) -> str:
+    """Equal for nodes that reach one another; empty for one that nobody reaches. Other versions may
+    not speak as we do."""
+    if not node.peer_address:
+        return ""
+    where = node.host if _is_loopback(node.peer_address) else "everywhere"
+    return f"{where} {node.version}"
+
+
 def blocks_travel(world: World) -> bool:
     """Whether some agent that gets work does not map the store's memory."""
     return any(node.is_usable and not world.is_near(node) for node in world.nodes.values())

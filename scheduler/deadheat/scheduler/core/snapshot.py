@@ -11,6 +11,7 @@ import numpy as np
 
 from deadheat.runtime.cores import only_on_cores
 from deadheat.scheduler.core.machine import NodeState
+from deadheat.scheduler.core.sharing import meets
 from deadheat.scheduler.core.state import LAUNCH_S, UNKNOWN_LATENCY_S, Device, Job, Node
 from deadheat.scheduler.core.world import World
 from deadheat.scheduler.planner.pool import Flags, Pool
@@ -118,6 +119,7 @@ def _columns(
         latency_s=np.array(far_latency_s),
         overlaps=~is_local,
         measured_flops=np.array(measured, dtype=np.float64),
+        meets=tuple(meets(node) for node, _ in usable),
         holders=_holders(job, devices),
         store_bytes_per_s=world.store_bytes_per_s,
     )

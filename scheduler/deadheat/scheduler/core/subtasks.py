@@ -12,7 +12,7 @@ from deadheat.runtime.programs import (
     needed_bytes,
     uncovered,
 )
-from deadheat.scheduler.core import sharing
+from deadheat.scheduler.core import shares, sharing
 from deadheat.scheduler.core.effects import (
     Change,
     OperandSource,
@@ -103,6 +103,7 @@ def assignment(world: World, job: Job, subtask: Subtask) -> SendAssign:
         rank=subtask.rank,
         predicted_s=placement.predicted_finish_s - placement.predicted_start_s,
         progress_s=max(PROGRESS_S, len(world.devices) / PROGRESS_PER_S),
+        share=shares.share_of(world, job, subtask),
     )
 
 

@@ -38,6 +38,8 @@ class Work:
     rectangle: Rectangle
     #: Ids of devices; empty for all. Where none of them is there any more, all may do it.
     devices: frozenset[str] = frozenset()
+    #: Whether several may share what is whole or nothing.
+    may_share: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from deadheat.runtime.programs import Program, Rectangle, merged, uncovered
+from deadheat.runtime import descents
+from deadheat.runtime.programs import Descent, Program, Rectangle, merged, uncovered
 from deadheat.runtime.units import format_seconds
 from deadheat.scheduler.planner.amdahl import CurvePoint
 from deadheat.scheduler.planner.pool import Flags, Floats, Integers, Pool
@@ -123,6 +124,8 @@ class Step:
     knee: int
     makespan_s: float
     bytes_lower_bound: int
+    #: What else decided, for people.
+    note: str = ""
 
     @cached_property
     def placements(self) -> tuple[Placement, ...]:
@@ -154,6 +157,12 @@ class Step:
         heights = self.bounds[:, 1] - self.bounds[:, 0]
         widths = self.bounds[:, 3] - self.bounds[:, 2]
         sizes = heights * row + widths * column + heights * widths * cell
+        if isinstance(kind := program.operations[self.operation].kind, Descent):
+            # Everybody needs all operands, whatever its part.
+            sizes = heights * row + self.rectangle.columns * column + heights * widths * cell
+            if len(self.used) > 1:
+                state = program.types[program.operations[self.operation].result]
+                sizes = sizes + descents.shared_bytes(kind, state)
         found: Integers = sizes.astype(np.int64)
         return found
 

@@ -192,11 +192,13 @@ def _plan_step(given: PlanningInput, work: Work, pool: Pool) -> tuple[list[Step]
     pool = _allowed(work, pool)
     prices = price(program, operation, work.rectangle, pool)
     idle = pool.rates(prices.shape)
-    is_whole = wholes.is_whole(operation)
-    tried = wholes.tried(prices, policy) if is_whole else _tried(prices, policy, idle)
+    whole = None
+    if wholes.is_whole(operation):
+        whole = wholes.decided(prices, policy, program, operation, may_share=work.may_share)
+    tried = [whole.cutting] if whole else _tried(prices, policy, idle)
     chosen = tried[0]
-    curve, knee = ((), 0) if is_whole else _speed_up(prices, policy, idle)
-    is_chosen = is_whole or policy.cut is Cut.BALANCED
+    curve, knee = ((), 0) if whole else _speed_up(prices, policy, idle)
+    is_chosen = whole is not None or policy.cut is Cut.BALANCED
     step = Step(
         operation=work.operation,
         rectangle=work.rectangle,
@@ -212,11 +214,12 @@ def _plan_step(given: PlanningInput, work: Work, pool: Pool) -> tuple[list[Step]
         speed_flops=chosen.rates,
         unused=_unused(prices, chosen),
         excluded=tuple(given.excluded),
-        alternatives=() if is_whole else _alternatives(prices, policy, tried),
+        alternatives=whole.alternatives if whole else _alternatives(prices, policy, tried),
         curve=curve,
         knee=knee,
         makespan_s=chosen.makespan_s,
         bytes_lower_bound=_lower_bound(prices, chosen.used, chosen.bounds),
+        note=whole.note if whole else "",
     )
     return [step], float((idle * pool.availability).sum())
 

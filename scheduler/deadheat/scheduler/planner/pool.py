@@ -68,6 +68,8 @@ class Device:
     measured_flops: float | None = None
     #: Ids of matrices that it has already, whole.
     holds: frozenset[str] = frozenset()
+    #: Equal for devices whose agents can exchange gradients; empty if it can with nobody.
+    meets: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +95,8 @@ class Pool:
     overlaps: Flags
     #: Not a number where nothing was measured.
     measured_flops: Floats
+    #: Where each can exchange gradients with others, empty for nowhere.
+    meets: tuple[str, ...]
     #: Which devices have a matrix already, by its id.
     holders: Mapping[str, Flags] = field(default_factory=dict)
     #: What the store's one port gives all remote devices together.
@@ -128,6 +132,7 @@ class Pool:
             latency_s=np.array([row.link.latency_s for row in rows], dtype=np.float64),
             overlaps=np.array([row.link.overlaps for row in rows], dtype=np.bool_),
             measured_flops=np.array(measured, dtype=np.float64),
+            meets=tuple(row.meets for row in rows),
             holders={
                 name: np.array([name in row.holds for row in rows], dtype=np.bool_) for name in held
             },
@@ -145,7 +150,7 @@ class Pool:
             value = getattr(self, item.name)
             if isinstance(value, np.ndarray):
                 changes[item.name] = value[chosen]
-            elif item.name in {"ids", "nodes", "kinds"}:
+            elif item.name in {"ids", "nodes", "kinds", "meets"}:
                 changes[item.name] = tuple(value[index] for index in picked)
             else:
                 changes[item.name] = value

@@ -45,6 +45,7 @@ def _step_document(step: Step) -> dict[str, object]:
         "operation": step.operation,
         "rectangle": str(step.rectangle),
         "cut": step.cut,
+        "note": step.note,
         "makespan_s": step.makespan_s,
         "bytes": int(step.bytes_in.sum() + step.bytes_out.sum()),
         "bytes_lower_bound": step.bytes_lower_bound,
@@ -101,6 +102,8 @@ _CUTS: Final = {
     "pieces": "given out together with other pieces that were left over",
     "round": "given out as far as the memories hold it now; the rest follows when they are free",
     "epoch": "an epoch, given to one device: its steps follow one another, each with all weights",
+    "shared epoch": "an epoch, shared: of each batch's rows each device takes its part, and all "
+    "move the weights by the sum of their gradients",
     "equal": "cut equally (a baseline)",
     "peak": "cut by peak speed (a baseline)",
     "one-minus-utilization": "cut by speed times 1 - utilization (a baseline)",
@@ -118,6 +121,8 @@ def _step_text(step: Step) -> str:
     if r.row_start or r.column_start:
         what += f" ({_where(r.row_start, r.row_stop, r.column_start, r.column_stop)})"
     lines = [f"{what}, {how}; predicted to take {format_seconds(step.makespan_s)}"]
+    if step.note:
+        lines.append(f"  {step.note}")
     reasons = step.reasons(TEXT_DEVICES)
     width = max((len(reason.device) for reason in reasons), default=0)
     lines += [_reason_text(step, entry, reason, width) for entry, reason in enumerate(reasons)]

@@ -331,8 +331,20 @@ def assign(effect: effects.SendAssign) -> agent_pb2.AgentServiceSessionResponse:
         rank=effect.rank,
         predicted_s=effect.predicted_s,
         progress_s=effect.progress_s,
+        share=_share(effect.share),
     )
     return agent_pb2.AgentServiceSessionResponse(assign=message)
+
+
+def _share(share: effects.Share | None) -> agent_pb2.Share | None:
+    if share is None:
+        return None
+    return agent_pb2.Share(
+        exchange_id=share.exchange,
+        member=share.member,
+        addresses=share.addresses,
+        patience_s=share.patience_s,
+    )
 
 
 def _operand_block(source: effects.OperandSource) -> agent_pb2.OperandBlock:

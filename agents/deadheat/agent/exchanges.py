@@ -1,0 +1,119 @@
+"""All exchanges of gradients of this agent, and the service that their children call.
+
+Rules of this file: a child may come before its parent has begun, and then it waits; nothing else is
+kept of a call than the call itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import grpc
+
+from deadheat.agent.exchanging import Child, Exchange, OnSummed, Place
+from deadheat.agent.memory import Memory
+from deadheat.runtime import wire
+from deadheat.runtime.credentials import TlsFiles
+from deadheat.runtime.dtypes import numpy_dtype
+from deadheat.runtime.errors import DeadheatError, InvalidInput, TimedOut, Unavailable
+from deadheat.runtime.programs import Descent
+from deadheat.v1 import agent_pb2
+from deadheat.v1 import exchange_pb2 as pb
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Requests = AsyncIterator[pb.ExchangeServiceExchangeRequest]
+
+#: How long a child waits at most for its parent's sub-task to begin here; it gives up sooner.
+UNKNOWN_WAIT_S: Final = 600.0
+
+_SERVICE: Final = "deadheat.v1.ExchangeService"
+
+
+class Exchanges:
+    """On the agent's event loop."""
+
+    def __init__(self, tls: TlsFiles | None) -> None:
+        self._tls = tls
+        self._open: dict[tuple[str, int], Exchange] = {}
+        #: Set for a moment when there is one more.
+        self._opened = asyncio.Event()
+
+    def open(
+        self,
+        assign: agent_pb2.Assign,
+        memory: Memory,
+        on_summed: OnSummed,
+        on_failed: Callable[[Exception], None],
+    ) -> Exchange:
+        """Begins the exchange of a sub-task; raises InvalidInput for one that cannot be."""
+        kind = wire.operation_from_wire(assign.operations[0]).kind
+        if not isinstance(kind, Descent):
+            raise InvalidInput("only an epoch of training is shared", field="share")
+        result = wire.matrix_type_from_wire(assign.result_type, field="result_type")
+        samples = assign.operands[0].type.rows
+        place = Place.of(assign.share)
+        made = Exchange(
+            place,
+            memory.buffer,
+            numpy_dtype(result.dtype),
+            -(-samples // kind.batch_size),
+            self._tls,
+            on_summed,
+            on_failed,
+        )
+        self._open[place.exchange, place.member] = made
+        self._opened.set()
+        self._opened.clear()
+        made.start()
+        return made
+
+    def close(self, exchange: Exchange) -> None:
+        exchange.close()
+        self._open.pop((exchange.place.exchange, exchange.place.member), None)
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        exchange = grpc.stream_stream_rpc_method_handler(
+            self.Exchange,
+            request_deserializer=pb.ExchangeServiceExchangeRequest.FromString,
+            response_serializer=pb.ExchangeServiceExchangeResponse.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(_SERVICE, {"Exchange": exchange})
+
+    async def Exchange(  # noqa: N802 - gRPC's name.
+        self, request_iterator: Requests, _context: Context
+    ) -> AsyncIterator[pb.ExchangeServiceExchangeResponse]:
+        first = await anext(request_iterator, None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise InvalidInput("an Exchange starts with its header", field="header")
+        child = await self._child(first.header)
+        reading = asyncio.get_running_loop().create_task(_read(request_iterator, child))
+        try:
+            async for chunk in child.outgoing:
+                yield pb.ExchangeServiceExchangeResponse(sum=chunk)
+        finally:
+            reading.cancel()
+            child.end(Unavailable(f"member {child.member} of this epoch has ended"))
+
+    async def _child(self, header: pb.ExchangeHeader) -> Child:
+        parent = (header.exchange_id, (header.member - 1) // 2)
+        try:
+            async with asyncio.timeout(UNKNOWN_WAIT_S):
+                while parent not in self._open:
+                    await self._opened.wait()
+        except TimeoutError:
+            raise TimedOut(f"exchange {parent[0]!r} has not begun here") from None
+        return self._open[parent].connected(header.member)
+
+
+async def _read(requests: Requests, child: Child) -> None:
+    """What a child sends, until it ends or nobody wants more."""
+    error: DeadheatError = Unavailable(f"member {child.member} of this epoch has ended")
+    try:
+        with suppress(DeadheatError):
+            async for request in requests:
+                await child.incoming.put(request.gradient)
+    finally:
+        child.incoming.end(error)

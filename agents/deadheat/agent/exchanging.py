@@ -1,0 +1,278 @@
+"""Gradients of an epoch that devices share: added on their way to a root, sent back as sums.
+
+The members of an exchange are a binary tree (`Share` in the wire contract), each with the agent of
+its device. A member waits for its executor's gradient of a step, adds to it what its children send,
+and passes that on to its parent. The root's is the sum of all; it comes back the same way, and each
+member tells its executor. Chunks are passed on one by one, so that they go up and down together.
+
+Rules of this file: what is added, and in which order, depends on the tree alone, so that a sum is
+the same however fast its parts came. Everybody gets the root's bytes: nobody else computes the sum.
+Whoever waits for another member gives up after the patience it was given, and whatever ends one
+member ends its neighbours: the scheduler then begins the epoch anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import google_crc32c
+import grpc
+import numpy as np
+
+from deadheat.agent.pipes import Pipe
+from deadheat.runtime import rpc
+from deadheat.runtime.credentials import TlsFiles
+from deadheat.runtime.errors import DataLost, DeadheatError, InvalidInput, TimedOut, Unavailable
+from deadheat.v1 import agent_pb2, matrix_pb2
+from deadheat.v1 import exchange_pb2 as pb
+from deadheat.v1.exchange_pb2_grpc import ExchangeServiceStub
+
+if TYPE_CHECKING:
+    from deadheat.v1.exchange_pb2_grpc import ExchangeServiceAsyncStub
+
+Array = Any
+Call = grpc.aio.StreamStreamCall[
+    pb.ExchangeServiceExchangeRequest, pb.ExchangeServiceExchangeResponse
+]
+#: Told of a step whose sum is there, with the sum of its losses.
+OnSummed = Callable[[int, float], None]
+
+#: Chunks that wait at one place: enough for the next to be on its way.
+PIPED: Final = 4
+
+
+@dataclass(frozen=True)
+class Place:
+    """A member's place in the tree."""
+
+    exchange: str
+    member: int
+    addresses: Sequence[str]
+    patience_s: float
+
+    @staticmethod
+    def of(share: agent_pb2.Share) -> Place:
+        """Raises InvalidInput for a place that is none."""
+        if not 0 <= share.member < len(share.addresses) or not share.exchange_id:
+            raise InvalidInput(
+                f"member {share.member} of {len(share.addresses)} in exchange "
+                f"{share.exchange_id!r}",
+                field="share",
+            )
+        return Place(share.exchange_id, share.member, tuple(share.addresses), share.patience_s)
+
+    @property
+    def children(self) -> range:
+        first = 2 * self.member + 1
+        return range(first, min(first + 2, len(self.addresses)))
+
+    @property
+    def parent(self) -> int | None:
+        return (self.member - 1) // 2 if self.member else None
+
+    def name_of(self, member: int) -> str:
+        """For people."""
+        return f"member {member} of this epoch, at {self.addresses[member]}"
+
+
+@dataclass(eq=False)
+class Child:
+    """A member that sends us what it has, and gets the sums."""
+
+    member: int
+    incoming: Pipe[pb.GradientChunk] = field(default_factory=lambda: Pipe(PIPED))
+    outgoing: Pipe[pb.GradientChunk] = field(default_factory=lambda: Pipe(PIPED))
+    is_connected: bool = False
+
+    def end(self, error: DeadheatError | None) -> None:
+        self.incoming.end(error)
+        self.outgoing.end(error)
+
+
+def options(address: str) -> rpc.Options:
+    """Of a channel for gradients. What has begun is not begun again: gRPC would send the start of
+    it to a parent that has gone on."""
+    return [*rpc.data_options(address), ("grpc.enable_retries", 0)]
+
+
+class Exchange:
+    """One member's end of it, from `start` until all steps are summed or it is closed. `memory`
+    holds the gradient that our executor makes, and behind it the sum."""
+
+    def __init__(
+        self,
+        place: Place,
+        memory: memoryview,
+        dtype: np.dtype[Any],
+        steps: int,
+        tls: TlsFiles | None,
+        on_summed: OnSummed,
+        on_failed: Callable[[Exception], None],
+    ) -> None:
+        self.place = place
+        self._own, self._total = np.frombuffer(memory, dtype).reshape(2, -1)
+        self._steps = steps
+        self._tls = tls
+        self._on_summed = on_summed
+        self._on_failed = on_failed
+        self._given: asyncio.Queue[tuple[int, float]] = asyncio.Queue()
+        self._children = {member: Child(member) for member in place.children}
+        self._running: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    def start(self) -> None:
+        self._running = asyncio.get_running_loop().create_task(self._run())
+
+    def give(self, step: int, loss: float) -> None:
+        """Our executor's gradient of a step is in the memory."""
+        self._given.put_nowait((step, loss))
+
+    def connected(self, member: int) -> Child:
+        """A member has come that says it is our child; raises InvalidInput if it is not."""
+        child = self._children.get(member)
+        if child is None or child.is_connected:
+            raise InvalidInput(f"member {member} is no child of {self.place.member}, or came twice")
+        child.is_connected = True
+        return child
+
+    def close(self) -> None:
+        """Ends it; where sums are still awaited, that ends the neighbours, too."""
+        self._is_closed = True
+        if self._running and not self._running.done():
+            self._running.cancel()
+            self._end(Unavailable(f"member {self.place.member} of this epoch has ended"))
+
+    def _end(self, error: DeadheatError | None) -> None:
+        for child in self._children.values():
+            child.end(error)
+
+    async def _run(self) -> None:
+        try:
+            async with self._link() as call:
+                for step in range(self._steps):
+                    given, loss = await self._given.get()
+                    if given != step:
+                        raise InvalidInput(f"the gradient of step {given} came in step {step}")
+                    await self._sum(call, step, loss)
+            self._end(None)
+        except asyncio.CancelledError:
+            if self._is_closed:
+                raise
+            # gRPC cancels whoever uses a channel that is closed.
+            self._fail(Unavailable("the connection to another member was closed"))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the attempt is at its end.
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._end(Unavailable(f"member {self.place.member} of this epoch has ended: {error}"))
+        self._on_failed(error)
+
+    async def _sum(self, call: Call | None, step: int, loss: float) -> None:
+        if call is None:
+            self._on_summed(step, await self._up(None, step, loss))
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._up(call, step, loss))
+                down = group.create_task(self._down(call, step))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        self._on_summed(step, down.result())
+
+    async def _up(self, call: Call | None, step: int, loss: float) -> float:
+        """Adds what comes from below to what is here, and passes it on; returns the loss."""
+        total = loss
+        for start, stop in self._pieces():
+            part, total = self._own[start:stop], loss
+            for child in self._children.values():
+                chunk = await self._awaited(child.incoming.get(), child.member)
+                part = part + self._checked(chunk, step, start, stop)
+                total += chunk.loss
+            if call is None:
+                self._total[start:stop] = part
+                await self._pass_down(self._chunk(step, total, start, part))
+            else:
+                request = pb.ExchangeServiceExchangeRequest()
+                request.gradient.CopyFrom(self._chunk(step, total, start, part))
+                await self._awaited(call.write(request), self.place.parent)
+        return total
+
+    async def _down(self, call: Call, step: int) -> float:
+        """Takes the sum from above, and passes it on; returns its loss."""
+        loss = 0.0
+        for start, stop in self._pieces():
+            answer = await self._awaited(call.read(), self.place.parent)
+            if not isinstance(answer, pb.ExchangeServiceExchangeResponse):
+                await call.code()  # Why it ended, if it was not in good order.
+                raise Unavailable(f"{self.place.name_of(self.place.parent or 0)}, has ended")
+            self._total[start:stop] = self._checked(answer.sum, step, start, stop)
+            loss = answer.sum.loss
+            await self._pass_down(answer.sum)
+        return loss
+
+    async def _pass_down(self, chunk: pb.GradientChunk) -> None:
+        for child in self._children.values():
+            await self._awaited(child.outgoing.put(chunk), child.member)
+
+    async def _awaited(self, what: Any, member: int | None) -> Any:
+        """Something that is another member's to do, within our patience."""
+        whom, patience_s = self.place.name_of(member or 0), self.place.patience_s
+        try:
+            async with asyncio.timeout(patience_s):
+                return await what
+        except TimeoutError:
+            raise TimedOut(f"waited {patience_s:.0f} s for {whom}") from None
+        except grpc.RpcError as error:
+            found = rpc.from_rpc_error(error, doing=f"exchanging with {whom}")
+            # What the other end did not say itself befell the connection.
+            raise found if rpc.is_said_by_us(error) else Unavailable(found.message) from None
+        except (asyncio.InvalidStateError, grpc.aio.UsageError):  # The call has ended.
+            raise Unavailable(f"{whom}, has ended") from None
+
+    # Chunks
+
+    def _pieces(self) -> Iterator[tuple[int, int]]:
+        size, each = len(self._own), rpc.CHUNK_BYTES // self._own.itemsize
+        return ((start, min(size, start + each)) for start in range(0, size, each))
+
+    def _chunk(self, step: int, loss: float, start: int, part: Array) -> pb.GradientChunk:
+        data = part.tobytes()
+        offset, checksum = start * part.itemsize, google_crc32c.value(data)
+        chunk = matrix_pb2.Chunk(offset=offset, data=data, crc32c=checksum)
+        return pb.GradientChunk(step=step, loss=loss, chunk=chunk)
+
+    def _checked(self, found: pb.GradientChunk, step: int, start: int, stop: int) -> Array:
+        chunk, itemsize = found.chunk, self._own.itemsize
+        expected = (step, start * itemsize, (stop - start) * itemsize)
+        if (found.step, chunk.offset, len(chunk.data)) != expected:
+            raise DataLost(
+                f"step {found.step}, offset {chunk.offset}, {len(chunk.data)} bytes of a gradient "
+                f"came where step, offset and bytes should be {expected}"
+            )
+        if google_crc32c.value(chunk.data) != chunk.crc32c:
+            raise DataLost(f"a gradient's chunk at {chunk.offset} does not match its checksum")
+        return np.frombuffer(chunk.data, self._own.dtype)
+
+    # The parent
+
+    @asynccontextmanager
+    async def _link(self) -> AsyncIterator[Call | None]:
+        """The call to our parent; None for the root."""
+        if self.place.parent is None:
+            yield None
+            return
+        address = self.place.addresses[self.place.parent]
+        if not address:
+            raise Unavailable(f"{self.place.name_of(self.place.parent)}, cannot be reached")
+        async with rpc.aio_channel(address, self._tls, options(address)) as channel:
+            stub: ExchangeServiceAsyncStub = ExchangeServiceStub(channel)
+            call: Call = stub.Exchange()
+            header = pb.ExchangeHeader(exchange_id=self.place.exchange, member=self.place.member)
+            request = pb.ExchangeServiceExchangeRequest(header=header)
+            await self._awaited(call.write(request), self.place.parent)
+            yield call
+            await call.done_writing()
