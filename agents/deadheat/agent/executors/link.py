@@ -41,6 +41,8 @@ class Command:
 
     module: str = "deadheat.agent.executors.worker"
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: Variables that it must not have, whoever set them.
+    without: frozenset[str] = frozenset()
     #: For people.
     name: str = "the executor"
     start_timeout_s: float = START_TIMEOUT_S
@@ -106,15 +108,16 @@ class ExecutorLink:
             ],
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
-            env={
-                **notify.environment_of_a_child(os.environ),
-                **_ONE_THREAD,
-                **self._command.environment,
-            },
+            env=self._environment(),
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
         return ours
+
+    def _environment(self) -> dict[str, str]:
+        inherited = notify.environment_of_a_child(os.environ)
+        kept = {key: v for key, v in inherited.items() if key not in self._command.without}
+        return {**kept, **_ONE_THREAD, **self._command.environment}
 
     def send(self, request: pb.ExecutorRequest, descriptors: Sequence[int] = ()) -> None:
         if self._frames:

@@ -42,8 +42,12 @@ from deadheat.runtime.programs import (
 from deadheat.runtime.rules import is_in_samples, is_in_whole_rows
 from deadheat.v1 import agent_pb2, local_pb2, types_pb2
 
-_OPS_BACK: Final = {agent_pb2.SPEED_OP_PRODUCT: Op.PRODUCT, agent_pb2.SPEED_OP_SUM: Op.SUM}
-_OPS: Final = {Op.PRODUCT: agent_pb2.SPEED_OP_PRODUCT, Op.SUM: agent_pb2.SPEED_OP_SUM}
+_OPS: Final = {
+    Op.PRODUCT: agent_pb2.SPEED_OP_PRODUCT,
+    Op.SUM: agent_pb2.SPEED_OP_SUM,
+    Op.TF32_PRODUCT: agent_pb2.SPEED_OP_TF32_PRODUCT,
+}
+_OPS_BACK: Final[dict[int, Op]] = {wire_op: op for op, wire_op in _OPS.items()}
 
 #: The exit code of an executor that has said why it ends (EX_SOFTWARE).
 ENDED: Final = 70

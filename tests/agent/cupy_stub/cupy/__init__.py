@@ -24,8 +24,9 @@ import types
 import weakref
 from typing import Any
 
-import ml_dtypes
 import numpy
+
+from cupy import _blas
 
 __version__ = "14.0.stub"
 
@@ -194,10 +195,6 @@ class _Pool:
 
 def get_default_memory_pool() -> _Pool:
     return _Pool()
-
-
-def _raw(pointer: int, size: int) -> Any:
-    return numpy.ctypeslib.as_array((ctypes.c_ubyte * size).from_address(pointer))
 
 
 def memcpyAsync(dst: int, src: int, size: int, kind: int, stream: int) -> None:
@@ -374,48 +371,24 @@ def _refuse(dtype: str) -> None:
     time.sleep(float(state.get("slow_s", 0.0)))
 
 
-#: CUDA's numbers of types.
-_TYPES: dict[int, Any] = {
-    2: numpy.float16,
-    14: ml_dtypes.bfloat16,
-    0: numpy.float32,
-    1: numpy.float64,
-    4: numpy.complex64,
-    5: numpy.complex128,
-}
-
-
-def _columns(pointer: int, dtype: int, rows: int, columns: int, stride: int) -> Any:
-    """A matrix in cuBLAS's order."""
-    assert stride >= max(1, rows)
-    itemsize = numpy.dtype(_TYPES[dtype]).itemsize
-    size = ((columns - 1) * stride + rows) * itemsize
-    return numpy.lib.stride_tricks.as_strided(
-        _raw(pointer, size).view(_TYPES[dtype]), (rows, columns), (itemsize, stride * itemsize)
-    )
-
-
 def _gemm_ex(
     handle: int, transa: int, transb: int, m: int, n: int, k: int,
     alpha: int, A: int, Atype: int, lda: int, B: int, Btype: int, ldb: int,
     beta: int, C: int, Ctype: int, ldc: int, computeType: int, algo: int,
 ) -> None:  # fmt: skip
     _check()
-    summed = {68: {4: numpy.complex64}.get(Ctype, numpy.float32)}.get(computeType)
-    summed = summed or {5: numpy.complex128}.get(Ctype, numpy.float64)
-    assert computeType == (70 if Ctype in (1, 5) else 68)
-    _refuse(numpy.dtype(_TYPES[Atype]).name)
+    _refuse(numpy.dtype(_blas.TYPES[Atype]).name)
     stream = _current()
     stream._drain()
     log.append((stream.ptr, "gemm", 2 * m * n * k))
-    a = _columns(A, Atype, *((k, m) if transa else (m, k)), lda)
-    b = _columns(B, Btype, *((n, k) if transb else (k, n)), ldb)
-    a, b = (a.T if transa else a), (b.T if transb else b)
-    size = numpy.dtype(summed).itemsize
-    one, zero = (_raw(pointer, size).view(summed)[0] for pointer in (alpha, beta))
-    assert (one, zero) == (1, 0)
-    target = _columns(C, Ctype, m, n, ldc)
-    target[...] = one * (a.astype(summed) @ b.astype(summed))
+    _blas.gemm(
+        *(transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc),
+        _blas.TF32 if computeType == 68 and _math_modes.get(handle) == 3 else computeType,
+    )
+
+
+#: What somebody set, by handle; a new one has CUBLAS_DEFAULT_MATH.
+_math_modes: dict[int, int] = {}
 
 
 def _device_count() -> int:
@@ -437,6 +410,7 @@ cuda = types.SimpleNamespace(
         getDeviceProperties=lambda device: {"name": b"Stub Card", "major": 9, "minor": 0},
         memGetInfo=lambda: (int(_state().get("memory_bytes", 1 << 30)) - _used_bytes, 1 << 30),
         driverGetVersion=lambda: 12080,
+        runtimeGetVersion=lambda: 12090,
         deviceSynchronize=_check,
         memcpyAsync=memcpyAsync,
         memcpy2DAsync=memcpy2DAsync,
@@ -457,6 +431,11 @@ cuda = types.SimpleNamespace(
         CUBLAS_OP_T=1,
         CUBLAS_COMPUTE_32F=68,
         CUBLAS_COMPUTE_64F=70,
+        CUBLAS_COMPUTE_32F_FAST_TF32=_blas.TF32,
+        setMathMode=_math_modes.__setitem__,
+        getMathMode=lambda handle: _math_modes.get(handle, 0),
+        CUBLAS_DEFAULT_MATH=0,
+        CUBLAS_TF32_TENSOR_OP_MATH=3,
         CUBLAS_GEMM_DEFAULT=-1,
     ),
 )
