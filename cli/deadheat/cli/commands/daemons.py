@@ -76,11 +76,13 @@ def calibrate(cpus: str | None, cache_dir: str | None, again: bool, as_json: boo
     """Measure how fast this machine multiplies, as an agent does at its first start.
 
     It takes seconds, at low priority and while others are quiet; what it finds is kept for agents
-    on as many cores, and one that was interrupted is gone on with.
+    on as many cores, and one that was interrupted is gone on with. GPUs are measured by the agent
+    that uses them; what is kept of them is shown.
     """
     import asyncio
     import os
 
+    from deadheat.agent import calibration
     from deadheat.agent.calibrating import calibrate_here
     from deadheat.cli import calibrations
     from deadheat.runtime.settings import AgentSettings, Sources
@@ -88,10 +90,17 @@ def calibrate(cpus: str | None, cache_dir: str | None, again: bool, as_json: boo
     settings = AgentSettings.load(Sources("agent", {"cpus": cpus, "cache_dir": cache_dir}))
     os.sched_setaffinity(0, settings.cpus)
     fingerprint, points = asyncio.run(calibrate_here(settings.cache_dir, settings.cpus, anew=again))
+    cards = list(calibration.all_kept(settings.cache_dir, ("gpu",)))
+    kept = [one for one in cards if isinstance(one, calibration.Kept)]
     if as_json:
-        print_json(calibrations.document(fingerprint, points))
+        document = calibrations.document(fingerprint, points)
+        document["cards"] = [calibrations.document(one.fingerprint, one.points) for one in kept]
+        print_json(document)
         return 0
-    click.echo(calibrations.title(fingerprint))
-    headers, rows = calibrations.table(points)
-    print_table(headers, rows, right=frozenset(range(2, len(headers))))
+    for known, measured in ((fingerprint, points), *((k.fingerprint, k.points) for k in kept)):
+        click.echo(calibrations.title(known))
+        headers, rows = calibrations.table(measured)
+        print_table(headers, rows, right=frozenset(range(2, len(headers))))
+    for sentence in (one for one in cards if isinstance(one, str)):
+        click.echo(sentence, err=True)
     return 0
