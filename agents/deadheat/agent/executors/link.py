@@ -41,6 +41,8 @@ class Command:
 
     module: str = "deadheat.agent.executors.worker"
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: The cores on which its threads stay; empty for the agent's.
+    cpus: tuple[int, ...] = ()
     #: Variables that it must not have, whoever set them.
     without: frozenset[str] = frozenset()
     #: For people.
@@ -105,6 +107,7 @@ class ExecutorLink:
             [
                 *(sys.executable, "-m", self._command.module, *arguments),
                 *("--politeness", self._politeness),
+                *(("--cpus", ",".join(map(str, self._command.cpus))) if self._command.cpus else ()),
             ],
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),

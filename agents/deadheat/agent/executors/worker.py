@@ -40,6 +40,7 @@ from deadheat.runtime.programs import (
     work_shape,
 )
 from deadheat.runtime.rules import is_in_samples, is_in_whole_rows
+from deadheat.runtime.settings import parse_cpus
 from deadheat.v1 import agent_pb2, local_pb2, types_pb2
 
 _OPS: Final = {
@@ -253,8 +254,11 @@ def main(make: Callable[[End], Device] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpus", type=parse_cpus, default=())
     parser.add_argument("--politeness", choices=("normal", "idle"), default="normal")
     found = parser.parse_args()
+    if found.cpus:  # Before there are threads: they are where the one is that starts them.
+        os.sched_setaffinity(0, found.cpus)
     if found.politeness == "idle":
         # The machine's owner wins: these threads get what nobody else wants.
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
