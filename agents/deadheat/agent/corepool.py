@@ -2,8 +2,8 @@
 
 Rules of this file: a pool has an executor process whose threads stay on its cores, so that what
 they touch first lies in their own memory. Pools are calibrated one after the other, as cards are,
-and those of equal size share a calibration. The agent's own process and its cards' run on any of the
-cores: what they use, and what a quota allows, counts for each pool in proportion to its cores.
+and those of equal size share a calibration. The agent's own process and its cards' run on any of
+the cores: what they use, and what a quota allows, counts for each pool in proportion to its cores.
 """
 
 from __future__ import annotations
