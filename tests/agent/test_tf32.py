@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.agent import cards
-from tests.agent.test_cuda import Bench
+from tests.agent.test_cuda import Bench, end_pools  # noqa: F401 - it is used by being here.
 
 from deadheat.agent.executors.cuda.card import Card
 from deadheat.agent.executors.cuda.namespace import Namespace
