@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import sys
 import time
@@ -12,6 +13,8 @@ import numpy as np
 from benchmarks.checking import Checker, operands
 from deadheat.client import Client
 
+#: No case takes so long; who hangs says where.
+LIMIT_S = 240.0
 KEPT = ("makespan_s", "bytes_moved", "bytes_lower_bound", "finish_spread", "devices", "resplits")
 
 
@@ -44,6 +47,7 @@ def _newest(client: Client) -> dict[str, Any]:
 
 
 def main(address: str, what: str, *numbers: str) -> None:
+    faulthandler.dump_traceback_later(LIMIT_S, exit=True)
     with Client(address) as client:
         found: Any
         match what:

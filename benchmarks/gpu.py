@@ -11,11 +11,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +27,8 @@ from deadheat.client import Client, LocalCluster
 #: A card of 80 GB holds three matrices of this size in float32 many times.
 SIZE = 16384
 BOUND_TARGET = 0.85
+#: Half the distance of two numbers of ten bits.
+TF32_EPS = 2.0**-11
 SPREAD_TARGET = 0.03
 REPEATS = 5
 #: All of it.
@@ -99,9 +102,10 @@ def run(*, size: int = SIZE, repeats: int = REPEATS) -> Iterator[Figure]:
         yield from part
 
 
-def _bare(size: int, dtype: str, repeats: int) -> dict[str, Any]:
+def _bare(size: int, dtype: str, repeats: int, *, is_tf32: bool = False) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", BARE, str(size), dtype, str(repeats)],
+        env={**os.environ, "CUPY_TF32": "1" if is_tf32 else "0"},
         capture_output=True,
         text=True,
         check=False,
@@ -138,27 +142,31 @@ def _shares(client: Client) -> dict[str, float]:
 
 def _alone(size: int, repeats: int) -> Iterator[Figure]:
     """The card does all: the cores are too slow for a part, or the plan would give them one."""
-    for dtype in ("float32", "float16"):
-        bare = _bare(size, dtype, repeats)
+    for name in ("float32", "float16", "tf32"):
+        dtype = "float32" if name == "tf32" else name
+        precision: Literal["strict", "tf32"] = "tf32" if name == "tf32" else "strict"
+        bare = _bare(size, dtype, repeats, is_tf32=name == "tf32")
         bound_s = _bound_s(bare, size, dtype)
         a, b = operands(size, dtype="float32")
         check: Callable[[Array], None] = Checker(a, b)
         if dtype == "float16":
             a, b = a.astype(dtype), b.astype(dtype)
-            check = _HalfChecker(a, b)
+            check = _RowChecker(a, b, float(np.finfo(np.float16).eps))
+        elif name == "tf32":
+            check = _RowChecker(a, b, 0.0, of_factors=TF32_EPS)
         took_s = []
         with LocalCluster([{"name": "n"}]) as cluster, Client(cluster.address) as client:
             _card(client)
             held = client.put(a), client.put(b)
-            client.compute(held[0] @ held[1])
+            client.compute(held[0] @ held[1], precision=precision)
             for _ in range(repeats):
                 # New in the store, so new to the card: nothing is resident from before.
                 held = client.put(a), client.put(b)
-                made = client.submit(held[0] @ held[1])
+                made = client.submit(held[0] @ held[1], precision=precision)
                 product = made.result()
                 took_s.append(made.report().makespan_s or 0.0)
                 check(product)
-        case = f"{dtype}, n = {size}, {bare['card']}"
+        case = f"{name}, n = {size}, {bare['card']}"
         yield summary(case, "makespan", took_s, "s")
         yield Figure(case, "bound: cuBLAS, resident", bare["product_s"], "s")
         yield Figure(case, "bound: copies in and out", bound_s, "s")
@@ -166,16 +174,17 @@ def _alone(size: int, repeats: int) -> Iterator[Figure]:
         yield summary(case, "of the bound", parts, target=BOUND_TARGET, at_least=True)
 
 
-class _HalfChecker:
-    """Some rows of a product of float16 against NumPy's in float32, which is rounded once."""
+class _RowChecker:
+    """Some rows of a product against NumPy's in float32. It is rounded once more by `of_result`,
+    and its factors were, by `of_factors`."""
 
-    def __init__(self, a: Array, b: Array) -> None:
+    def __init__(self, a: Array, b: Array, of_result: float, *, of_factors: float = 0.0) -> None:
         self._rows = np.linspace(0, len(a) - 1, SAMPLED_ROWS).astype(int)
         some, wide = a[self._rows].astype(np.float32), b.astype(np.float32)
         self._expected = some @ wide
         eps = float(np.finfo(np.float32).eps)
-        self._most = a.shape[1] * eps * (np.abs(some) @ np.abs(wide))
-        self._most += np.abs(self._expected) * float(np.finfo(np.float16).eps)
+        self._most = (a.shape[1] * eps + 2.0 * of_factors) * (np.abs(some) @ np.abs(wide))
+        self._most += np.abs(self._expected) * of_result
 
     def __call__(self, product: Array) -> None:
         found = product[self._rows].astype(np.float32)

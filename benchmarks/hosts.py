@@ -52,17 +52,23 @@ class Cluster:
 
     def client(self, *arguments: str) -> Any:
         """What `python -m benchmarks.far` says on the first host."""
-        command = [sys.executable, "-m", "benchmarks.far", self.address, *arguments]
-        found = subprocess.run(
-            self.hosts[0].command(*command),
+        found = self._run("benchmarks.far", self.address, *arguments)
+        if found.returncode:
+            last = self._run("deadheat.cli", "explain", "last", "--scheduler", self.address)
+            raise RuntimeError(
+                f"the client failed: {found.stderr[-6000:]}\n{last.stdout}{last.stderr}"
+            )
+        return json.loads(found.stdout)
+
+    def _run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A module's command on the first host."""
+        return subprocess.run(
+            self.hosts[0].command(sys.executable, "-m", module, *arguments),
             capture_output=True,
             text=True,
             check=False,
             env={**os.environ, **self.environment},
         )
-        if found.returncode:
-            raise RuntimeError(f"the client failed: {found.stderr[-2000:]}")
-        return json.loads(found.stdout)
 
 
 def _output(*command: str) -> str:

@@ -64,7 +64,7 @@ def _measure(root: Path, gpus: int) -> Iterator[Figure]:
     told: list[pb.Samples] = []
     devices = {gpu.uuid: f"n/gpu{k}" for k, gpu in enumerate(found.devices)}
     cpu = CpuProbe(range(CORES), lambda: [PID], lambda: PID, root=proc, cgroups=cgroups)
-    sampler = Sampler("n/cpu", cpu, nvml, devices, int, tuple, told.append, lambda _: None)
+    sampler = Sampler({"n/cpu": cpu}, nvml, devices, int, tuple, told.append, lambda _: None)
     costs = []
     # A window is as long as it says, whatever is told in it; nothing is waited for.
     pause = threading.Event()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 STUB = Path(__file__).with_name("cupy_stub")
@@ -13,13 +15,27 @@ STATE_VARIABLE = "CUPY_STUB_STATE"
 
 
 def fresh() -> Any:
-    """A stub of its own, with an empty card."""
-    spec = importlib.util.spec_from_file_location("cupy", STUB / "cupy" / "__init__.py")
+    """A stub of its own, with an empty card, that nobody else can import."""
+    folder = STUB / "cupy"
+    spec = importlib.util.spec_from_file_location(
+        "cupy", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
     assert spec
     assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    before = _forgotten()
+    module = sys.modules["cupy"] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        _forgotten()
+        sys.modules.update(before)
     return module
+
+
+def _forgotten() -> dict[str, ModuleType]:
+    """What was imported as CuPy, which is not any more."""
+    names = [name for name in sys.modules if name.partition(".")[0] == "cupy"]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 def environment(state: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
  * The file is replaced whole (rename), and looked at anew at every call. Its lines:
  *   generation N             a driver reload: who initialised under another one is uninitialised
  *   init CODE                nvmlInit returns CODE
+ *   cuda N                   the CUDA that the driver speaks (12080 if it is not said)
  *   gpu UUID key=value ...   a GPU, in the order of their indices (keys: see `fields`)
  *   mig PARENT UUID key=value ...   a MIG instance of the GPU with the UUID PARENT
  *   proc UUID PID MIB SM     a process on it, its memory, its per cent of the multiprocessors
@@ -38,7 +39,7 @@ static int known_count;
 
 static struct gpu gpus[MAX];
 static struct rule rules[MAX];
-static int gpu_count, rule_count, generation, init_code;
+static int gpu_count, rule_count, generation, init_code, cuda;
 static int initialised, initialised_generation;
 static struct stat seen;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -88,6 +89,7 @@ static void parse_line(char *line) {
     else if (!strncmp(line, "mig ", 4)) parse_gpu(line + 4, 1);
     else if (sscanf(line, "generation %d", &generation) == 1) return;
     else if (sscanf(line, "init %d", &init_code) == 1) return;
+    else if (sscanf(line, "cuda %d", &cuda) == 1) return;
     else if (sscanf(line, "proc %95s %u %llu %u", uuid, &p.pid, &p.mib, &p.sm) == 4) {
         struct gpu *g = find(uuid);
         if (g && g->processes < 8) g->process[g->processes++] = p;
@@ -115,6 +117,7 @@ static int load(void) {
     if (!f) return DRIVER_NOT_LOADED;
     seen = now;
     gpu_count = rule_count = generation = init_code = 0;
+    cuda = 12080;
     while (fgets(line, sizeof line, f)) parse_line(line);
     fclose(f);
     return init_code;
@@ -229,6 +232,9 @@ const char *nvmlErrorString(int code) {
 }
 int nvmlSystemGetDriverVersion(char *b, unsigned n) {
     PLAIN(SystemGetDriverVersion); return text(b, n, "999.99.stub");
+}
+int nvmlSystemGetCudaDriverVersion_v2(int *n) {
+    PLAIN(SystemGetCudaDriverVersion); *n = cuda; return OK;
 }
 int nvmlDeviceGetCount_v2(unsigned *n) { PLAIN(DeviceGetCount); *n = count(""); return OK; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, char **d) {

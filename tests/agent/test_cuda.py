@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,17 @@ SMALL = Bounds(96, 32, 1e12, 10.0, 1 << 16, 32)
 RNG = np.random.default_rng(5)
 
 
+#: Each has threads that hold memory for copies.
+pools: list[Pool] = []
+
+
+@pytest.fixture(autouse=True)
+def end_pools() -> Iterator[None]:
+    yield
+    while pools:
+        pools.pop().close()
+
+
 class Bench:
     """A pool on a card of so many bytes for operands."""
 
@@ -55,6 +66,7 @@ class Bench:
         self.compute = CardCompute(Card(self.cupy), self.lost.put, limit_bytes)
         self.said: queue.Queue[local_pb2.ExecutorEvent] = queue.Queue()
         self.pool = Pool(STREAMS, self.said.put, self.compute, counts_cpu=False)
+        pools.append(self.pool)
         self.cupy.log.clear()
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.agent.test_cuda import Bench, by_numpy, close, given
+from tests.agent.test_cuda import Bench, by_numpy, close, given, pools
 
 from deadheat.agent.executors.bounds import CARDS, STREAMS
 from deadheat.agent.executors.cuda.card import Card
@@ -31,6 +31,7 @@ class CardBench(Bench):
         self.compute = CardCompute(card, self.lost.put, 1 << 30)
         self.said: queue.Queue[Any] = queue.Queue()
         self.pool = Pool(STREAMS, self.said.put, self.compute, counts_cpu=False)
+        pools.append(self.pool)
 
 
 @pytest.fixture(scope="module")

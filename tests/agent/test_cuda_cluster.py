@@ -61,6 +61,33 @@ def test_two_cards_and_the_cores_share_a_product(driver: Stub) -> None:
         np.testing.assert_allclose(job.result(timeout=120).astype(np.float32), expected, rtol=2e-3)
 
 
+def test_only_the_cards_part_of_a_product_is_tf32_and_only_if_asked(driver: Stub) -> None:
+    driver.say(IDLE)
+    random = np.random.default_rng(5)
+    # All a little above 1, which is what ten bits leave of them.
+    a, b = (1 + random.integers(1, 4, (2, 2000, 500)) * 2.0**-13).astype(np.float32)
+    exact = a.astype(np.float64) @ b.T.astype(np.float64)
+    # 500 times the two least differences are 0.12, and rounding in float32 is nothing to that.
+    off = 0.05
+    with (
+        LocalCluster([{"cpus": [CORES[0]], "name": "n"}]) as cluster,
+        Client(cluster.address) as client,
+    ):
+        wait_until(lambda: computing(client, "n/gpu0"), "the card", timeout_s=120)
+        for precision in ("strict", "tf32"):
+            job = client.submit_matmul(a, b.T, cut="equal", precision=precision)
+            far = np.abs(job.result(timeout=120) - exact).max(axis=1) > off
+            report = job.report()
+            rows = dict.fromkeys(range(2000), "")
+            for done in (one for one in report.placements if one["state"] == "done"):
+                rows.update(dict.fromkeys(range(*done["rows"]), done["device"]))
+            by_card = np.array([device == "n/gpu0" for device in rows.values()])
+            assert by_card.any()
+            assert not by_card.all()
+            assert (far == (by_card & (precision == "tf32"))).all()
+            assert report.precision == precision
+
+
 def test_a_card_that_breaks_in_mid_job_costs_no_result(driver: Stub, tmp_path: Path) -> None:
     driver.say(IDLE)
     random = np.random.default_rng(2)

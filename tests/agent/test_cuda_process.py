@@ -14,10 +14,12 @@ import pytest
 from tests.agent import cards
 from tests.agent.test_executor import Harness
 
+from deadheat.agent.cardpool import TF32_SWITCHES
 from deadheat.agent.executors.bounds import STREAMS
 from deadheat.agent.executors.link import Command, ExecutorLink
 from deadheat.runtime.errors import ClusterError
 from deadheat.v1 import local_pb2
+from deadheat.v1.agent_pb2 import SPEED_OP_TF32_PRODUCT
 
 RNG = np.random.default_rng(9)
 SMALL = RNG.random((300, 200)), RNG.random((200, 250))
@@ -29,7 +31,13 @@ class CardHarness(Harness):
     def __init__(self, environment: dict[str, str]) -> None:
         self.events: asyncio.Queue[local_pb2.ExecutorEvent] = asyncio.Queue()
         self.deaths: asyncio.Queue[str] = asyncio.Queue()
-        command = Command("deadheat.agent.executors.cuda", environment, "the card's executor", 60.0)
+        command = Command(
+            "deadheat.agent.executors.cuda",
+            environment,
+            without=TF32_SWITCHES,
+            name="the card's executor",
+            start_timeout_s=60.0,
+        )
         self.link = ExecutorLink(
             STREAMS, "normal", self.events.put_nowait, self.deaths.put_nowait, command
         )
@@ -65,6 +73,25 @@ def test_it_computes_in_the_mapping(state: Path) -> None:
         # The stopwatch counts, not what our cores did for it.
         assert finished.progress.cpu_s == 0
         assert finished.progress.wall_s > 0
+
+    with_card(test, cards.environment(state))
+
+
+def _variables(pid: int) -> set[str]:
+    found = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return {line.partition(b"=")[0].decode() for line in found}
+
+
+def test_variables_that_decide_over_tf32_do_not_reach_it(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in TF32_SWITCHES:
+        monkeypatch.setenv(name, "1")
+
+    async def test(harness: CardHarness, _: local_pb2.ExecutorReady) -> None:
+        names = _variables(harness.link.pid)
+        assert cards.STATE_VARIABLE in names
+        assert not names & TF32_SWITCHES
 
     with_card(test, cards.environment(state))
 
@@ -150,6 +177,8 @@ def test_a_dtype_that_the_card_does_not_do_gets_no_speed(state: Path) -> None:
         from deadheat.runtime.dtypes import BY_WIRE
 
         products = {BY_WIRE[p.data_type].name for p in points if p.op == 1}
+        in_tf32 = {BY_WIRE[p.data_type].name for p in points if p.op == SPEED_OP_TF32_PRODUCT}
+        assert in_tf32 == {"float32"}
         assert {"float64", "float32", "float16", "complex128", "int8", "bool"} <= products
         assert not products & {"bfloat16", "int32"}
         assert all(point.seconds > 0 for point in points)

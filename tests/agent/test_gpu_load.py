@@ -98,7 +98,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def begin(nvml: NvmlProbe, devices: dict[str, str]) -> list[pb.Samples]:
         told: list[pb.Samples] = []
         running.append(
-            Sampler("n/cpu", cpu, nvml, devices, int, tuple, told.append, lambda _: None, late)
+            Sampler({"n/cpu": cpu}, nvml, devices, int, tuple, told.append, lambda _: None, late)
         )
         return told
 

@@ -41,7 +41,7 @@ def test_all_of_it_runs_on_a_card_that_is_a_stub(
     monkeypatch.setattr(gpu, "NOTICED_S", 0.0)
     figures = list(gpu.run(size=512, repeats=1))
     names = [figure.name for figure in figures]
-    assert names.count("of the bound") == 2
+    assert names.count("of the bound") == 3
     assert "finish spread" in names
     assert "share of the card, shared" in names
     assert all(figure.value >= 0.0 for figure in figures)

@@ -46,7 +46,7 @@ def test_a_step_of_a_slurm_job_is_told_its_limits(tmp_path: Path) -> None:
     whole = examine("slurm_step", tmp_path, range(16))
     assert "NUMA nodes 0: 0-3,8-11, 1: 4-7,12-15" in whole["kinds of core"].text
     assert "2.0 times as far" in whole["kinds of core"].text
-    assert "--cpus node:0" in whole["kinds of core"].advice
+    assert "makes each a device of its own" in whole["kinds of core"].text
 
 
 def test_a_container_that_is_held_back_is_told_so(tmp_path: Path) -> None:

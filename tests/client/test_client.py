@@ -30,7 +30,8 @@ Array = np.ndarray[Any, Any]
 REPORT_KEYS = {
     *("id", "kind", "state", "submitted_at", "started_at", "finished_at", "makespan_s"),
     *("predicted_makespan_s", "finish_spread", "efficiency", "serial_s", "serial_fraction"),
-    *("bytes_moved", "bytes_lower_bound", "resplits", "error", "devices", "placements"),
+    *("bytes_moved", "bytes_lower_bound", "resplits", "precision", "error", "devices"),
+    *("placements",),
 }
 DEVICE_KEYS = {
     *("node", "device", "kind", "share", "availability", "speed_flops", "predicted_finish_s"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deadheat.client import Client, InvalidInput, Offline, Unavailable
+from deadheat.client import Client, InvalidInput, LimitReached, Offline, Unavailable
 from deadheat.client.ordering import best_cuts
 from deadheat.runtime.dtypes import BY_NAME, numpy_dtype
 
@@ -212,3 +212,19 @@ def test_a_client_of_no_cluster_computes_by_itself() -> None:
     assert np.array_equal(offline.matmul(a, a.T), a @ a.T)
     with pytest.raises(Unavailable, match="there is no cluster"):
         offline.matmul(a, a.T, where="cluster")
+
+
+def test_plain_matrices_are_multiplied_without_a_program(client: Client) -> None:
+    before = newest_job(client)
+    for n, dtype in ((500, "float64"), (600, "float32"), (160, "int32")):
+        a, b = matrix(n, n + 1, dtype), matrix(n + 1, n - 1, dtype, 8)
+        same(client.matmul(a, b), np.matmul(a, b))
+        same(client.matmul(a, a.T), np.matmul(a, a.T))
+        same(client.matmul(a.T, b[:-1]), np.matmul(a.T, b[:-1]))
+    assert newest_job(client) == before
+
+
+def test_a_plain_product_without_memory_says_so() -> None:
+    a = np.broadcast_to(np.float64(1), (1 << 25, 1))
+    with pytest.raises(LimitReached, match="no memory here for the result, 33554432 x 33554432"):
+        Offline().matmul(a, a[:1].repeat(1 << 25, axis=1))

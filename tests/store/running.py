@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 from deadheat.runtime import rpc, wire
 from deadheat.runtime.children import Child
+from deadheat.runtime.errors import DeadheatError
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.programs import MatrixType
+from deadheat.store import transfer
 from deadheat.store.descriptors import DescriptorClient
 from deadheat.v1 import matrix_pb2 as pb
 from deadheat.v1.matrix_pb2_grpc import MatrixServiceStub
@@ -89,3 +92,34 @@ async def running_store(
             yield RunningStore(child, MatrixServiceStub(channel), int(str(child.ready["port"])))
     finally:
         await asyncio.to_thread(child.stop)
+
+
+Test = Callable[[RunningStore], Coroutine[Any, Any, None]]
+
+
+def run(directory: Path, test: Test, **limits: int) -> None:
+    async def inside() -> None:
+        async with running_store(directory, **limits) as store:
+            await test(store)
+
+    asyncio.run(inside())
+
+
+def values(rows: int = 300, columns: int = 200) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(7).random((rows, columns))
+
+
+async def fetched(store: RunningStore, matrix_id: str, like: np.ndarray[Any, Any]) -> Any:
+    matrix = MatrixType(like.shape[0], like.shape[1], like.dtype.name)
+    target = bytearray(matrix.size_bytes)
+    await transfer.get(store.stub, matrix_id, matrix.whole(), memoryview(target))
+    return np.frombuffer(target, like.dtype).reshape(like.shape)
+
+
+async def refused(work: Awaitable[Any], kind: type[DeadheatError], words: str) -> None:
+    async def as_client() -> None:
+        with rpc.translated("test"):
+            await work
+
+    with pytest.raises(kind, match=words):
+        await as_client()

@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from tests.store.running import RunningStore, running_store, start_child
-from tests.store.test_store import run, values
+from tests.store.running import RunningStore, run, running_store, start_child, values
 
 from deadheat.runtime.errors import ClusterError
 

@@ -1,27 +1,21 @@
-"""A real store process: mapped and streamed, sealed, spilled, restarted, full."""
+"""A real store process: mapped and streamed, sealed, used again, shared with whom it may be."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from tests.store.running import MIB, RunningStore, running_store
-from tests.waiting import wait_until
+from tests.store.running import RunningStore, fetched, refused, run, values
 
 from deadheat.runtime import rpc, wire
 from deadheat.runtime.errors import (
     Conflict,
     DataLost,
-    DeadheatError,
     InvalidInput,
-    LimitReached,
     NotFound,
     PermissionRefused,
     Unavailable,
@@ -33,37 +27,6 @@ from deadheat.store.npyfiles import open_regular, read_header
 from deadheat.store.regions import Region
 from deadheat.v1 import local_pb2
 from deadheat.v1 import matrix_pb2 as pb
-
-HALF = MatrixType(512, 1536, "float64")
-Test = Callable[[RunningStore], Coroutine[Any, Any, None]]
-
-
-def run(directory: Path, test: Test, **limits: int) -> None:
-    async def inside() -> None:
-        async with running_store(directory, **limits) as store:
-            await test(store)
-
-    asyncio.run(inside())
-
-
-def values(rows: int = 300, columns: int = 200) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(7).random((rows, columns))
-
-
-async def fetched(store: RunningStore, matrix_id: str, like: np.ndarray[Any, Any]) -> Any:
-    matrix = MatrixType(like.shape[0], like.shape[1], like.dtype.name)
-    target = bytearray(matrix.size_bytes)
-    await transfer.get(store.stub, matrix_id, matrix.whole(), memoryview(target))
-    return np.frombuffer(target, like.dtype).reshape(like.shape)
-
-
-async def refused(work: Awaitable[Any], kind: type[DeadheatError], words: str) -> None:
-    async def as_client() -> None:
-        with rpc.translated("test"):
-            await work
-
-    with pytest.raises(kind, match=words):
-        await as_client()
 
 
 def test_what_was_mapped_in_is_mapped_and_streamed_out(tmp_path: Path) -> None:
@@ -246,159 +209,6 @@ def test_a_held_matrix_outlives_its_owner(tmp_path: Path) -> None:
         await refused(fetched(store, matrix_id, array), NotFound, "is not in the store")
 
     run(tmp_path, test)
-
-
-def test_memory_that_is_short_spills_what_nobody_maps(tmp_path: Path) -> None:
-    async def test(store: RunningStore) -> None:
-        arrays = [values(512, 512) + k for k in range(6)]  # 2 MiB each, room for four.
-        ids = [await store.fill(array, request_id=f"f{k}") for k, array in enumerate(arrays)]
-        places = {info.id: info.place for info in (await store.listing()).matrices}
-        assert [places[matrix_id] for matrix_id in ids].count("disk") >= 2
-        for matrix_id, array in zip(ids, arrays):
-            assert np.array_equal(await fetched(store, matrix_id, array), array)
-        spilled = next(path for path in (tmp_path / "state" / "matrices").glob("*.npy"))
-        assert read_header(spilled).shape == (512, 512)
-        words = r"64.0 MiB of shared memory needed; .* of 8.0 MiB are .* of 64.0 MiB are in use"
-        await refused(store.create(4096, 2048), LimitReached, words)
-
-    run(tmp_path, test, memory=8 * MIB)
-
-
-def test_what_is_larger_than_the_memory_is_made_on_disk(tmp_path: Path) -> None:
-    array = values(1024, 1536)  # 12 MiB.
-
-    async def test(store: RunningStore) -> None:
-        mapped = await store.fill(array)
-        streamed = await store.create(1024, 1536)
-        for start in (0, 512):
-            part = Rectangle(start, start + 512, 0, 1536)
-            source = Region(memoryview(array[start : start + 512].tobytes()), HALF, HALF.whole())
-            await transfer.put(store.stub, streamed, f"u{start}", part, source)
-        await store.seal(streamed)
-        durable = await store.fill(array, durable=True)
-        places = {info.id: info.place for info in (await store.listing()).matrices}
-        assert places == dict.fromkeys((mapped, streamed, durable), "disk")
-        shared = store.share()
-        for matrix_id in (mapped, streamed, durable):
-            assert np.array_equal(await fetched(store, matrix_id, array), array)
-            mapping = await asyncio.to_thread(shared.map, matrix_id)
-            assert np.array_equal(np.frombuffer(mapping.buffer).reshape(array.shape), array)
-            del mapping
-        with pytest.raises(Conflict, match="is sealed"):
-            await asyncio.to_thread(shared.map, mapped, writable=True)
-        shared.close()
-        # Whoever deletes it has the room for another.
-        await store.delete(mapped)
-        await store.delete(streamed)
-        disk = tmp_path / "state" / "matrices"
-        wait_until(lambda: [one.stem for one in disk.glob("*.npy")] == [durable], "the room")
-
-    run(tmp_path, test, memory=8 * MIB)
-
-
-def test_a_matrix_on_disk_that_is_being_written_survives_its_store(tmp_path: Path) -> None:
-    array = values(1024, 1536)
-
-    async def write(store: RunningStore) -> str:
-        matrix_id = await store.create(1024, 1536)
-        shared = store.share()
-        mapping = await asyncio.to_thread(shared.map, matrix_id, writable=True)
-        np.frombuffer(mapping.buffer)[:] = array.reshape(-1)
-        del mapping
-        shared.close()
-        os.kill(store.child.pid, signal.SIGKILL)
-        return matrix_id
-
-    async def read(store: RunningStore, matrix_id: str) -> None:
-        await store.seal(matrix_id)
-        assert np.array_equal(await fetched(store, matrix_id, array), array)
-
-    async def both() -> None:
-        async with running_store(tmp_path, memory=8 * MIB) as store:
-            matrix_id = await write(store)
-        async with running_store(tmp_path, memory=8 * MIB) as store:
-            await read(store, matrix_id)
-
-    asyncio.run(both())
-
-
-def test_a_full_disk_refuses_and_goes_on_serving(tmp_path: Path) -> None:
-    async def test(store: RunningStore) -> None:
-        kept = await store.fill(values(512, 512), request_id="a")
-        await store.fill(values(512, 512), request_id="b")
-        await refused(store.create(512, 512, request_id="c"), LimitReached, "shared memory")
-        assert np.array_equal(await fetched(store, kept, values(512, 512)), values(512, 512))
-
-    run(tmp_path, test, memory=4 * MIB + 4096, disk=MIB)
-
-
-def test_a_restarted_store_has_what_it_had(tmp_path: Path) -> None:
-    array = values()
-
-    async def killed() -> str:
-        async with running_store(tmp_path) as store:
-            matrix_id = await store.fill(array)
-            await store.create(100, 100, matrix_id="unsealed", request_id="u")
-            store.child.process.kill()
-            store.child.process.wait()
-            return matrix_id
-
-    matrix_id = asyncio.run(killed())
-
-    async def after_kill(store: RunningStore) -> None:
-        states = {info.id: info.state for info in (await store.listing()).matrices}
-        assert states == {
-            matrix_id: pb.MATRIX_STATE_SEALED,
-            "unsealed": pb.MATRIX_STATE_WRITING,
-        }
-        assert np.array_equal(await fetched(store, matrix_id, array), array)
-
-    run(tmp_path, after_kill)
-    # It was stopped in good order: nothing stays in shared memory, the matrix is on disk.
-    assert list((tmp_path / "shm").iterdir()) == []
-
-    async def after_stop(store: RunningStore) -> None:
-        places = {info.id: info.place for info in (await store.listing()).matrices}
-        assert places == {matrix_id: "disk"}
-        assert np.array_equal(await fetched(store, matrix_id, array), array)
-
-    run(tmp_path, after_stop)
-
-
-def test_an_orphaned_store_leaves_no_shared_memory_and_loses_nothing(tmp_path: Path) -> None:
-    array = values()
-
-    async def orphan() -> str:
-        async with running_store(tmp_path) as store:
-            matrix_id = await store.fill(array)
-            store.child.abandon()
-            wait_until(lambda: store.child.process.poll() is not None, "its end", timeout_s=2)
-            return matrix_id
-
-    matrix_id = asyncio.run(orphan())
-    assert list((tmp_path / "shm").iterdir()) == []
-
-    async def test(store: RunningStore) -> None:
-        assert np.array_equal(await fetched(store, matrix_id, array), array)
-
-    run(tmp_path, test)
-
-
-def test_a_damaged_sidecar_costs_one_matrix_not_the_store(tmp_path: Path) -> None:
-    async def first(store: RunningStore) -> None:
-        await store.fill(values(), request_id="a")
-        await store.fill(values(), request_id="b")
-
-    run(tmp_path, first)
-    sidecars = sorted((tmp_path / "state" / "matrices").glob("*.json"))
-    sidecars[0].write_text("{")
-    sidecars[1].with_suffix(".npy").write_bytes(b"short")
-
-    async def second(store: RunningStore) -> None:
-        assert len((await store.listing()).matrices) == 0
-        await store.fill(values(), request_id="c")
-
-    run(tmp_path, second)
 
 
 def test_a_users_file_is_read_in_place_and_watched(tmp_path: Path) -> None:

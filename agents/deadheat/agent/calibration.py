@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,8 +22,9 @@ from deadheat.v1 import agent_pb2 as pb
 
 log = logs.get("calibration")
 
-#: Changes when the way of measuring changes: older files are measured again.
-METHOD: Final = 2
+#: Changes when the way of measuring changes, or what is measured of a card: older files are
+#: measured again.
+METHODS: Final = {"cpu": 2, "gpu": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Fingerprint:
 
     @property
     def digest(self) -> str:
-        text = f"{METHOD}|{self.cpu_model}|{self.threads}|{self.library}"
+        text = f"{METHODS[self.kind]}|{self.cpu_model}|{self.threads}|{self.library}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -79,15 +80,24 @@ def load(cache_dir: Path, fingerprint: Fingerprint) -> list[Measured]:
         return []
 
 
-def all_kept(cache_dir: Path) -> Iterator[Kept | str]:
-    """All files of a directory; a sentence for one that cannot be read."""
-    for path in sorted((cache_dir / "calibration").glob("cpu-*.json")):
-        try:
-            document = json.loads(path.read_text())
-            names = ("cpu_model", "threads", "library")
-            yield Kept(path, Fingerprint(*(document[name] for name in names)), _points(document))
-        except _UNREADABLE as error:
-            yield f"{path} cannot be read: {error}"
+def all_kept(cache_dir: Path, kinds: Collection[str] = tuple(METHODS)) -> Iterator[Kept | str]:
+    """All files of a directory, those of cores first; a sentence for one that is of no use."""
+    for kind in METHODS:
+        paths = (cache_dir / "calibration").glob(f"{kind}-*.json") if kind in kinds else ()
+        for path in sorted(paths):
+            try:
+                found = _kept(path, kind)
+            except _UNREADABLE as error:
+                yield f"{path} cannot be read: {error}"
+                continue
+            is_used = path == path_of(cache_dir, found.fingerprint)
+            yield found if is_used else f"{path} is of an older version, which measured otherwise"
+
+
+def _kept(path: Path, kind: str) -> Kept:
+    document = json.loads(path.read_text())
+    model, threads, library = (document[name] for name in ("cpu_model", "threads", "library"))
+    return Kept(path, Fingerprint(model, threads, library, kind), _points(document))
 
 
 _UNREADABLE: Final = (

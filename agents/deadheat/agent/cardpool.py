@@ -32,6 +32,10 @@ CALIBRATION_TIMEOUT_S: Final = 300.0
 RETRY_S: Final = 15.0
 MAX_RETRY_S: Final = 300.0
 
+#: Whether float32 means TF32 is for each product to say. The one variable makes all libraries use
+#: it (1) or none (0), whatever they are asked for; the other is CuPy's.
+TF32_SWITCHES: Final = frozenset({"NVIDIA_TF32_OVERRIDE", "CUPY_TF32"})
+
 NOT_STARTED: Final = "its executor is being started"
 
 #: A device, its speeds, and why there are none.
@@ -73,11 +77,8 @@ class _Executor:
         self._calibrated: asyncio.Future[Sequence[pb.SpeedPoint]] | None = None
         command = Command(
             module="deadheat.agent.executors.cuda",
-            environment={
-                "CUDA_VISIBLE_DEVICES": uuid,
-                # float32 means float32, whatever somebody set for other programs.
-                "NVIDIA_TF32_OVERRIDE": "0",
-            },
+            environment={"CUDA_VISIBLE_DEVICES": uuid},
+            without=TF32_SWITCHES,
             name=f"the executor of {device}",
             start_timeout_s=START_TIMEOUT_S,
         )

@@ -16,19 +16,17 @@ from typing import Any, Final
 
 from deadheat.agent.blocks import Blocks
 from deadheat.agent.cache import BlockCache
-from deadheat.agent.calibrating import calibrator_of
 from deadheat.agent.cardpool import NOT_STARTED, CardPool
 from deadheat.agent.core.yielding import YieldPolicy
-from deadheat.agent.executors.link import ExecutorLink
+from deadheat.agent.corepool import CorePools
 from deadheat.agent.gpuwatch import GpuWatch
 from deadheat.agent.peers import Peers
 from deadheat.agent.presence import LEAD_S, Presence
-from deadheat.agent.probes import procfs
 from deadheat.agent.probes.cgroups import IDLE_WEIGHT, Cgroups
-from deadheat.agent.probes.cpu import CpuProbe
 from deadheat.agent.probes.limits import Limits
 from deadheat.agent.probes.nvml import NvmlProbe
 from deadheat.agent.probes.sampler import Sampler
+from deadheat.agent.probes.topology import SYS
 from deadheat.agent.service import PeerServer
 from deadheat.agent.session import Session
 from deadheat.agent.subtasks import Subtasks
@@ -41,7 +39,6 @@ from deadheat.runtime.reloading import Reloader
 from deadheat.runtime.settings import AgentSettings, Sources
 from deadheat.runtime.version import VERSION
 from deadheat.v1 import agent_pb2 as pb
-from deadheat.v1 import local_pb2
 
 log = logs.get("agent")
 
@@ -60,9 +57,13 @@ LIVE_SETTINGS: Final = frozenset({"log_level", "politeness", "yield_above", "yie
 
 class Daemon:
     def __init__(
-        self, settings: AgentSettings, load: Callable[[], AgentSettings] | None = None
+        self,
+        settings: AgentSettings,
+        load: Callable[[], AgentSettings] | None = None,
+        sys: Path = SYS,
     ) -> None:
-        """`load` reads the settings again; without it a reload finds nothing new."""
+        """`load` reads the settings again; without it a reload finds nothing new. `sys` is where
+        nodes of memory are looked for."""
         self.settings = settings
         self.heartbeat = Heartbeat(self._status, self._problem)
         self.reloader = Reloader(
@@ -81,13 +82,7 @@ class Daemon:
         self.peers = self.blocks.peers = Peers(settings.tls)
         self.serving = PeerServer(cache, settings.scheduler, settings.tls, settings.peers)
         self.subtasks = Subtasks(self.blocks, self._tell, self.serving.exchanges)
-        self.executor = ExecutorLink(
-            len(settings.cpus),
-            settings.politeness,
-            self.subtasks.on_executor_event,
-            lambda reason: self.subtasks.on_executor_died(self._cpu_device, reason),
-        )
-        self.subtasks.attach(self._cpu_device, self.executor)
+        self.cores = CorePools(settings, self.subtasks, sys)
         self.cards = CardPool(settings.cache_dir, settings.politeness, self.subtasks, self._offer)
         self.registration = pb.Register()
         self.nvml = NvmlProbe()
@@ -135,12 +130,8 @@ class Daemon:
                 self._tell(pb.AgentServiceSessionRequest(speed_points=told))
 
     def _keep_open(self, descriptor: int) -> None:
-        self.executor.keep_open(descriptor)
+        self.cores.keep_open(descriptor)
         self.cards.keep_open(descriptor)
-
-    @property
-    def _cpu_device(self) -> str:
-        return f"{self.settings.name}/cpu"
 
     async def run(self, parent_fd: int | None, ready_fd: int | None) -> None:
         loop = asyncio.get_running_loop()
@@ -152,14 +143,13 @@ class Daemon:
         watch_parent(parent_fd, lambda: loop.call_soon_threadsafe(stop.set))
         # Everything that this agent runs stays on its cores, the executor first of all.
         os.sched_setaffinity(0, self.settings.cpus)
-        found = await notify.while_extending("starting the executor", self.executor.start())
+        await notify.while_extending("starting the executor", self.cores.start())
         self._say_impolite()
-        points = await self._calibration(found)
-        if points is None:  # It was told to stop meanwhile.
+        if not await self.cores.calibrate(stop):
             self.nvml.stop()
-            await self.executor.stop()
+            await self.cores.stop()
             return
-        self.registration = self._registration(points, await self.gpus.first())
+        self.registration = self._registration(await self.gpus.first())
         self.session = Session(
             self.settings, self.registration, self.blocks, self._keep_open, self.serving
         )
@@ -196,7 +186,7 @@ class Daemon:
             await self.session.close()
             await self.peers.close()
             await self.cards.stop()
-            await self.executor.stop()
+            await self.cores.stop()
 
     def _until_s(self) -> float | None:
         """When it has to be gone, in seconds since the epoch."""
@@ -227,31 +217,8 @@ class Daemon:
                 extra=logs.keys("politeness"),
             )
 
-    async def _calibration(self, ready: local_pb2.ExecutorReady) -> list[pb.SpeedPoint] | None:
-        """None if the agent was told to stop: what was measured by then is kept."""
-        loop, settings = asyncio.get_running_loop(), self.settings
-        calibrator = calibrator_of(
-            settings.cache_dir, settings.cpus, ready, self.executor, self.subtasks
-        )
-        running = loop.create_task(notify.while_extending("calibrating", calibrator.run()))
-        stopping = loop.create_task(self._leaving.wait())
-        await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if running.done():
-            return [one.point for one in running.result()]
-        running.cancel()
-        return None
-
-    def _registration(self, points: list[pb.SpeedPoint], gpus: list[pb.DeviceInfo]) -> pb.Register:
+    def _registration(self, gpus: list[pb.DeviceInfo]) -> pb.Register:
         settings = self.settings
-        cpu = pb.DeviceInfo(
-            id=self._cpu_device,
-            kind="cpu",
-            model=procfs.cpu_model(),
-            threads=len(settings.cpus),
-            memory_bytes=self.memory_bytes,
-            speed_points=points,
-        )
         return pb.Register(
             node=settings.name,
             instance=new_id("i"),
@@ -260,7 +227,7 @@ class Daemon:
             cpus=settings.cpus,
             shares_cpus=settings.shares_cpus,
             once=settings.once,
-            devices=[cpu, *gpus],
+            devices=[*self.cores.devices(self.memory_bytes), *gpus],
         )
 
     def _start_sampler(self) -> Sampler:
@@ -274,14 +241,8 @@ class Daemon:
             assert self.presence is not None
             loop.call_soon_threadsafe(self.presence.look, foreign)
 
-        probe = CpuProbe(
-            self.settings.cpus,
-            lambda: (os.getpid(), self.executor.pid, *self.cards.all_pids),
-            lambda: self.executor.pid,
-        )
         return Sampler(
-            self._cpu_device,
-            probe,
+            self.cores.probes(lambda: self.cards.all_pids),
             self.nvml,
             self.gpus.ids,
             lambda: self.blocks.memory_free_bytes,
@@ -328,7 +289,7 @@ class Daemon:
         if self.presence:
             self.presence.use(_yield_policy(settings))
         try:
-            self.executor.set_politeness(settings.politeness)
+            self.cores.set_politeness(settings.politeness)
             self.cards.set_politeness(settings.politeness)
         except OSError:
             return ("politeness",)
@@ -337,10 +298,10 @@ class Daemon:
     async def _until(self, stop: asyncio.Event, running: asyncio.Task[None]) -> None:
         """Serves until it is told to stop, or until it cannot serve any more (raises why)."""
         stopping = asyncio.get_running_loop().create_task(stop.wait())
-        waiting: list[asyncio.Future[Any]] = [stopping, running, self.executor.failed]
+        waiting: list[asyncio.Future[Any]] = [stopping, running, *self.cores.failed]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        for future in (running, self.executor.failed):
+        for future in (running, *self.cores.failed):
             if future.done():
                 future.result()
 
@@ -361,7 +322,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{flag}")
     for flag in ("yield-above", "yield-hours", "until"):
         parser.add_argument(f"--{flag}")
-    for flag in ("gpus", "peers", "tls-cert", "tls-key", "tls-ca"):
+    for flag in ("gpus", "numa", "peers", "tls-cert", "tls-key", "tls-ca"):
         parser.add_argument(f"--{flag}")
     for flag in ("shares-cpus", "once"):
         parser.add_argument(f"--{flag}", action="store_true", default=None)
@@ -371,15 +332,24 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def run(sources: Sources, *, parent_fd: int | None = None, ready_fd: int | None = None) -> int:
-    """Runs an agent until it is stopped; returns the exit code."""
+def run(
+    sources: Sources,
+    *,
+    parent_fd: int | None = None,
+    ready_fd: int | None = None,
+    sys_root: Path = SYS,
+) -> int:
+    """Runs an agent until it is stopped; returns the exit code. `sys_root` is where it looks for
+    nodes of memory."""
     try:
         settings = AgentSettings.load(sources)
         logs.configure(settings.log_level)
         # The watchdog's SIGABRT then leaves in the journal where every thread was.
         faulthandler.enable()
         allowed = tuple(sorted(os.sched_getaffinity(0)))
-        daemon = partial(Daemon, settings, lambda: AgentSettings.load(sources.again(), allowed))
+        daemon = partial(
+            Daemon, settings, lambda: AgentSettings.load(sources.again(), allowed), sys_root
+        )
         asyncio.run(_main(daemon, parent_fd, ready_fd))
     except DeadheatError as error:
         sys.stderr.write(f"error: {error.message}\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from deadheat.agent.calibrating import QUIET
 from deadheat.agent.calibration import Fingerprint, Measured
@@ -11,8 +11,13 @@ from deadheat.runtime.dtypes import BY_WIRE
 from deadheat.runtime.units import format_flops, format_seconds
 from deadheat.v1 import agent_pb2 as pb
 
+_SUMMED_UP: Final = ("float64", "float32", "tf32")
+_WHAT: Final = {pb.SPEED_OP_SUM: "sum", pb.SPEED_OP_TF32_PRODUCT: "product in TF32"}
+
 
 def title(fingerprint: Fingerprint) -> str:
+    if fingerprint.kind == "gpu":  # The library's name begins with the card's.
+        return fingerprint.library
     threads = "thread" if fingerprint.threads == 1 else "threads"
     return f"{fingerprint.cpu_model}, {fingerprint.threads} {threads}, {fingerprint.library}"
 
@@ -30,7 +35,7 @@ def table(points: Sequence[Measured]) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 BY_WIRE[point.data_type].name,
-                "sum" if point.op == pb.SPEED_OP_SUM else "product",
+                _WHAT.get(point.op, "product"),
                 f"{point.rows} x {point.inner} x {point.columns}",
                 format_seconds(point.seconds),
                 format_flops(flops(point)),
@@ -43,13 +48,14 @@ def table(points: Sequence[Measured]) -> tuple[list[str], list[list[str]]]:
 def document(fingerprint: Fingerprint, points: Sequence[Measured]) -> dict[str, Any]:
     """The same for machines."""
     return {
-        "cpu_model": fingerprint.cpu_model,
+        "kind": fingerprint.kind,
+        "cpu_model": fingerprint.cpu_model or None,
         "threads": fingerprint.threads,
         "library": fingerprint.library,
         "points": [
             {
                 "dtype": BY_WIRE[one.point.data_type].name,
-                "op": "sum" if one.point.op == pb.SPEED_OP_SUM else "product",
+                "op": _WHAT.get(one.point.op, "product"),
                 "shape": [one.point.rows, one.point.inner, one.point.columns],
                 "seconds": one.point.seconds,
                 "flops": flops(one.point),
@@ -66,10 +72,9 @@ def summary(points: Sequence[Measured]) -> str:
     for one in points:
         if one.point.op != pb.SPEED_OP_SUM and one.point.seconds > 0:
             name = BY_WIRE[one.point.data_type].name
+            name = "tf32" if one.point.op == pb.SPEED_OP_TF32_PRODUCT else name
             best[name] = max(best.get(name, 0.0), flops(one.point))
-    rates = [
-        f"{name} {format_flops(best[name])}" for name in ("float64", "float32") if name in best
-    ]
+    rates = [f"{name} {format_flops(best[name])}" for name in _SUMMED_UP if name in best]
     noisy = sum(one.foreign > QUIET for one in points)
     if noisy:
         rates.append(f"{noisy} of {len(points)} points measured while others were busy")

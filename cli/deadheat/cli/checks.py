@@ -42,7 +42,19 @@ def _machine() -> Iterator[Finding]:
 
     machine = checks_machine.Machine.this()
     yield from checks_machine.examine(machine)
-    yield from checks_gpu.examine(machine.environment, cards.on_the_bus(machine.sys))
+    yield from checks_gpu.examine(machine.environment, cards.on_the_bus(machine.sys), _gpus())
+
+
+def _gpus() -> str:
+    """Which GPUs an agent that is started here would use; all where its settings cannot be read, of
+    which another finding speaks."""
+    from deadheat.runtime.errors import DeadheatError
+    from deadheat.runtime.settings import AgentSettings, Sources
+
+    try:
+        return AgentSettings.load(Sources("agent", {})).gpus
+    except DeadheatError:
+        return "all"
 
 
 def _shared_memory() -> Finding:

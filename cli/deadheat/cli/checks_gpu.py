@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from deadheat.agent.cardpool import chosen
 from deadheat.agent.probes import cards
 from deadheat.agent.probes.gpus import Gpu, Gpus
+from deadheat.cli import checks_cupy
 from deadheat.cli.findings import Finding
 from deadheat.runtime.units import format_bytes
 
 FIRST_ANSWER_S: Final = 5.0
 
 
-def examine(environment: Mapping[str, str], on_the_bus: tuple[str, ...]) -> Iterator[Finding]:
-    """Asks NVML, for at most some seconds."""
+def examine(
+    environment: Mapping[str, str], on_the_bus: tuple[str, ...], setting: str = "all"
+) -> Iterator[Finding]:
+    """Asks NVML, for at most some seconds, and then CuPy, for a minute at most. `setting` is what
+    an agent would be told to use."""
     from deadheat.agent.probes.nvml import NvmlProbe
 
     probe = NvmlProbe()
@@ -22,6 +27,9 @@ def examine(environment: Mapping[str, str], on_the_bus: tuple[str, ...]) -> Iter
     probe.stop()
     in_container = bool(cards.container(environment))
     yield from judge(found, environment, on_the_bus, in_container=in_container)
+    well = [gpu for gpu in found.devices if not gpu.problem]
+    used, _ = chosen(well, setting, environment)
+    yield from checks_cupy.examine([gpu.uuid for gpu in used or well], setting, environment)
 
 
 def judge(

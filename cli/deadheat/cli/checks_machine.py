@@ -80,8 +80,7 @@ def _kinds(machine: Machine) -> Finding:
     text = "; ".join(parts)
     if len(found.pools) > 1:
         text = f"{text}; other nodes' memory is {found.farthest:.1f} times as far"
-        advice = "an agent for each node keeps memory near: --cpus node:0 --name ..., and so on"
-        return Finding("kinds of core", "note", text, advice)
+        text = f"{text}, so an agent makes each a device of its own (unless numa = whole)"
     return Finding("kinds of core", "ok", text)
 
 

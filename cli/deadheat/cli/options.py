@@ -27,6 +27,16 @@ def scheduler_option(command: F) -> F:
     )(command)
 
 
+def precision_option(command: F) -> F:
+    return click.option(
+        "--precision",
+        type=click.Choice(["strict", "tf32"]),
+        default="strict",
+        show_default=True,
+        help="tf32: GPUs may keep ten bits of each float32 factor; cores compute in full.",
+    )(command)
+
+
 def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Final, Literal, TypeVar
 
 from deadheat.runtime.errors import InvalidInput
-from deadheat.runtime.programs import Activation
+from deadheat.runtime.programs import Activation, Precision
 from deadheat.v1 import job_pb2
 
 T = TypeVar("T")
 
 CutName = Literal["balanced", "equal", "peak", "one-minus-utilization"]
 DurabilityName = Literal["process", "power"]
+PrecisionName = Literal["strict", "tf32"]
 WhereName = Literal["auto", "cluster", "local"]
 ActivationName = Literal["none", "relu", "gelu", "gelu_tanh", "tanh", "sigmoid"]
 
@@ -27,6 +28,7 @@ DURABILITIES: Final = {
     "power": job_pb2.DURABILITY_POWER,
 }
 WHERES: Final[Mapping[str, WhereName]] = {"auto": "auto", "cluster": "cluster", "local": "local"}
+PRECISIONS: Final = {precision.value: precision for precision in Precision}
 ACTIVATIONS: Final = {activation.value: activation for activation in Activation}
 
 

@@ -17,6 +17,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
 from deadheat.client.arrays import Array, Source
+from deadheat.client.choices import PrecisionName
 from deadheat.client.cluster import LocalCluster
 from deadheat.client.connection import Connection, LoopThread
 from deadheat.client.epochs import Lesson, Pupil, descend_here
@@ -75,9 +76,10 @@ class Offline(Products, Trainings):
         policy: job_pb2.JobPolicy,
         progress: bool | None,
         kind: job_pb2.JobKind.ValueType,
+        precision: PrecisionName = "strict",
     ) -> Sequence[Lazy]:
         del policy, progress, kind
-        made = self.compute(*matrices, where="local")
+        made = self.compute(*matrices, precision=precision, where="local")
         return [self.put(value) for value in (made if len(matrices) > 1 else (made,))]
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:

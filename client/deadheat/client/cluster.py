@@ -12,13 +12,15 @@ from typing import Any, Final, Self
 from deadheat.client.supervision import Supervisor
 from deadheat.runtime.children import Child
 from deadheat.runtime.errors import InvalidInput
-from deadheat.runtime.settings import parse_cpus, parse_gpus, parse_size
+from deadheat.runtime.settings import parse_cpus, parse_gpus, parse_numa, parse_size
 
 START_TIMEOUT_S: Final = 30.0
 #: The first agent on a machine calibrates before it registers.
 AGENT_TIMEOUT_S: Final = 150.0
 MAX_AGENTS: Final = 256
-_AGENT_KEYS: Final = ("cpus", "gpus", "memory_bytes", "name", "politeness", "shares_cpus")
+_AGENT_KEYS: Final = (
+    *("cpus", "gpus", "memory_bytes", "name", "numa", "politeness", "shares_cpus"),
+)
 
 
 class LocalCluster:
@@ -27,9 +29,10 @@ class LocalCluster:
     Args:
         agents: One mapping for each agent: `cpus` (a list of cores) and optionally `name`,
             `gpus` ("all", "none", or a list of UUIDs and of numbers in NVML's order),
-            `memory_bytes`, `politeness` ("normal" or "idle") and `shares_cpus`. Default: one agent
-            with every core and GPU that this process may use. Of several agents each has the GPUs
-            that it names.
+            `memory_bytes`, `numa` ("auto", "split" or "whole": whether the cores of each NUMA
+            node are a device), `politeness` ("normal" or "idle") and `shares_cpus`. Default: one
+            agent with every core and GPU that this process may use. Of several agents each has
+            the GPUs that it names.
         state_dir: Where the database and the matrices live. Default: a temporary directory that
             goes with the cluster.
         listen: Where the scheduler listens; port 0 is any free one.
@@ -166,6 +169,8 @@ def _describe(agent: Mapping[str, Any], index: int, *, is_only: bool) -> list[st
         arguments += ["--gpus", "none"]  # They cannot all have them.
     if "memory_bytes" in agent:
         arguments += ["--memory", str(parse_size(agent["memory_bytes"]))]
+    if "numa" in agent:
+        arguments += ["--numa", parse_numa(agent["numa"])]
     if "politeness" in agent:
         arguments += ["--politeness", str(agent["politeness"])]
     if agent.get("shares_cpus"):

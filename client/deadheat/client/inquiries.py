@@ -7,12 +7,13 @@ from typing import Any, TypeVar
 
 from deadheat.client import estimates
 from deadheat.client.arrays import ArrayLike
-from deadheat.client.choices import CUTS, CutName, choice, number
+from deadheat.client.choices import CUTS, PRECISIONS, CutName, PrecisionName, choice, number
 from deadheat.client.connection import Connection, LoopThread
 from deadheat.client.estimates import Estimate
 from deadheat.client.reports import Report, job_state_name, node_as_dict
 from deadheat.runtime import hosts, rpc, wire
 from deadheat.runtime.ids import new_id
+from deadheat.runtime.precisions import with_precision
 from deadheat.v1 import cluster_pb2, job_pb2
 
 T = TypeVar("T")
@@ -85,6 +86,7 @@ class Inquiries:
         dtype: str | None = None,
         cut: CutName = "balanced",
         timeout: float | None = None,
+        precision: PrecisionName = "strict",
     ) -> Estimate:
         """What a product would cost on the pool as it is now; nothing is uploaded or run.
 
@@ -95,13 +97,15 @@ class Inquiries:
             dtype: With sizes only; None: float64.
             cut: How rows would be shared out.
             timeout: The limit in seconds that the job would have: it is said whether it fits.
+            precision: As in `matmul`.
 
         Raises:
             InvalidInput: Shapes, dtypes or options do not fit; the message says which and why.
             LimitReached: Too many ask at once.
 
         """
-        program = estimates.outline(product, bias, dtype)
+        least = choice(precision, "precision", PRECISIONS)
+        program = with_precision(estimates.outline(product, bias, dtype), least)
         limit_s = None if timeout is None else number(timeout, "timeout")
         policy = job_pb2.JobPolicy(cut=choice(cut, "cut", CUTS), timeout_s=limit_s)
         request = job_pb2.JobServiceEstimateRequest(

@@ -12,11 +12,10 @@ import numpy as np
 
 from deadheat.client import arrays
 from deadheat.client.arrays import Array, ArrayLike
-from deadheat.client.choices import CutName, DurabilityName, WhereName, place_of
+from deadheat.client.choices import CutName, DurabilityName, PrecisionName, WhereName, place_of
 from deadheat.client.expressions import Held, leaf
 from deadheat.client.jobs import Job
 from deadheat.client.lazy import Lazy
-from deadheat.client.lowering import lower
 from deadheat.client.nn.graphs import Graph
 from deadheat.client.nn.images import Image, Unflatten
 from deadheat.client.nn.layers import Activation, Flatten, Linear
@@ -51,6 +50,7 @@ class Networks(Programs):
         cut: CutName = "balanced",
         timeout: float | None = None,
         durability: DurabilityName = "process",
+        precision: PrecisionName = "strict",
         progress: bool | None = None,
         where: WhereName = "auto",
     ) -> Any:
@@ -68,6 +68,7 @@ class Networks(Programs):
             cut: As for `compute`.
             timeout: As for `compute`.
             durability: As for `compute`.
+            precision: As for `compute`.
             progress: As for `compute`.
             where: As for `compute`.
 
@@ -84,7 +85,7 @@ class Networks(Programs):
         """
         place = place_of(where, cut, timeout, durability)
         values = self._outlined(network, X, softmax, check_finite)
-        work = self._work(network, values)
+        work = self._work(network, values, precision)
         started_s = time.perf_counter()
         if place == "local" or (place == "auto" and self._places.is_here(work)):
             if isinstance(X, Lazy):
@@ -100,6 +101,7 @@ class Networks(Programs):
             cut=cut,
             timeout=timeout,
             durability=durability,
+            precision=precision,
             keep=False,
         )
         made = awaited(job, progress)
@@ -136,10 +138,12 @@ class Networks(Programs):
         here._resident.clear()  # noqa: SLF001 - else it would keep the parameters until collected.
         return made
 
-    def _work(self, network: Sequential | Graph, values: Lazy) -> Work:
-        """What a pass has to do. Parameters that are on the cluster need not be sent, nor has what
-        a Lazy is of."""
-        lowered = lower([values.node])
+    def _work(
+        self, network: Sequential | Graph, values: Lazy, precision: PrecisionName = "strict"
+    ) -> Work:
+        """What a pass has to do; raises InvalidInput where it has no such precision. Parameters
+        that are on the cluster need not be sent, nor has what a Lazy is of."""
+        lowered = values.client._lowered([values], precision)  # noqa: SLF001 - it is one of ours.
         assert lowered.program is not None, "a network has an operation at least"
         stored = [name for name, held in lowered.held.items() if held.array is None]
         work = work_of_program(lowered.program, stored)
@@ -158,6 +162,7 @@ class Networks(Programs):
         cut: CutName = "balanced",
         timeout: float | None = None,
         durability: DurabilityName = "process",
+        precision: PrecisionName = "strict",
         keep: bool = True,
     ) -> Job:
         """Like `forward`, but returns a future as soon as the cluster has accepted the job. Its
@@ -165,7 +170,7 @@ class Networks(Programs):
         policy = policy_of(cut, durability, timeout)
         values = self._applied(network, X, softmax, check_finite)
         try:
-            lowered = self._lowered([values])
+            lowered = self._lowered([values], precision)
             kind = job_pb2.JOB_KIND_MLP
             job = self._submit_lazy(lowered, [values], policy, keep=keep, kind=kind)
         except DeadheatError:

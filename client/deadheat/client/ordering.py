@@ -66,7 +66,7 @@ def _products(program: Program, operation: Operation, kind: Chain) -> Iterator[O
         yield from made(start, cut)
         yield from made(cut, stop)
         (a, transpose_a), (b, transpose_b) = side(start, cut), side(cut, stop)
-        gemm = Gemm(transpose_a=transpose_a, transpose_b=transpose_b)
+        gemm = Gemm(transpose_a, transpose_b, precision=kind.precision)
         yield Operation(side(start, stop)[0], (a, b), gemm)
 
     yield from made(0, last)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from deadheat.client import arrays, local
 from deadheat.client.arrays import Array, ArrayLike
@@ -14,24 +14,28 @@ from deadheat.client.choices import (
     ACTIVATIONS,
     CUTS,
     DURABILITIES,
+    PRECISIONS,
     WHERES,
     ActivationName,
     CutName,
     DurabilityName,
+    PrecisionName,
     WhereName,
     choice,
-    is_free,
     number,
     place_of,
 )
 from deadheat.client.jobs import Job
+from deadheat.client.local import at_once
 from deadheat.client.places import Places
 from deadheat.client.progress import shown
 from deadheat.client.submissions import Asked, Submissions
 from deadheat.runtime.errors import DeadheatError, InvalidInput
+from deadheat.runtime.operand_checks import check_precision
 from deadheat.runtime.programs import (
     Chain,
     Gemm,
+    Precision,
     chain_program,
     gemm_program,
 )
@@ -56,6 +60,7 @@ class Products(Submissions):
         cut: CutName = "balanced",
         timeout: float | None = None,
         durability: DurabilityName = "process",
+        precision: PrecisionName = "strict",
         progress: bool | None = None,
         where: WhereName = "auto",
     ) -> Array:
@@ -71,6 +76,8 @@ class Products(Submissions):
             cut: How rows are shared out; all but "balanced" are there to be compared with.
             timeout: Seconds after which the job fails. None: no limit.
             durability: "power" has the operands on disk before the job is accepted.
+            precision: "tf32" lets GPUs keep ten bits of each float32 factor, where that is faster;
+                cores compute in full. Products of other dtypes have one precision only.
             progress: Show a progress bar; None: if stderr is a terminal.
             where: "local" computes it in this process: that is no job, has no id and starts no
                 cluster. "cluster" makes it a job. "auto" does what is predicted to be faster; with
@@ -93,15 +100,24 @@ class Products(Submissions):
             and type(alpha) is float
             and alpha == 1.0
             and activation == "none"
-            and is_free(cut, timeout, durability)
+            and precision == "strict"
+            # `is_free`, without the call: after a product nothing of ours is in the caches.
+            and cut == "balanced"
+            and timeout is None
+            and durability == "process"
         ):
-            made = local.at_once(a, b)
+            made = at_once(a, b)
+            if made is None:
+                made = self._plain(a, b)
             if made is not None:
                 return made
         policy = policy_of(cut, durability, timeout)
         place = place_of(where, cut, timeout, durability)
-        given = (a, b, bias)
-        return self._made(given, lambda v: _product(v, alpha, activation), place, policy, progress)
+
+        def ask(given: Sequence[ArrayLike]) -> Asked:
+            return _product(given, alpha, activation, precision)
+
+        return self._made((a, b, bias), ask, place, policy, progress)
 
     def submit_matmul(
         self,
@@ -114,13 +130,14 @@ class Products(Submissions):
         cut: CutName = "balanced",
         timeout: float | None = None,
         durability: DurabilityName = "process",
+        precision: PrecisionName = "strict",
         where: WhereName = "cluster",
     ) -> Job:
         """Like `matmul`, but returns a future as soon as the cluster has accepted the job. Its
         result stays with the cluster for a day, for others to fetch by the job's id. `where` may
         not be "local": a product in this process is no job."""
         _check_is_job(where)
-        asked = _product((a, b, bias), alpha, activation)
+        asked = _product((a, b, bias), alpha, activation, precision)
         return self._submit_checked(asked, policy_of(cut, durability, timeout), keep=True)
 
     # Chains
@@ -132,6 +149,7 @@ class Products(Submissions):
         cut: CutName = "balanced",
         timeout: float | None = None,
         durability: DurabilityName = "process",
+        precision: PrecisionName = "strict",
         progress: bool | None = None,
         where: WhereName = "auto",
     ) -> Array:
@@ -145,6 +163,8 @@ class Products(Submissions):
             cut: How rows are shared out; all but "balanced" are there to be compared with.
             timeout: Seconds after which the job fails. None: no limit.
             durability: "power" has the operands on disk before the job is accepted.
+            precision: "tf32" lets GPUs keep ten bits of each float32 factor, where that is faster;
+                cores compute in full. Products of other dtypes have one precision only.
             progress: Show a progress bar; None: if stderr is a terminal.
             where: "local" computes it in this process: that is no job, has no id and starts no
                 cluster. "cluster" makes it a job. "auto" does what is predicted to be faster; with
@@ -163,7 +183,7 @@ class Products(Submissions):
         policy = policy_of(cut, durability, timeout)
         place = place_of(where, cut, timeout, durability)
         given = arrays.listed(matrices)
-        return self._made(given, _chain, place, policy, progress)
+        return self._made(given, lambda v: _chain(v, precision), place, policy, progress)
 
     def submit_multi_dot(
         self,
@@ -172,13 +192,14 @@ class Products(Submissions):
         cut: CutName = "balanced",
         timeout: float | None = None,
         durability: DurabilityName = "process",
+        precision: PrecisionName = "strict",
         where: WhereName = "cluster",
     ) -> Job:
         """Like `multi_dot`, but returns a future as soon as the cluster has accepted the job. Its
         result stays with the cluster for a day, for others to fetch by the job's id. `where` may
         not be "local": a product in this process is no job."""
         _check_is_job(where)
-        asked = _chain(arrays.listed(matrices))
+        asked = _chain(arrays.listed(matrices), precision)
         return self._submit_checked(asked, policy_of(cut, durability, timeout), keep=True)
 
     # Here or there
@@ -214,6 +235,16 @@ class Products(Submissions):
         self._places.took_there(asked.work, time.perf_counter() - started_s)
         return result
 
+    def _plain(self, a: ArrayLike, b: ArrayLike) -> Array | None:
+        """`a @ b` without a program for it, where that can be and is better done here."""
+        work = local.plain_work(a, b)
+        if work is None or not self._places.is_here(work):
+            return None
+        started_s = time.perf_counter()
+        result = local.multiplied(cast("Array", a), cast("Array", b))
+        self._places.took_here(work, time.perf_counter() - started_s)
+        return result
+
     def _made_here(self, asked: Asked) -> Array:
         started_s = time.perf_counter()
         result = asked.compute()
@@ -233,11 +264,17 @@ def awaited(job: Job, progress: bool | None) -> Array:
     return result
 
 
-def _product(given: Sequence[ArrayLike], alpha: float, activation: str) -> Asked:
+def _product(
+    given: Sequence[ArrayLike], alpha: float, activation: str, precision: str = "strict"
+) -> Asked:
     a, b, bias = given
     checked = arrays.product(a, b, bias)
     kind = checked.kind(
-        Gemm(alpha=number(alpha, "alpha"), activation=choice(activation, "activation", ACTIVATIONS))
+        Gemm(
+            alpha=number(alpha, "alpha"),
+            activation=choice(activation, "activation", ACTIVATIONS),
+            precision=_precision(precision, checked.dtype),
+        )
     )
     return Asked.of(
         checked,
@@ -247,10 +284,17 @@ def _product(given: Sequence[ArrayLike], alpha: float, activation: str) -> Asked
     )
 
 
-def _chain(given: Sequence[ArrayLike]) -> Asked:
+def _precision(name: str, dtype: str) -> Precision:
+    """Raises InvalidInput where products of that dtype have no such precision."""
+    found = choice(name, "precision", PRECISIONS)
+    check_precision(found, dtype)
+    return found
+
+
+def _chain(given: Sequence[ArrayLike], precision: str = "strict") -> Asked:
     checked = arrays.chain(given)
     transposed = [index for index, s in enumerate(checked.sources) if s.is_transposed]
-    kind = Chain(tuple(transposed))
+    kind = Chain(tuple(transposed), _precision(precision, checked.dtype))
     return Asked.of(
         checked,
         lambda operands: chain_program(tuple(operands), kind),

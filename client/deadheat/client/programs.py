@@ -6,6 +6,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -14,8 +15,10 @@ from deadheat.client import arrays
 from deadheat.client.arrays import Array, ArrayLike, Source
 from deadheat.client.choices import (
     DURABILITIES,
+    PRECISIONS,
     CutName,
     DurabilityName,
+    PrecisionName,
     WhereName,
     choice,
     place_of,
@@ -33,6 +36,7 @@ from deadheat.runtime.dtypes import name_of, numpy_dtype
 from deadheat.runtime.errors import InvalidInput, LimitReached
 from deadheat.runtime.evaluating import evaluate
 from deadheat.runtime.ids import new_id
+from deadheat.runtime.precisions import with_precision
 from deadheat.runtime.programs import MatrixType, Operand, Program
 from deadheat.v1 import job_pb2, types_pb2
 
@@ -79,6 +83,7 @@ class Programs(Submissions):
         cut: CutName = "balanced",
         timeout: float | None = None,
         durability: DurabilityName = "process",
+        precision: PrecisionName = "strict",
         progress: bool | None = None,
         where: WhereName = "auto",
     ) -> Any:
@@ -89,6 +94,8 @@ class Programs(Submissions):
             cut: How rows are shared out; all but "balanced" are there to be compared with.
             timeout: Seconds after which the job fails. None: no limit.
             durability: "power" has the operands on disk before the job is accepted.
+            precision: "tf32" lets GPUs keep ten bits of each factor of a product, where that is
+                faster; cores compute in full. All products have to be of float32 then.
             progress: Show a progress bar; None: if stderr is a terminal.
             where: "local" computes them in this process, one operation after the other: that is no
                 job. Operands that are in the store are fetched. "cluster" makes them one job.
@@ -110,7 +117,7 @@ class Programs(Submissions):
         """
         policy = policy_of(cut, durability, timeout)
         place = place_of(where, cut, timeout, durability)
-        lowered = self._lowered(matrices)
+        lowered = self._lowered(matrices, precision)
         if lowered.program is None:
             return self._here_shaped(lowered, matrices)
         work = work_of_program(lowered.program, _stored_names(lowered))
@@ -130,12 +137,13 @@ class Programs(Submissions):
         cut: CutName = "balanced",
         timeout: float | None = None,
         durability: DurabilityName = "process",
+        precision: PrecisionName = "strict",
     ) -> Job:
         """Like `compute`, but returns a future as soon as the cluster has accepted the job. Its
         results stay with the cluster for a day, for others to fetch by the job's id. Raises
         InvalidInput where there is nothing to compute."""
         policy = policy_of(cut, durability, timeout)
-        lowered = self._lowered(matrices)
+        lowered = self._lowered(matrices, precision)
         if lowered.program is None:
             raise InvalidInput("all of them are operands: there is nothing to compute")
         return self._submit_lazy(lowered, matrices, policy, keep=True)
@@ -145,13 +153,15 @@ class Programs(Submissions):
         *matrices: Lazy,
         cut: CutName = "balanced",
         timeout: float | None = None,
+        precision: PrecisionName = "strict",
         progress: bool | None = None,
     ) -> Any:
         """Like `compute`, but the results stay with the cluster, as operands for other expressions:
         a `Lazy` for one expression, a tuple for several. They are given up when nobody uses them
         any more, or when the client is closed."""
         policy = policy_of(cut, "process", timeout)
-        kept = self._persist_as(matrices, policy, progress, job_pb2.JOB_KIND_PROGRAM)
+        kind = job_pb2.JOB_KIND_PROGRAM
+        kept = self._persist_as(matrices, policy, progress, kind, precision)
         return kept[0] if len(kept) == 1 else tuple(kept)
 
     # Programs
@@ -162,8 +172,9 @@ class Programs(Submissions):
         policy: job_pb2.JobPolicy,
         progress: bool | None,
         kind: job_pb2.JobKind.ValueType,
+        precision: PrecisionName = "strict",
     ) -> Sequence[Lazy]:
-        lowered = self._lowered(matrices)
+        lowered = self._lowered(matrices, precision)
         held = dict(lowered.held)
         if lowered.program is not None:
 
@@ -177,7 +188,8 @@ class Programs(Submissions):
             for name, matrix in zip(lowered.outputs, matrices, strict=True)
         ]
 
-    def _lowered(self, matrices: Sequence[Lazy]) -> Lowered:
+    def _lowered(self, matrices: Sequence[Lazy], precision: str = "strict") -> Lowered:
+        least = choice(precision, "precision", PRECISIONS)
         if not matrices:
             raise InvalidInput("nothing to compute: name one expression or more")
         for matrix in matrices:
@@ -186,7 +198,10 @@ class Programs(Submissions):
                 raise InvalidInput(f"a {kind} is no expression; put() it first")
             if matrix.client is not self:
                 raise InvalidInput(f"{matrix!r} belongs to another client")
-        return lower([matrix.node for matrix in matrices])
+        lowered = lower([matrix.node for matrix in matrices])
+        if lowered.program is None:
+            return lowered
+        return replace(lowered, program=with_precision(lowered.program, least))
 
     def _here_shaped(self, lowered: Lowered, matrices: Sequence[Lazy]) -> Any:
         """The values, computed in this process."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from deadheat.v1 import cluster_pb2, job_pb2
+from deadheat.v1 import cluster_pb2, job_pb2, types_pb2
 
 JOB_KINDS: Final = {
     job_pb2.JOB_KIND_MATMUL: "matmul",
@@ -18,6 +18,10 @@ JOB_KINDS: Final = {
     job_pb2.JOB_KIND_MLP: "mlp",
     job_pb2.JOB_KIND_TRAIN: "train",
     job_pb2.JOB_KIND_PROGRAM: "program",
+}
+PRECISIONS: Final = {
+    types_pb2.PRECISION_UNSPECIFIED: "strict",
+    types_pb2.PRECISION_TF32: "tf32",
 }
 _DEVICE_KEYS: Final = (
     *("node", "device", "kind", "share", "availability", "speed_flops", "predicted_finish_s"),
@@ -75,6 +79,7 @@ class Report:
     bytes_moved: int | None
     bytes_lower_bound: int | None
     resplits: int
+    precision: str | None
     error: dict[str, str] | None
     devices: list[dict[str, Any]]
     placements: list[dict[str, Any]]
@@ -94,6 +99,7 @@ class Report:
             finished_at=iso(job.finished_at) if job.HasField("finished_at") else None,
             **{name: optional(job, name) for name in _JOB_NUMBERS},
             resplits=job.resplits,
+            precision=PRECISIONS.get(job.precision),
             error={"code": failure.code, "message": failure.message} if failure else None,
             devices=[_device(device) for device in job.devices],
             placements=[_placement(placement) for placement in job.placements],

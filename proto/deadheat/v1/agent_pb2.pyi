@@ -31,6 +31,8 @@ class _SpeedOpEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SpeedOp.Value
     """Measured by agents that knew products only."""
     SPEED_OP_PRODUCT: _SpeedOp.ValueType  # 1
     SPEED_OP_SUM: _SpeedOp.ValueType  # 2
+    SPEED_OP_TF32_PRODUCT: _SpeedOp.ValueType  # 3
+    """A product whose factors may be TF32."""
 
 class SpeedOp(_SpeedOp, metaclass=_SpeedOpEnumTypeWrapper): ...
 
@@ -38,6 +40,8 @@ SPEED_OP_UNSPECIFIED: SpeedOp.ValueType  # 0
 """Measured by agents that knew products only."""
 SPEED_OP_PRODUCT: SpeedOp.ValueType  # 1
 SPEED_OP_SUM: SpeedOp.ValueType  # 2
+SPEED_OP_TF32_PRODUCT: SpeedOp.ValueType  # 3
+"""A product whose factors may be TF32."""
 Global___SpeedOp: _TypeAlias = SpeedOp  # noqa: Y015
 
 @_typing.final

@@ -737,6 +737,7 @@ class Job(_message.Message):
     PLACEMENTS_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: Global___JobKind.ValueType
     state: Global___JobState.ValueType
@@ -751,6 +752,8 @@ class Job(_message.Message):
     bytes_lower_bound: _builtins.int
     resplits: _builtins.int
     note: _builtins.str
+    precision: _types_pb2.Precision.ValueType
+    """TF32 if one of its products may be computed so."""
     @_builtins.property
     def submitted_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -789,10 +792,11 @@ class Job(_message.Message):
         placements: _abc.Iterable[Global___Placement] | None = ...,
         results: _abc.Iterable[_types_pb2.Result] | None = ...,
         note: _builtins.str = ...,
+        precision: _types_pb2.Precision.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bytes_lower_bound", b"_bytes_lower_bound", "_bytes_moved", b"_bytes_moved", "_efficiency", b"_efficiency", "_failure", b"_failure", "_finish_spread", b"_finish_spread", "_makespan_s", b"_makespan_s", "_predicted_makespan_s", b"_predicted_makespan_s", "_serial_fraction", b"_serial_fraction", "_serial_s", b"_serial_s", "bytes_lower_bound", b"bytes_lower_bound", "bytes_moved", b"bytes_moved", "efficiency", b"efficiency", "failure", b"failure", "finish_spread", b"finish_spread", "finished_at", b"finished_at", "makespan_s", b"makespan_s", "predicted_makespan_s", b"predicted_makespan_s", "serial_fraction", b"serial_fraction", "serial_s", b"serial_s", "started_at", b"started_at", "submitted_at", b"submitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_lower_bound", b"_bytes_lower_bound", "_bytes_moved", b"_bytes_moved", "_efficiency", b"_efficiency", "_failure", b"_failure", "_finish_spread", b"_finish_spread", "_makespan_s", b"_makespan_s", "_predicted_makespan_s", b"_predicted_makespan_s", "_serial_fraction", b"_serial_fraction", "_serial_s", b"_serial_s", "bytes_lower_bound", b"bytes_lower_bound", "bytes_moved", b"bytes_moved", "devices", b"devices", "efficiency", b"efficiency", "failure", b"failure", "finish_spread", b"finish_spread", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "makespan_s", b"makespan_s", "note", b"note", "placements", b"placements", "predicted_makespan_s", b"predicted_makespan_s", "resplits", b"resplits", "results", b"results", "serial_fraction", b"serial_fraction", "serial_s", b"serial_s", "started_at", b"started_at", "state", b"state", "submitted_at", b"submitted_at", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_lower_bound", b"_bytes_lower_bound", "_bytes_moved", b"_bytes_moved", "_efficiency", b"_efficiency", "_failure", b"_failure", "_finish_spread", b"_finish_spread", "_makespan_s", b"_makespan_s", "_predicted_makespan_s", b"_predicted_makespan_s", "_serial_fraction", b"_serial_fraction", "_serial_s", b"_serial_s", "bytes_lower_bound", b"bytes_lower_bound", "bytes_moved", b"bytes_moved", "devices", b"devices", "efficiency", b"efficiency", "failure", b"failure", "finish_spread", b"finish_spread", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "makespan_s", b"makespan_s", "note", b"note", "placements", b"placements", "precision", b"precision", "predicted_makespan_s", b"predicted_makespan_s", "resplits", b"resplits", "results", b"results", "serial_fraction", b"serial_fraction", "serial_s", b"serial_s", "started_at", b"started_at", "state", b"state", "submitted_at", b"submitted_at", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bytes_lower_bound: _TypeAlias = _typing.Literal["bytes_lower_bound"]  # noqa: Y015
     _WhichOneofArgType__bytes_lower_bound: _TypeAlias = _typing.Literal["_bytes_lower_bound", b"_bytes_lower_bound"]  # noqa: Y015

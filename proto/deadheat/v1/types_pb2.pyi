@@ -88,6 +88,26 @@ ACTIVATION_TANH: Activation.ValueType  # 4
 ACTIVATION_SIGMOID: Activation.ValueType  # 5
 Global___Activation: _TypeAlias = Activation  # noqa: Y015
 
+class _Precision:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRECISION_UNSPECIFIED: _Precision.ValueType  # 0
+    """As they are."""
+    PRECISION_TF32: _Precision.ValueType  # 1
+    """A device may keep ten bits of each factor (TF32), and sums in float32."""
+
+class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
+    """How exact the factors of a product of float32 have to be."""
+
+PRECISION_UNSPECIFIED: Precision.ValueType  # 0
+"""As they are."""
+PRECISION_TF32: Precision.ValueType  # 1
+"""A device may keep ten bits of each factor (TF32), and sums in float32."""
+Global___Precision: _TypeAlias = Precision  # noqa: Y015
+
 class _UnaryFunction:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -331,6 +351,7 @@ class Gemm(_message.Message):
     ACTIVATION_FIELD_NUMBER: _builtins.int
     INNER_FIELD_NUMBER: _builtins.int
     OUT_DATA_TYPE_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     transpose_a: _builtins.bool
     transpose_b: _builtins.bool
     alpha: _builtins.float
@@ -338,6 +359,8 @@ class Gemm(_message.Message):
     activation: Global___Activation.ValueType
     out_data_type: Global___DataType.ValueType
     """The result's type: that of the operands (unspecified), or that in which they are summed."""
+    precision: Global___Precision.ValueType
+    """Of float32 only."""
     @_builtins.property
     def inner(self) -> Global___InnerWindow:
         """Only these columns of op(A) and rows of op(B): one part of a product split along them."""
@@ -351,10 +374,11 @@ class Gemm(_message.Message):
         activation: Global___Activation.ValueType = ...,
         inner: Global___InnerWindow | None = ...,
         out_data_type: Global___DataType.ValueType = ...,
+        precision: Global___Precision.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "alpha", b"alpha", "inner", b"inner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "activation", b"activation", "alpha", b"alpha", "inner", b"inner", "out_data_type", b"out_data_type", "transpose_a", b"transpose_a", "transpose_b", b"transpose_b"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "activation", b"activation", "alpha", b"alpha", "inner", b"inner", "out_data_type", b"out_data_type", "precision", b"precision", "transpose_a", b"transpose_a", "transpose_b", b"transpose_b"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
@@ -430,6 +454,9 @@ class Chain(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TRANSPOSED_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    precision: Global___Precision.ValueType
+    """Of all its products; of float32 only."""
     @_builtins.property
     def transposed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Positions (from 0, ascending) of the operands that are read transposed."""
@@ -438,10 +465,11 @@ class Chain(_message.Message):
         self,
         *,
         transposed: _abc.Iterable[_builtins.int] | None = ...,
+        precision: Global___Precision.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["transposed", b"transposed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["precision", b"precision", "transposed", b"transposed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from deadheat.runtime.errors import InvalidInput
-from deadheat.runtime.operations import Batched, GemmShape, Operation
+from deadheat.runtime.operations import Batched, GemmShape, Op, Operation
 from deadheat.runtime.rectangles import MatrixType, Rectangle
 
 #: NumPy's limit of dimensions, without the two of the matrices.
@@ -139,4 +139,5 @@ def read_by_rows(operation: Operation, kind: Batched) -> tuple[bool, ...]:
 
 def work_shape(operation: Operation, kind: Batched, given: Sequence[MatrixType]) -> GemmShape:
     each = sizes(operation, kind, given)
-    return GemmShape(result_rows(operation, kind, given), each.inner, each.columns, given[0].dtype)
+    rows, op = result_rows(operation, kind, given), Op.of(kind.gemm.precision)
+    return GemmShape(rows, each.inner, each.columns, given[0].dtype, op)

@@ -139,14 +139,21 @@ def numpy_dtype(name: str) -> np.dtype[np.generic]:
     return np.dtype(element_type(name).name)
 
 
+#: Names that were asked for: NumPy takes microseconds for one. Two byte orders of each at most.
+_names: dict[np.dtype[np.generic], str] = {}
+
+
 def name_of(dtype: np.dtype[np.generic], *, field: str) -> str:
     """The element type for a NumPy dtype of either byte order.
 
     Raises InvalidInput for what cannot be multiplied (object, str, datetime, longdouble, ...).
     """
+    if known := _names.get(dtype):
+        return known
     name = dtype.name
     if name not in BY_NAME:
         raise InvalidInput(
             f"{field} has dtype {dtype}; it may be {', '.join(BY_NAME)}", field=field
         )
+    _names[dtype] = name
     return name

@@ -1,8 +1,9 @@
 """One panel of one operation, written against the array namespace of its operands.
 
 A namespace is NumPy, or what speaks like it. It may bring two things of its own: `product(a, b,
-out)`, which multiplies operands as they are stored and sums them in the type of `out`, and
-`block_bytes`, the size of the blocks in which it likes long operations to be done.
+out, precision)`, which multiplies operands as they are stored, at least so exactly, and sums them
+in the type of `out`, and `block_bytes`, the size of the blocks in which it likes long operations to
+be done.
 """
 
 from __future__ import annotations
@@ -123,9 +124,9 @@ def gemm_panel(
     bias = None if bias is None else bias.astype(compute, copy=False)
     wide = out if compute == out.dtype else xp.empty(out.shape, compute)
     if product := getattr(xp, "product", None):
-        product(a, b, wide)
+        product(a, b, wide, kind.precision)
     else:
-        # Without a copy where they are of that type already.
+        # Without a copy where they are of that type already. All digits are always precise enough.
         xp.matmul(a.astype(compute, copy=False), b.astype(compute, copy=False), out=wide)
     _finish(xp, kind, wide, bias)
     if wide is not out:

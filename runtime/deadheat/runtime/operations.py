@@ -22,13 +22,23 @@ class Activation(Enum):
     SIGMOID = "sigmoid"
 
 
+class Precision(Enum):
+    """How exact the factors of a product of float32 have to be. `STRICT` takes them as they are.
+    `TF32` lets a device keep ten bits of each (and eight of the exponent), where it is faster so;
+    it sums in float32. A device that has nothing of the kind computes in full."""
+
+    STRICT = "strict"
+    TF32 = "tf32"
+
+
 @dataclass(frozen=True, slots=True)
 class Gemm:
     """`activation(alpha * op(A) @ op(B) + bias)`; operands in the order A, B[, bias].
 
     `inner` takes columns [start, stop) of op(A) and these rows of op(B) only: one part of a
     K-split. `out_dtype` keeps the result in the type in which it was summed (float32 for float16
-    and bfloat16), so that parts are not rounded before they are added.
+    and bfloat16), so that parts are not rounded before they are added. Only products of float32 may
+    have another `precision` than strict.
     """
 
     transpose_a: bool = False
@@ -37,6 +47,7 @@ class Gemm:
     activation: Activation = Activation.NONE
     inner: tuple[int, int] | None = None
     out_dtype: str | None = None
+    precision: Precision = Precision.STRICT
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +80,12 @@ class Chain:
     """`op(M1) @ ... @ op(Mn)` in whatever order is fastest; operands M1, ..., Mn.
 
     The planner rewrites it into products before anything is assigned: no device ever sees one.
-    `transposed` are the positions (from 0, ascending) of operands that are read transposed.
+    `transposed` are the positions (from 0, ascending) of operands that are read transposed. Its
+    `precision` is that of all these products.
     """
 
     transposed: tuple[int, ...] = ()
+    precision: Precision = Precision.STRICT
 
 
 class UnaryFunction(Enum):
@@ -238,10 +251,20 @@ class Operation:
 
 class Op(StrEnum):
     """What a device's speed depends on besides shape and dtype: a product is bound by arithmetic,
-    a sum by memory, and the one says nothing of the other."""
+    a sum by memory, and the one says nothing of the other. Nor does a product in float32 of one
+    whose factors may be TF32: on some cards that is many times as fast."""
 
     PRODUCT = "product"
     SUM = "sum"
+    TF32_PRODUCT = "tf32_product"
+
+    @property
+    def is_product(self) -> bool:
+        return self is not Op.SUM
+
+    @staticmethod
+    def of(precision: Precision) -> Op:
+        return Op.TF32_PRODUCT if precision is Precision.TF32 else Op.PRODUCT
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +291,7 @@ class GemmShape:
             return max(1, self.times) * sum(part.flops for part in self.sized_parts)
         element = element_type(self.dtype)
         steps = float(self.rows) * self.inner * self.columns
-        return steps * (element.flops_per_step if self.op is Op.PRODUCT else element.flops_per_add)
+        return steps * (element.flops_per_step if self.op.is_product else element.flops_per_add)
 
     @property
     def sized_parts(self) -> tuple[GemmShape, ...]:

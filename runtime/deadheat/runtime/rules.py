@@ -10,8 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, assert_never
 
 from deadheat.runtime import batches, convolving, descents, elementwise, segments
-from deadheat.runtime.dtypes import ElementType, element_type
+from deadheat.runtime.dtypes import element_type
 from deadheat.runtime.errors import InvalidInput
+from deadheat.runtime.operand_checks import (
+    check_bias,
+    check_epilogue,
+    check_inner,
+    check_one_dtype,
+    check_precision,
+)
 from deadheat.runtime.operations import (
     Activation,
     Batched,
@@ -81,11 +88,12 @@ def _gemm_type(operation: Operation, kind: Gemm, given: Sequence[MatrixType]) ->
         raise InvalidInput(f"{operation.result!r}: a product has 2 or 3 operands, not {len(given)}")
     a = given[0].transposed() if kind.transpose_a else given[0]
     b = given[1].transposed() if kind.transpose_b else given[1]
-    _check_inner(names[0], a, names[1], b)
-    _check_one_dtype(operation, given)
+    check_inner(names[0], a, names[1], b)
+    check_one_dtype(operation, given)
     if len(given) == 3:
-        _check_bias(names[2], given[2], b.columns)
-    _check_epilogue(kind.alpha, kind.activation, a.element)
+        check_bias(names[2], given[2], b.columns)
+    check_epilogue(kind.alpha, kind.activation, a.element)
+    check_precision(kind.precision, a.dtype, f"{operation.result!r}: ")
     if kind.inner is not None and not 0 <= kind.inner[0] <= kind.inner[1] <= a.columns:
         start, stop = kind.inner
         raise InvalidInput(
@@ -104,10 +112,11 @@ def _gemm_type(operation: Operation, kind: Gemm, given: Sequence[MatrixType]) ->
 
 def _batched_type(operation: Operation, kind: Batched, given: Sequence[MatrixType]) -> MatrixType:
     rows = batches.result_rows(operation, kind, given)
-    _check_one_dtype(operation, given)
+    check_one_dtype(operation, given)
     if len(given) == 3:
-        _check_bias(operation.operands[2], given[2], given[1].columns)
-    _check_epilogue(kind.gemm.alpha, kind.gemm.activation, given[0].element)
+        check_bias(operation.operands[2], given[2], given[1].columns)
+    check_epilogue(kind.gemm.alpha, kind.gemm.activation, given[0].element)
+    check_precision(kind.gemm.precision, given[0].dtype, f"{operation.result!r}: ")
     return MatrixType(rows, given[1].columns, given[0].dtype)
 
 
@@ -132,10 +141,10 @@ def _sum_type(operation: Operation, kind: Sum, given: Sequence[MatrixType]) -> M
         )
     if kind.bias:
         name, bias = operation.operands[-1], given[-1]
-        _check_bias(name, bias, first.columns)
+        check_bias(name, bias, first.columns)
         if bias.dtype != dtype:
             raise InvalidInput(f"bias {name!r} is {bias.dtype}; the result is {dtype}")
-    _check_epilogue(kind.alpha, kind.activation, element_type(dtype))
+    check_epilogue(kind.alpha, kind.activation, element_type(dtype))
     return MatrixType(first.rows, first.columns, dtype)
 
 
@@ -155,42 +164,14 @@ def _chain_type(operation: Operation, kind: Chain, given: Sequence[MatrixType]) 
         )
     read = _as_read(kind, given)
     for left, right, a, b in zip(names, names[1:], read, read[1:]):
-        _check_inner(left, a, right, b)
-    _check_one_dtype(operation, given)
+        check_inner(left, a, right, b)
+    check_one_dtype(operation, given)
+    check_precision(kind.precision, read[0].dtype, f"{operation.result!r}: ")
     return MatrixType(read[0].rows, read[-1].columns, read[0].dtype)
 
 
 def _as_read(kind: Chain, given: Sequence[MatrixType]) -> list[MatrixType]:
     return [m.transposed() if i in kind.transposed else m for i, m in enumerate(given)]
-
-
-def _check_inner(left: str, a: MatrixType, right: str, b: MatrixType) -> None:
-    if a.columns != b.rows:
-        raise InvalidInput(
-            f"{left!r} is {a.rows} x {a.columns} and {right!r} is {b.rows} x {b.columns}: "
-            f"inner sizes {a.columns} and {b.rows} differ"
-        )
-
-
-def _check_one_dtype(operation: Operation, given: Sequence[MatrixType]) -> None:
-    if len({matrix.dtype for matrix in given}) > 1:
-        named = zip(operation.operands, given)
-        dtypes = ", ".join(f"{name!r} {matrix.dtype}" for name, matrix in named)
-        raise InvalidInput(f"operands of {operation.result!r} must share one dtype: {dtypes}")
-
-
-def _check_bias(name: str, bias: MatrixType, columns: int) -> None:
-    if (bias.rows, bias.columns) != (1, columns):
-        raise InvalidInput(
-            f"bias {name!r} is {bias.rows} x {bias.columns}; it must be 1 x {columns}"
-        )
-
-
-def _check_epilogue(alpha: float, activation: Activation, element: ElementType) -> None:
-    if alpha != 1.0 and element.is_exact:
-        raise InvalidInput(f"alpha is {alpha}; products of {element.name} take alpha = 1 only")
-    if activation is not Activation.NONE and not element.is_float:
-        raise InvalidInput(f"activation {activation.value} needs a real float, not {element.name}")
 
 
 def is_symmetric(operation: Operation) -> bool:
@@ -336,16 +317,17 @@ def work_shape(operation: Operation, types: Types) -> GemmShape:
             inner = first.rows if kind.transpose_a else first.columns
             if kind.inner is not None:
                 inner = kind.inner[1] - kind.inner[0]
-            return GemmShape(result.rows, inner, result.columns, first.dtype)
+            op = Op.of(kind.precision)
+            return GemmShape(result.rows, inner, result.columns, first.dtype, op)
         case Batched() as kind:
             return batches.work_shape(operation, kind, [types[n] for n in operation.operands])
         case Sum() as kind:
             passes = len(operation.operands) - 1 + _epilogue_passes(kind)
             return GemmShape(result.rows, max(1, passes), result.columns, first.dtype, Op.SUM)
-        case Chain():
-            area = result.rows * result.columns
+        case Chain(precision=precision):
+            area, op = result.rows * result.columns, Op.of(precision)
             inner = -(-_chain_steps(operation, types) // area) if area else 0
-            return GemmShape(result.rows, inner, result.columns, first.dtype)
+            return GemmShape(result.rows, inner, result.columns, first.dtype, op)
         case Segment() as kind:
             known = segments.all_types(kind, types)
             shapes = [work_shape(one, known) for one in kind.operations]

@@ -226,6 +226,8 @@ class AgentSettings:
     #: When it has to be gone, as `moments.parse_moment` reads it when the agent starts; or empty.
     until: str
     shares_cpus: bool
+    #: Whether cores of several NUMA nodes are a device for each: "split", "whole", or "auto".
+    numa: str
     #: "all", "none", or UUIDs and numbers of GPUs, separated by commas.
     gpus: str
     #: Where other agents get blocks and exchange gradients: HOST:PORT, "off", or empty for this
@@ -251,6 +253,7 @@ class AgentSettings:
             once=sources.get("once", parse_flag, False),
             until=sources.get("until", _parse_until(sources.environment), ""),
             shares_cpus=sources.get("shares_cpus", parse_flag, False),
+            numa=sources.get("numa", parse_numa, "auto"),
             gpus=sources.get("gpus", parse_gpus, "all"),
             peers=sources.get("peers", _parse_peers, ""),
             cache_dir=sources.get("cache_dir", _parse_path, cache_dir(sources.environment)),
@@ -340,6 +343,13 @@ def parse_gpus(raw: object) -> str:
         if not part.isdecimal() and not part.startswith(("GPU-", "MIG-")):
             raise InvalidInput(f"{part!r} may be a number, GPU-... or MIG-...; or all, or none")
     return ",".join(parts) or "none"
+
+
+def parse_numa(raw: object) -> str:
+    """Raises InvalidInput that lists the choices."""
+    if raw not in ("auto", "split", "whole"):
+        raise InvalidInput(f"{raw!r} may be auto, split or whole")
+    return str(raw)
 
 
 def _parse_politeness(raw: object) -> str:

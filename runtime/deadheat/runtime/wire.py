@@ -5,7 +5,12 @@ from __future__ import annotations
 from deadheat.runtime import dtypes
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.programs import UNSENT, MatrixType, Operand, Program, Rectangle
-from deadheat.runtime.wire_operations import operation_from_wire, operation_to_wire
+from deadheat.runtime.wire_operations import (
+    operation_from_wire,
+    operation_to_wire,
+    precision_from_wire,
+    precision_to_wire,
+)
 from deadheat.v1 import types_pb2 as pb
 
 __all__ = [
@@ -17,6 +22,8 @@ __all__ = [
     "operation_to_wire",
     "outline_from_wire",
     "outline_to_wire",
+    "precision_from_wire",
+    "precision_to_wire",
     "program_from_wire",
     "program_to_wire",
     "rectangle_from_wire",

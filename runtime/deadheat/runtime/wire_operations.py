@@ -23,6 +23,7 @@ from deadheat.runtime.programs import (
     LayerFunction,
     Loss,
     Operation,
+    Precision,
     Rectangle,
     Segment,
     Slice,
@@ -66,6 +67,11 @@ _FUNCTIONS: Final = {
     function: pb.LayerFunction.Value(f"LAYER_FUNCTION_{function.name}")
     for function in LayerFunction
 }
+_PRECISIONS: Final = {
+    Precision.STRICT: pb.PRECISION_UNSPECIFIED,
+    Precision.TF32: pb.PRECISION_TF32,
+}
+_PRECISIONS_BACK: Final[dict[int, Precision]] = {wire: one for one, wire in _PRECISIONS.items()}
 _LOSSES: Final = {loss: pb.Loss.Value(f"LOSS_{loss.name}") for loss in Loss}
 _FUNCTIONS_BACK: Final[dict[int, LayerFunction]] = {wire: one for one, wire in _FUNCTIONS.items()}
 _LOSSES_BACK: Final[dict[int, Loss]] = {wire: loss for loss, wire in _LOSSES.items()}
@@ -85,7 +91,9 @@ def operation_to_wire(operation: Operation) -> pb.Operation:
         case Sum() as kind:
             message.sum.CopyFrom(_sum_to_wire(kind))
         case Chain() as kind:
-            message.chain.CopyFrom(pb.Chain(transposed=kind.transposed))
+            message.chain.CopyFrom(
+                pb.Chain(transposed=kind.transposed, precision=precision_to_wire(kind.precision))
+            )
         case Unary() | Binary() | Cast() as kind:
             _elementwise_to_wire(kind, message)
         case Softmax():
@@ -145,10 +153,19 @@ def operation_from_wire(message: pb.Operation) -> Operation:
 T = TypeVar("T")
 
 
-def _known(back: Mapping[int, T], value: int, what: str) -> T:
+def _known(back: Mapping[int, T], value: int, what: str, *, field: str = "function") -> T:
     if value not in back:
-        raise InvalidInput(f"{what} {value} is unknown to this version", field="function")
+        raise InvalidInput(f"{what} {value} is unknown to this version", field=field)
     return back[value]
+
+
+def precision_to_wire(precision: Precision) -> pb.Precision.ValueType:
+    return _PRECISIONS[precision]
+
+
+def precision_from_wire(value: int) -> Precision:
+    """Raises InvalidInput for one that only a newer version knows."""
+    return _known(_PRECISIONS_BACK, value, "precision", field="precision")
 
 
 def _gemm_to_wire(kind: Gemm) -> pb.Gemm:
@@ -157,6 +174,7 @@ def _gemm_to_wire(kind: Gemm) -> pb.Gemm:
         transpose_b=kind.transpose_b,
         activation=_ACTIVATIONS[kind.activation],
         out_data_type=_dtype_to_wire(kind.out_dtype),
+        precision=precision_to_wire(kind.precision),
     )
     if kind.alpha != 1.0:
         message.alpha = kind.alpha
@@ -174,6 +192,7 @@ def _gemm_from_wire(message: pb.Gemm) -> Gemm:
         activation=_activation(message.activation),
         inner=(message.inner.start, message.inner.stop) if message.HasField("inner") else None,
         out_dtype=_dtype_from_wire(message.out_data_type, field="out_dtype"),
+        precision=precision_from_wire(message.precision),
     )
 
 
@@ -295,7 +314,9 @@ def _step_from_wire(step: pb.SegmentStep) -> Operation:
 _READERS: Final[Mapping[str, Callable[[pb.Operation], Kind]]] = {
     "gemm": lambda message: _gemm_from_wire(message.gemm),
     "sum": lambda message: _sum_from_wire(message.sum),
-    "chain": lambda message: Chain(tuple(message.chain.transposed)),
+    "chain": lambda message: Chain(
+        tuple(message.chain.transposed), precision_from_wire(message.chain.precision)
+    ),
     "unary": lambda message: Unary(_known(_UNARY_BACK, message.unary.function, "unary function")),
     "binary": lambda message: Binary(
         _known(_BINARY_BACK, message.binary.function, "binary function")

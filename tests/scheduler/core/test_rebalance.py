@@ -74,6 +74,22 @@ def test_who_has_all_columns_already_does_not_fetch_them_for_what_it_is_given() 
     assert gains == {(): False, ("mb",): True}
 
 
+def test_what_is_moved_a_second_time_is_not_due_a_second_time() -> None:
+    pool = Pool()
+    for name in ("a", "b"):
+        pool.join(name, host=f"host of {name}")
+    sample = Sample(pool.now, 1.0, 0.0, 0.0, 0.0)
+    pool.feed(events.NodeSampled("a", [events.DeviceSampled("a/cpu", sample, 1 << 34, ("mb",))]))
+    job, *_ = run_until_a_is_dry(pool, 0.5)
+    due_bytes = job.bytes_lower_bound
+    # All of A and of the result, and of B as much as two near-square parts need.
+    assert due_bytes > 2 * 8192 * 8192 * 8
+    (request,) = pool.take_sent(effects.SendResize)
+    assert pool.give_up(request)
+    assert job.plans == 2
+    assert job.bytes_lower_bound == due_bytes
+
+
 def test_a_little_drift_is_not_worth_the_messages(pool: Pool) -> None:
     run_until_a_is_dry(pool, 0.99)
     assert pool.take_sent(effects.SendResize) == []

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deadheat.runtime.programs import GemmShape, Op
+from deadheat.scheduler.planner.history import SpeedHistory
 from deadheat.scheduler.planner.speed import (
     MAX_FLOPS,
     MAX_POINTS,
@@ -112,3 +113,28 @@ def test_sums_and_products_say_nothing_of_each_other() -> None:
         UNKNOWN_FLOPS
     )
     assert SpeedModel((SpeedPoint(added, 0.001),)).peak_flops("float32") is None
+
+
+def test_tf32_is_as_fast_as_float32_until_it_was_measured_and_then_has_its_own_curve() -> None:
+    asked = GemmShape(1024, 1024, 1024, "float32", Op.TF32_PRODUCT)
+    plain = GemmShape(1024, 1024, 1024, "float32")
+    only_double = SpeedModel((SpeedPoint(GemmShape(1024, 1024, 1024, "float64"), 1.0),))
+    assert only_double.seconds(asked) == only_double.seconds(plain)
+    known = (SpeedPoint(plain, 0.4),)
+    assert SpeedModel(known).seconds(asked) == pytest.approx(0.4)
+    both = SpeedModel((*known, SpeedPoint(asked, 0.05)))
+    assert both.seconds(asked) == pytest.approx(0.05)
+    assert both.seconds(plain) == pytest.approx(0.4)
+    # What `nodes` prints as the speed of float32 is that of strict products.
+    assert both.peak_flops("float32") == pytest.approx(plain.flops / 0.4)
+
+
+def test_what_is_learnt_of_tf32_says_nothing_of_float32() -> None:
+    asked = GemmShape(1024, 1024, 1024, "float32", Op.TF32_PRODUCT)
+    plain = GemmShape(1024, 1024, 1024, "float32")
+    history = SpeedHistory(SpeedModel((SpeedPoint(plain, 0.4),)))
+    for _ in range(3):
+        history, _ = history.learn(asked, 0.05)
+    assert history.model.seconds(asked) == pytest.approx(0.05)
+    assert history.model.seconds(plain) == pytest.approx(0.4)
+    assert history.bias == pytest.approx(1.0)

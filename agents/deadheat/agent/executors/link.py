@@ -41,6 +41,10 @@ class Command:
 
     module: str = "deadheat.agent.executors.worker"
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: The cores on which its threads stay; empty for the agent's.
+    cpus: tuple[int, ...] = ()
+    #: Variables that it must not have, whoever set them.
+    without: frozenset[str] = frozenset()
     #: For people.
     name: str = "the executor"
     start_timeout_s: float = START_TIMEOUT_S
@@ -103,18 +107,20 @@ class ExecutorLink:
             [
                 *(sys.executable, "-m", self._command.module, *arguments),
                 *("--politeness", self._politeness),
+                *(("--cpus", ",".join(map(str, self._command.cpus))) if self._command.cpus else ()),
             ],
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
-            env={
-                **notify.environment_of_a_child(os.environ),
-                **_ONE_THREAD,
-                **self._command.environment,
-            },
+            env=self._environment(),
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
         return ours
+
+    def _environment(self) -> dict[str, str]:
+        inherited = notify.environment_of_a_child(os.environ)
+        kept = {key: v for key, v in inherited.items() if key not in self._command.without}
+        return {**kept, **_ONE_THREAD, **self._command.environment}
 
     def send(self, request: pb.ExecutorRequest, descriptors: Sequence[int] = ()) -> None:
         if self._frames:

@@ -99,9 +99,16 @@ class Pool:
         self._tasks: dict[str, Task] = {}
         self._arrivals = 0
         self.threads = threads
+        self._is_closed = False
         for index in range(threads):
             name = f"panel-{index}"
             threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def close(self) -> None:
+        """Its threads end as soon as they have nothing to do."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
 
     def add(self, task: Task) -> None:
         with self._changed:
@@ -179,8 +186,8 @@ class Pool:
                 self._saying.release()
 
     def _work(self) -> None:
-        while True:
-            task, panel, image = self._take()
+        while taken := self._take():
+            task, panel, image = taken
             wall_s, cpu_s = time.monotonic(), time.thread_time()
             try:
                 if isinstance(task.panels, Epoch):
@@ -200,10 +207,11 @@ class Pool:
                 spent = (used_s, time.monotonic() - wall_s)
                 self._finish(task, panel, *spent, is_copied=image is not None)
             # An idle thread must not keep the last task's mappings alive.
-            del task, panel
+            del taken, task, panel
 
-    def _take(self) -> tuple[Task, Any, Rectangle | None]:
-        """The next panel, and what it may be copied from instead of being computed."""
+    def _take(self) -> tuple[Task, Any, Rectangle | None] | None:
+        """The next panel, and what it may be copied from instead of being computed; None when
+        the pool is closed and has nothing left."""
         with self._changed:
             while True:
                 for task in sorted(self._tasks.values(), key=lambda t: (t.rank, t.arrival)):
@@ -213,6 +221,8 @@ class Pool:
                             # What ends soon is told once, at its end.
                             task.started_s = task.told_s = time.monotonic()
                         return task, panel, task.panels.mirror_of(panel)
+                if self._is_closed:
+                    return None
                 self._changed.wait()
 
     def _finish(

@@ -40,11 +40,16 @@ from deadheat.runtime.programs import (
     work_shape,
 )
 from deadheat.runtime.rules import is_in_samples, is_in_whole_rows
+from deadheat.runtime.settings import parse_cpus
 from deadheat.runtime.shared_descending import Given
 from deadheat.v1 import agent_pb2, local_pb2, types_pb2
 
-_OPS_BACK: Final = {agent_pb2.SPEED_OP_PRODUCT: Op.PRODUCT, agent_pb2.SPEED_OP_SUM: Op.SUM}
-_OPS: Final = {Op.PRODUCT: agent_pb2.SPEED_OP_PRODUCT, Op.SUM: agent_pb2.SPEED_OP_SUM}
+_OPS: Final = {
+    Op.PRODUCT: agent_pb2.SPEED_OP_PRODUCT,
+    Op.SUM: agent_pb2.SPEED_OP_SUM,
+    Op.TF32_PRODUCT: agent_pb2.SPEED_OP_TF32_PRODUCT,
+}
+_OPS_BACK: Final[dict[int, Op]] = {wire_op: op for op, wire_op in _OPS.items()}
 
 #: The exit code of an executor that has said why it ends (EX_SOFTWARE).
 ENDED: Final = 70
@@ -282,8 +287,11 @@ def main(make: Callable[[End], Device] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpus", type=parse_cpus, default=())
     parser.add_argument("--politeness", choices=("normal", "idle"), default="normal")
     found = parser.parse_args()
+    if found.cpus:  # Before there are threads: they are where the one is that starts them.
+        os.sched_setaffinity(0, found.cpus)
     if found.politeness == "idle":
         # The machine's owner wins: these threads get what nobody else wants.
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -60,7 +60,11 @@ class _Reading:
 
 class CpuProbe:
     """Reads the counters of some cores. `own_pids` are the processes of ours that run on them,
-    `executor_pid` the one whose threads multiply."""
+    `executor_pid` the one whose threads multiply.
+
+    Where these cores are some of `of_cpus` that we have, `anywhere` are processes of ours that run
+    on any of those: of what they use, and of what a quota allows, these cores get their part.
+    """
 
     def __init__(
         self,
@@ -71,8 +75,12 @@ class CpuProbe:
         root: Path = procfs.PROC,
         cgroups: Cgroups | None = None,
         clock: Callable[[], float] = time.monotonic,
+        anywhere: Callable[[], Iterable[int]] = tuple,
+        of_cpus: int | None = None,
     ) -> None:
         self._cpus = sorted(cpus)
+        self._of_cpus = of_cpus or len(self._cpus)
+        self._anywhere = anywhere
         self._own_pids = own_pids
         self._executor_pid = executor_pid
         self._root = root
@@ -80,6 +88,11 @@ class CpuProbe:
         self._readings: deque[_Reading] = deque()
         self._cgroups = cgroups or Cgroups()
         self._competitors = _Competitors(frozenset(cpus), root, self._cgroups)
+
+    @property
+    def share(self) -> float:
+        """These cores' part of all that we have."""
+        return len(self._cpus) / self._of_cpus
 
     def sample(self) -> CpuSample | None:
         """The load since about a second ago; None at the first call."""
@@ -93,16 +106,19 @@ class CpuProbe:
     def _read(self) -> _Reading:
         pid = self._executor_pid()
         run_s, wait_s = procfs.run_and_wait_s(pid, self._root) if pid else (0.0, 0.0)
-        times = (procfs.process_times(own, self._root) for own in self._own_pids())
         reading = _Reading(
             at_s=self._clock(),
             cores=procfs.core_times(self._root),
-            own_s=sum(found.cpu_s for found in times if found),
+            own_s=self._used_s(self._own_pids()) + self.share * self._used_s(self._anywhere()),
             run_s=run_s,
             wait_s=wait_s,
         )
         self._readings.append(reading)
         return reading
+
+    def _used_s(self, pids: Iterable[int]) -> float:
+        times = (procfs.process_times(pid, self._root) for pid in pids)
+        return sum(found.cpu_s for found in times if found)
 
     def _compare(self, old: _Reading, new: _Reading) -> CpuSample:
         window_s = new.at_s - old.at_s
@@ -124,7 +140,8 @@ class CpuProbe:
         own = _clamp((new.own_s - old.own_s) / pool_s)
         foreign = _clamp(busy_share - own)
         pid = self._executor_pid()
-        found = self._competitors.find(new.at_s, foreign, frozenset(self._own_pids()))
+        ours = frozenset((*self._own_pids(), *self._anywhere()))
+        found = self._competitors.find(new.at_s, foreign, ours)
         if found is None:  # Nobody's use is known yet; the load itself is the best guess.
             runnable, share = max(1.0, round(foreign * len(self._cpus))), None
         else:
@@ -140,7 +157,7 @@ class CpuProbe:
             run_s=max(0.0, new.run_s - old.run_s),
             wait_s=max(0.0, new.wait_s - old.wait_s),
             core_busy=tuple(core_busy),
-            quota=min(1.0, self._cgroups.quota_cores(pid) / len(self._cpus)),
+            quota=min(1.0, self._cgroups.quota_cores(pid) / self._of_cpus),
             fair_share=share,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from deadheat.agent.probes.cpu import CpuProbe, CpuSample
@@ -28,8 +28,7 @@ class Sampler:
 
     def __init__(
         self,
-        cpu_device: str,
-        cpu: CpuProbe,
+        cores: Mapping[str, CpuProbe],
         nvml: NvmlProbe,
         gpu_devices: dict[str, str],
         memory_free_bytes: Callable[[], int],
@@ -40,13 +39,13 @@ class Sampler:
         *,
         gpu_pids: Callable[[str], Collection[int]] = lambda _uuid: (),
     ) -> None:
-        """`gpu_devices` names devices by their UUIDs; `gpu_pids` are our processes on a GPU.
+        """`cores` are the devices that are cores. `gpu_devices` names devices by their UUIDs;
+        `gpu_pids` are our processes on a GPU.
 
         `looked` gets at every look what others use of each device, None where that is unknown;
         `appeared` gets a GPU that was not there before, which `gpu_devices` should name soon.
         """
-        self._cpu_device = cpu_device
-        self._cpu = cpu
+        self._cores = cores
         self._nvml = nvml
         self._gpu_devices = gpu_devices
         self._memory_free_bytes = memory_free_bytes
@@ -88,8 +87,9 @@ class Sampler:
 
     def _look(self) -> None:
         samples = []
-        if found := self._cpu.sample():
-            samples.append(self._cpu_message(found))
+        for name, probe in self._cores.items():
+            if found := probe.sample():
+                samples.append(self._cpu_message(name, probe.share, found))
         for gpu in self._nvml.latest().devices:
             self._say(gpu)
             if device := self._gpu_devices.get(gpu.uuid):
@@ -133,9 +133,9 @@ class Sampler:
         self._told, self._told_held, self._told_s = seen, held, now
         return True
 
-    def _cpu_message(self, found: CpuSample) -> pb.DeviceSample:
+    def _cpu_message(self, device: str, share: float, found: CpuSample) -> pb.DeviceSample:
         return pb.DeviceSample(
-            device=self._cpu_device,
+            device=device,
             at_s=found.at_s,
             window_s=found.window_s,
             busy=found.busy,
@@ -145,7 +145,7 @@ class Sampler:
             foreign_runnable=found.foreign_runnable,
             run_s=found.run_s,
             wait_s=found.wait_s,
-            memory_free_bytes=self._memory_free_bytes(),
+            memory_free_bytes=int(self._memory_free_bytes() * share),
             held_matrices=self._held_matrices(),
             core_busy=found.core_busy,
             quota=found.quota,

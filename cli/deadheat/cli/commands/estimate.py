@@ -9,6 +9,7 @@ import click
 from deadheat.cli.options import (
     connected,
     json_option,
+    precision_option,
     print_json,
     print_table,
     scheduler_option,
@@ -32,6 +33,7 @@ def estimate() -> None:
 @click.option("--dtype", help="Of the elements, with M K N. Default: float64.")
 @click.option("--cut", type=_CUTS, default="balanced", show_default=True)
 @click.option("--timeout", metavar="SECONDS", help="Say whether it would fit into that.")
+@precision_option
 @scheduler_option
 @json_option
 def matmul(
@@ -39,6 +41,7 @@ def matmul(
     dtype: str | None,
     cut: Any,
     timeout: str | None,
+    precision: Any,
     scheduler: str | None,
     as_json: bool,
 ) -> int:
@@ -53,7 +56,7 @@ def matmul(
     if len(product) not in (2, 3):
         raise click.UsageError(f"give M K N or A.npy B.npy; {len(product)} values came")
     with connected(scheduler) as client:
-        found = client.estimate(*given, dtype=dtype, cut=cut, timeout=limit)
+        found = client.estimate(*given, dtype=dtype, cut=cut, timeout=limit, precision=precision)
     if as_json:
         print_json(found.as_dict())
     else:

@@ -73,6 +73,7 @@ def show(job_id: str, scheduler: str | None, as_json: bool) -> int:
         ("efficiency", _percent(report.efficiency)),
         ("serial", f"{_seconds(report.serial_s)}, fraction {_percent(report.serial_fraction)}"),
         ("re-splits", str(report.resplits)),
+        *([("precision", report.precision)] if report.precision == "tf32" else []),
     ]
     for name, value in facts:
         click.echo(f"  {name:<14} {value}")

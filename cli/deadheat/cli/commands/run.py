@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from deadheat.cli.options import connected, json_option, print_json, scheduler_option
+from deadheat.cli.options import (
+    connected,
+    json_option,
+    precision_option,
+    print_json,
+    scheduler_option,
+)
 
 if TYPE_CHECKING:
     from deadheat.cli.output import OutputFile
@@ -32,6 +38,7 @@ def _job_options(command: F) -> F:
             show_default=True,
             help="power: operands are on disk before the job is accepted.",
         ),
+        precision_option,
         scheduler_option,
     ):
         command = option(command)
@@ -223,6 +230,7 @@ def _run_here(kind: str, file: OutputFile, output: str, as_json: bool, **options
     file.write(result)
     if as_json:
         known = {"kind": kind, "state": "done", "makespan_s": seconds, "resplits": 0}
+        known["precision"] = options["precision"]
         lists: dict[str, list[Any]] = {"devices": [], "placements": []}
         print_json({**dict.fromkeys(Report.__slots__), **known, **lists})
     else:

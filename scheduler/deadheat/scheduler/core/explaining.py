@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from deadheat.runtime.programs import Precision
 from deadheat.runtime.units import format_seconds
 from deadheat.scheduler.core.barriers import barriers
 from deadheat.scheduler.core.machine import JobState
@@ -37,6 +38,7 @@ def document(report: JobReport, plans: Sequence[Mapping[str, object]]) -> Mappin
         "barriers": [barrier.as_dict() for barrier in barriers(report.placements)],
         "serial_fraction": report.serial_fraction,
         "resplits": report.resplits,
+        "precision": report.precision.value,
         "error": {"code": failure.code, "message": failure.message} if failure else None,
         "plans": list(plans),
     }
@@ -74,7 +76,7 @@ def _outcome(report: JobReport) -> str:
         return _unfinished(report)
     predicted = _seconds(report.predicted_makespan_s)
     took = f"done in {_seconds(report.makespan_s)}, predicted {predicted}"
-    lines = [f"job {report.id} ({report.kind}): {took}"]
+    lines = [f"job {report.id} ({report.kind}): {took}", *_precision(report)]
     width = max((len(device.device) for device in report.devices), default=0)
     lines += [
         f"  {device.device:<{width}}  did {device.share:6.1%}, finished at "
@@ -99,6 +101,13 @@ def _outcome(report: JobReport) -> str:
         lines += _barriers(report)
     lines += _amdahl(report)
     return "\n".join(lines)
+
+
+def _precision(report: JobReport) -> list[str]:
+    if report.precision is Precision.STRICT:
+        return []
+    means = "GPUs may keep ten bits of each float32 factor, cores compute in full"
+    return [f"  precision tf32 was asked for: {means}"]
 
 
 def _barriers(report: JobReport) -> list[str]:
@@ -142,7 +151,7 @@ def _unfinished(report: JobReport) -> str:
         line += f", {report.note}"
     elif report.predicted_makespan_s is not None:
         line += f", predicted to take {_seconds(report.predicted_makespan_s)}"
-    return line
+    return "\n".join([line, *_precision(report)])
 
 
 def _seconds(value: float | None) -> str:

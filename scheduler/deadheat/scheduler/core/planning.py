@@ -230,13 +230,27 @@ def carry_out(world: World, job: Job) -> None:
     rebalance.plan_next_check(world, job)
 
 
+def _new_lower_bound(job: Job, plan: Plan) -> int:
+    """Bytes that cannot be done without, of what is planned for the first time: for parts that go
+    from one device to another they are in an earlier plan."""
+    first = {
+        (made.operation, gap.rectangle)
+        for made in plan.steps
+        for gap in job.steps[made.operation].gaps
+        if gap.attempt == 1
+    }
+    return sum(
+        made.bytes_lower_bound for made in plan.steps if (made.operation, made.rectangle) in first
+    )
+
+
 def _note_plan(world: World, job: Job, plan: Plan, planned_at_s: float) -> Mapping[str, object]:
     """Keeps what the plan promised and why; returns it as a document."""
     assert job.started_s is not None
     job.plans += 1
     job.pool_flops = max(job.pool_flops, plan.pool_flops)
     world.pool_flops = plan.pool_flops or world.pool_flops
-    job.bytes_lower_bound += plan.bytes_lower_bound
+    job.bytes_lower_bound += _new_lower_bound(job, plan)
     at_s = planned_at_s - job.started_s
     is_first_look = plan.program is not None and job.estimated_s is None and job.joins_first
     if job.predicted_makespan_s is None and not is_first_look:

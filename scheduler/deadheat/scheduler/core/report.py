@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from deadheat.runtime.programs import Rectangle
+from deadheat.runtime.precisions import precision_of
+from deadheat.runtime.programs import Precision, Rectangle
 from deadheat.scheduler.core.events import Failure
 from deadheat.scheduler.core.machine import JobState, SubtaskState
 from deadheat.scheduler.core.state import Job
@@ -73,6 +74,8 @@ class JobReport:
     note: str
     devices: Sequence[DeviceReport]
     placements: Sequence[PlacementReport]
+    #: What its products were asked for at least.
+    precision: Precision = Precision.STRICT
 
 
 def placements_of(job: Job) -> list[PlacementReport]:
@@ -170,6 +173,7 @@ def report_of(job: Job, kinds: Mapping[str, str]) -> JobReport:
         note=job.note,
         devices=devices,
         placements=placements,
+        precision=precision_of(job.program),
     )
 
 

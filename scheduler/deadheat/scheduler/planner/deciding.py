@@ -15,7 +15,7 @@ import numpy as np
 
 from deadheat.runtime.dtypes import element_type
 from deadheat.runtime.errors import LimitReached
-from deadheat.runtime.programs import Chain, Gemm, GemmShape, Operation, Program, Sum
+from deadheat.runtime.programs import Chain, Gemm, GemmShape, Op, Operation, Program, Sum
 from deadheat.scheduler.planner import cutting
 from deadheat.scheduler.planner.balance import balance, level
 from deadheat.scheduler.planner.chains import WHOLE_POOL, ChainPlan, plan_chain
@@ -63,11 +63,12 @@ class PoolCost:
 
     groups: tuple[Pool, ...]
     dtype: str
+    op: Op = Op.PRODUCT
 
     def product_s(self, rows: int, inner: int, columns: int, group: int) -> float:
         pool = self.groups[group]
-        even = GemmShape(max(1, rows // len(pool)), inner, columns, self.dtype)
-        shape = GemmShape(rows, inner, columns, self.dtype)
+        even = GemmShape(max(1, rows // len(pool)), inner, columns, self.dtype, self.op)
+        shape = GemmShape(rows, inner, columns, self.dtype, self.op)
         if shape.flops <= 0:
             return 0.0
         speeds = pool.effective(pool.rates(even))
@@ -84,12 +85,14 @@ def _ordered_chain(given: PlanningInput, index: int) -> Plan:
     operation = program.operations[index]
     sizes = chain_sizes(program, operation)
     dtype = program.types[operation.result].dtype
-    groups = _groups(given.pool, dtype)
+    assert isinstance(operation.kind, Chain)
+    op = Op.of(operation.kind.precision)
+    groups = _groups(given.pool, dtype, op)
     pools = tuple(given.pool.take(np.array(members)) for members in groups.members)
-    found = plan_chain(sizes, PoolCost(pools, dtype), groups.splits)
+    found = plan_chain(sizes, PoolCost(pools, dtype, op), groups.splits)
     rewritten = expand_chain(program, index, found.order)
     members = _members(program, index, found, rewritten, given.pool, groups)
-    idle = given.pool.rates(GemmShape(max(sizes), max(sizes), max(sizes), dtype))
+    idle = given.pool.rates(GemmShape(max(sizes), max(sizes), max(sizes), dtype, op))
     return Plan(
         steps=(),
         makespan_s=found.predicted_s,
@@ -118,11 +121,11 @@ def chain_sizes(program: Program, operation: Operation) -> list[int]:
     return [types[0].rows, *(matrix.columns for matrix in types)]
 
 
-def _groups(pool: Pool, dtype: str) -> PoolGroups:
+def _groups(pool: Pool, dtype: str, op: Op) -> PoolGroups:
     """The whole pool, and pairs of disjoint groups with about given parts of its speed."""
     if len(pool) > MAX_GROUPED:
         return PoolGroups((tuple(range(len(pool))),), ())
-    speeds = pool.effective(pool.rates(GemmShape(1024, 1024, 1024, dtype)))
+    speeds = pool.effective(pool.rates(GemmShape(1024, 1024, 1024, dtype, op)))
     return split_pool(speeds.tolist())
 
 

@@ -79,7 +79,7 @@ def expand_chain(program: Program, operation_index: int, order: Order) -> Progra
     made = []
     for pair in products(order):
         (a, transpose_a), (b, transpose_b) = side(pair.left), side(pair.right)
-        gemm = Gemm(transpose_a=transpose_a, transpose_b=transpose_b)
+        gemm = Gemm(transpose_a, transpose_b, precision=kind.precision)
         made.append(Operation(names[pair.start, pair.stop], (a, b), gemm))
     return _replaced(program, operation_index, made)
 

@@ -45,6 +45,9 @@ _RELATED: Final[Mapping[str, tuple[str, float]]] = {
     "complex64": ("float32", 0.9),
     "complex128": ("float64", 0.9),
 }
+#: And where an operation was not: a device that knows nothing of TF32 computes in float32, and one
+#: that does is no slower.
+_PLAIN: Final = {Op.TF32_PRODUCT: Op.PRODUCT}
 
 
 class ShapeClass(StrEnum):
@@ -225,12 +228,15 @@ class SpeedModel:
 
     def _curve(self, shape: GemmShape) -> tuple[_Curve | None, float]:
         """The nearest curve there is, and what its rate is to be multiplied by."""
-        dtype, factor = shape.dtype, 1.0
+        op, dtype, factor = shape.op, shape.dtype, 1.0
         wanted = ShapeClass.of(shape)
         while True:
             for shape_class in (wanted, *ShapeClass):
-                if curve := self._curves.get(Kind(shape.op, dtype, shape_class)):
+                if curve := self._curves.get(Kind(op, dtype, shape_class)):
                     return curve, factor
+            if plain := _PLAIN.get(op):
+                op = plain
+                continue
             if dtype not in _RELATED:
                 return None, 1.0
             dtype, ratio = _RELATED[dtype]

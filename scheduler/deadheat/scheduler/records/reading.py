@@ -9,7 +9,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from deadheat.runtime import wire
-from deadheat.runtime.programs import GemmShape, Op, Rectangle
+from deadheat.runtime.programs import GemmShape, Op, Precision, Rectangle
 from deadheat.scheduler.core import effects, events, report
 from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
 from deadheat.scheduler.core.restore import RestoredJob, RestoredNode, RestoredPlacement
@@ -205,6 +205,7 @@ class Reader:
             note="",
             devices=report.devices_of(placements, kinds),
             placements=placements,
+            precision=Precision(record.policy.get("precision", Precision.STRICT.value)),
         )
 
 

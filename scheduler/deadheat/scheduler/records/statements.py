@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 
 from deadheat.runtime import wire
+from deadheat.runtime.precisions import precision_of
 from deadheat.runtime.programs import MatrixType, Program
 from deadheat.scheduler.core import effects
 from deadheat.scheduler.records import models, retention, tables
@@ -202,6 +203,8 @@ def _job(change: effects.JobRow, clock: Clock) -> Iterator[Statement]:
             "timeout_s": policy.timeout_s,
             "is_power_durable": policy.is_power_durable,
             "priority": policy.priority,
+            # For lists of jobs, which do not read programs.
+            "precision": precision_of(program).value,
         },
         "submitted_at": clock.datetime(change.submitted_s),
         "resplits": 0,

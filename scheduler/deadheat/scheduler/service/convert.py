@@ -55,10 +55,12 @@ _SPEED_OPS: Final[dict[int, Op]] = {
     agent_pb2.SPEED_OP_UNSPECIFIED: Op.PRODUCT,
     agent_pb2.SPEED_OP_PRODUCT: Op.PRODUCT,
     agent_pb2.SPEED_OP_SUM: Op.SUM,
+    agent_pb2.SPEED_OP_TF32_PRODUCT: Op.TF32_PRODUCT,
 }
 _SPEED_OPS_BACK: Final = {
     Op.PRODUCT: agent_pb2.SPEED_OP_PRODUCT,
     Op.SUM: agent_pb2.SPEED_OP_SUM,
+    Op.TF32_PRODUCT: agent_pb2.SPEED_OP_TF32_PRODUCT,
 }
 _CUTS: Final = {
     job_pb2.CUT_UNSPECIFIED: Cut.BALANCED,
@@ -138,6 +140,7 @@ def job_to_wire(
         placements=[_placement(placement) for placement in report.placements],
         results=results,
         note=report.note,
+        precision=wire.precision_to_wire(report.precision),
     )
 
 

@@ -47,6 +47,7 @@ def report_as_dict(report: JobReport) -> dict[str, object]:
         "bytes_moved": report.bytes_moved,
         "bytes_lower_bound": report.bytes_lower_bound,
         "resplits": report.resplits,
+        "precision": report.precision.value,
         "error": {"code": failure.code, "message": failure.message} if failure else None,
         "devices": [_device(device) for device in report.devices],
         "placements": [_placement(placement) for placement in report.placements],

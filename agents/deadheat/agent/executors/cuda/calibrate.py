@@ -22,7 +22,16 @@ from deadheat.agent.executors.panels import Panels
 from deadheat.agent.executors.pool import Block, Compute, Pool, Task
 from deadheat.runtime import logs
 from deadheat.runtime.dtypes import element_type, numpy_dtype
-from deadheat.runtime.programs import Gemm, GemmShape, MatrixType, Op, Operation, Rectangle, Sum
+from deadheat.runtime.programs import (
+    Gemm,
+    GemmShape,
+    MatrixType,
+    Op,
+    Operation,
+    Precision,
+    Rectangle,
+    Sum,
+)
 from deadheat.v1 import local_pb2
 
 log = logs.get("calibration")
@@ -62,6 +71,8 @@ def _series() -> Iterator[list[GemmShape]]:
         yield [GemmShape(*sides, dtype) for sides in _SQUARE]
         yield [GemmShape(*sides, dtype) for sides in _THIN]
         yield [GemmShape(*_SUM, dtype, Op.SUM)]
+    for shapes in (_SQUARE, _THIN):
+        yield [GemmShape(*sides, "float32", Op.TF32_PRODUCT) for sides in shapes]
     for dtype in _OTHERS:
         yield [GemmShape(*_ONE, dtype)]
 
@@ -147,7 +158,9 @@ def _operation(shape: GemmShape) -> tuple[Operation, list[Any]]:
         return Operation("C", names, Sum()), terms
     a = _matrix(shape.rows, shape.inner, shape.dtype)
     b = _matrix(shape.inner, shape.columns, shape.dtype)
-    return Operation("C", ("A", "B"), Gemm()), [a, b]
+    is_tf32 = shape.op is Op.TF32_PRODUCT
+    kind = Gemm(precision=Precision.TF32 if is_tf32 else Precision.STRICT)
+    return Operation("C", ("A", "B"), kind), [a, b]
 
 
 def _matrix(rows: int, columns: int, dtype: str) -> Any:

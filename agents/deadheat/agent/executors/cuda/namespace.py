@@ -3,7 +3,10 @@
 Products of floats go to cuBLAS's GemmEx as they are stored, strided views as well, which CuPy's
 own `matmul` would copy first, and are summed in the type that we promise: float16 and bfloat16 in
 float32, which is also what comes out, so that a bias is added and an activation taken before the
-result is rounded once. float32 is strict: TF32 keeps ten bits of each factor and is not used.
+result is rounded once. float32 is strict unless the product was asked for in TF32, which keeps ten
+bits of each factor. Nothing else has a say in it: CUPY_TF32 is for CuPy's own products, the math
+mode of cuBLAS's handle is set with each call, and the process is started without
+NVIDIA_TF32_OVERRIDE.
 Products of integers and bool are CuPy's.
 """
 
@@ -14,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from deadheat.agent.executors.cuda.card import Card
+from deadheat.runtime.programs import Precision
 
 Array = Any
 
@@ -32,6 +36,8 @@ _COMPUTE: Final = {
     "complex64": "CUBLAS_COMPUTE_32F",
     "complex128": "CUBLAS_COMPUTE_64F",
 }
+#: Where TF32 was asked for. A card that has none computes in float32 then.
+_TF32: Final = "CUBLAS_COMPUTE_32F_FAST_TF32"
 #: CuPy's kernel for products of integers counts elements in 32 bits.
 _MAX_ELEMENTS: Final = (1 << 31) - 1
 
@@ -50,17 +56,21 @@ class Namespace:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cupy, name)
 
-    def product(self, a: Array, b: Array, out: Array) -> None:
+    def product(
+        self, a: Array, b: Array, out: Array, precision: Precision = Precision.STRICT
+    ) -> None:
         """`out[...] = a @ b`: `a` is m x k and `b` is k x n, of one dtype, views of any strides;
-        `out` is m x n without gaps, of the type in which that dtype is summed."""
+        `out` is m x n without gaps, of the type in which that dtype is summed. Of float32 factors
+        may be TF32 if the precision says so."""
         if not a.size or not b.size:
             out[...] = 0
         elif a.dtype.name in _FLOATS:
-            self._gemm(a, b, out)
+            is_tf32 = precision is Precision.TF32 and a.dtype.name == "float32"
+            self._gemm(a, b, out, _TF32 if is_tf32 else _COMPUTE[_FLOATS[a.dtype.name][1]])
         else:
             self._exact(a, b, out)
 
-    def _gemm(self, a: Array, b: Array, out: Array) -> None:
+    def _gemm(self, a: Array, b: Array, out: Array, compute: str) -> None:
         cuda = self._cupy.cuda
         stored, summed = _FLOATS[a.dtype.name]
         if out.dtype != summed or b.dtype != a.dtype:
@@ -72,8 +82,11 @@ class Namespace:
         one, zero = np.ones(1, summed), np.zeros(1, summed)
         cublas, (rows, inner), columns = cuda.cublas, a.shape, b.shape[1]
         of_factors, of_sum = (getattr(cuda.runtime, t) for t in (stored, _FLOATS[summed][0]))
+        handle = cuda.device.get_cublas_handle()
+        # Each thread has a handle of its own; one that somebody set to TF32 would stay so.
+        cublas.setMathMode(handle, cublas.CUBLAS_DEFAULT_MATH)
         cublas.gemmEx(
-            cuda.device.get_cublas_handle(),
+            handle,
             cublas.CUBLAS_OP_T if is_b_transposed else cublas.CUBLAS_OP_N,
             cublas.CUBLAS_OP_T if is_a_transposed else cublas.CUBLAS_OP_N,
             *(columns, rows, inner, one.ctypes.data),
@@ -81,7 +94,7 @@ class Namespace:
             *(a.data.ptr, of_factors, a_stride),
             zero.ctypes.data,
             *(out.data.ptr, of_sum, columns),
-            *(getattr(cublas, _COMPUTE[summed]), cublas.CUBLAS_GEMM_DEFAULT),
+            *(getattr(cublas, compute), cublas.CUBLAS_GEMM_DEFAULT),
         )
 
     def _for_cublas(self, array: Array) -> tuple[Array, bool, int]:
