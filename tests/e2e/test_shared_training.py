@@ -78,7 +78,7 @@ def test_a_step_that_is_too_small_takes_one_device_and_says_so(cluster: LocalClu
 def test_an_agent_that_is_killed_in_mid_epoch_ends_the_epoch_and_not_the_training(
     tmp_path: Path,
 ) -> None:
-    epochs = 60
+    epochs = 25
     with daemons(tmp_path) as found:
         address = str(found.scheduler().ready["address"])
         agents = {name: found.agent(address, name, at) for name, at in (("one", 0), ("two", -1))}
