@@ -46,12 +46,13 @@ wheel: $(VENV)/dev
 	rm -rf dist
 	$(PY) -m hatchling build -t wheel
 
-# The same tests against the built wheel, in an environment that has nothing else of ours.
+# The same tests, or those that TESTS names, against the built wheel, in an environment that has
+# nothing else of ours.
 test-wheel: wheel
 	rm -rf $(VENV)/wheel
 	$(PYTHON) -m venv $(VENV)/wheel
 	$(VENV)/wheel/bin/python -m pip install --quiet "$$(ls dist/*.whl)[dev]"
-	$(VENV)/wheel/bin/python -m pytest tests $(ARGS)
+	$(VENV)/wheel/bin/python -m pytest $(or $(TESTS),tests) $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist
