@@ -12,10 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.client.expressions import values
+from tests.client.networks import stored
 
 from deadheat.client import Client, InvalidInput, Lazy, LocalCluster, NotFound
-from deadheat.runtime import rpc
-from deadheat.v1 import matrix_pb2
 
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(7)
@@ -27,17 +26,6 @@ def shared(cluster: LocalCluster) -> Iterator[Client]:
     """One client for many examples."""
     with Client(cluster.address) as connected:
         yield connected
-
-
-def stored(client: Client) -> set[str]:
-    """What is in the store now."""
-
-    async def ask() -> set[str]:
-        request = matrix_pb2.MatrixServiceListRequest()
-        answer = await client._connection.matrices.List(request, timeout=rpc.CALL_TIMEOUT_S)
-        return {matrix.id for matrix in answer.matrices}
-
-    return client._call(ask())
 
 
 def wait_until_gone(client: Client, allowed: set[str]) -> None:

@@ -27,7 +27,7 @@ from deadheat.client.choices import (
 )
 from deadheat.client.jobs import Job
 from deadheat.client.local import at_once
-from deadheat.client.places import Places
+from deadheat.client.places import Places, Work
 from deadheat.client.progress import shown
 from deadheat.client.submissions import Asked, Submissions
 from deadheat.runtime.errors import DeadheatError, InvalidInput
@@ -240,15 +240,16 @@ class Products(Submissions):
         work = local.plain_work(a, b)
         if work is None or not self._places.is_here(work):
             return None
-        started_s = time.perf_counter()
-        result = local.multiplied(cast("Array", a), cast("Array", b))
-        self._places.took_here(work, time.perf_counter() - started_s)
-        return result
+        return self._timed_here(work, lambda: local.multiplied(cast("Array", a), cast("Array", b)))
 
     def _made_here(self, asked: Asked) -> Array:
+        return self._timed_here(asked.work, asked.compute)
+
+    def _timed_here(self, work: Work, compute: Callable[[], Array]) -> Array:
+        """Computed in this process, which says how fast that is."""
         started_s = time.perf_counter()
-        result = asked.compute()
-        self._places.took_here(asked.work, time.perf_counter() - started_s)
+        result = compute()
+        self._places.took_here(work, time.perf_counter() - started_s)
         return result
 
 
