@@ -19,15 +19,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import google_crc32c
 import grpc
 import numpy as np
 
 from deadheat.agent.pipes import Pipe
 from deadheat.runtime import rpc
+from deadheat.runtime.chunks import check_unharmed, chunk_of
 from deadheat.runtime.credentials import TlsFiles
 from deadheat.runtime.errors import DataLost, DeadheatError, InvalidInput, TimedOut, Unavailable
-from deadheat.v1 import agent_pb2, matrix_pb2
+from deadheat.v1 import agent_pb2
 from deadheat.v1 import exchange_pb2 as pb
 from deadheat.v1.exchange_pb2_grpc import ExchangeServiceStub
 
@@ -240,9 +240,7 @@ class Exchange:
         return ((start, min(size, start + each)) for start in range(0, size, each))
 
     def _chunk(self, step: int, loss: float, start: int, part: Array) -> pb.GradientChunk:
-        data = part.tobytes()
-        offset, checksum = start * part.itemsize, google_crc32c.value(data)
-        chunk = matrix_pb2.Chunk(offset=offset, data=data, crc32c=checksum)
+        chunk = chunk_of(start * part.itemsize, part.tobytes())
         return pb.GradientChunk(step=step, loss=loss, chunk=chunk)
 
     def _checked(self, found: pb.GradientChunk, step: int, start: int, stop: int) -> Array:
@@ -253,8 +251,7 @@ class Exchange:
                 f"step {found.step}, offset {chunk.offset}, {len(chunk.data)} bytes of a gradient "
                 f"came where step, offset and bytes should be {expected}"
             )
-        if google_crc32c.value(chunk.data) != chunk.crc32c:
-            raise DataLost(f"a gradient's chunk at {chunk.offset} does not match its checksum")
+        check_unharmed(chunk, "a gradient's chunk at")
         return np.frombuffer(chunk.data, self._own.dtype)
 
     # The parent

@@ -12,12 +12,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, Final
 
-import google_crc32c
 import grpc
 
 from deadheat.agent.cache import BlockCache
 from deadheat.agent.exchanges import Exchanges
 from deadheat.runtime import hosts, logs, rpc
+from deadheat.runtime.chunks import chunk_of
 from deadheat.runtime.credentials import TlsFiles, is_loopback
 from deadheat.runtime.errors import InvalidInput, LimitReached, Unavailable
 from deadheat.runtime.programs import Rectangle
@@ -85,7 +85,7 @@ class PeerServicer:
                 except TimeoutError:
                     raise Unavailable("the rows do not come") from None
                 data = loan.region().read(offset, rpc.CHUNK_BYTES)
-                yield pb.Chunk(offset=offset, data=data, crc32c=google_crc32c.value(data))
+                yield chunk_of(offset, data)
 
 
 class PeerServer:

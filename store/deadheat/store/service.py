@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-import google_crc32c
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from deadheat.runtime import wire
-from deadheat.runtime.errors import Conflict, DataLost, InvalidInput
+from deadheat.runtime.chunks import check_unharmed, chunk_of
+from deadheat.runtime.errors import Conflict, InvalidInput
 from deadheat.runtime.rpc import CHUNK_BYTES
 from deadheat.store.catalog import InMemory, Matrix, OnDisk
 from deadheat.store.matrices import Store
@@ -86,9 +86,7 @@ class MatrixServicer(matrix_pb2_grpc.MatrixServiceServicer):
         try:
             region = self._store.region(matrix, rectangle)
             for offset in range(request.offset, region.size_bytes, CHUNK_BYTES):
-                data = region.read(offset, CHUNK_BYTES)
-                checksum = google_crc32c.value(data)
-                chunk = pb.Chunk(offset=offset, data=data, crc32c=checksum)
+                chunk = chunk_of(offset, region.read(offset, CHUNK_BYTES))
                 yield pb.MatrixServiceGetResponse(chunk=chunk)
         finally:
             self._store.ungrant(matrix.id)
@@ -185,5 +183,4 @@ def _check_chunk(chunk: pb.Chunk, position: int, size_bytes: int) -> None:
             f"chunk ends at {position + len(chunk.data)}; the rectangle has {size_bytes} bytes",
             field="data",
         )
-    if google_crc32c.value(chunk.data) != chunk.crc32c:
-        raise DataLost(f"the chunk at offset {position} does not match its checksum")
+    check_unharmed(chunk)

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-import google_crc32c
 import grpc
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from deadheat.runtime import rpc, wire
+from deadheat.runtime.chunks import check_unharmed, chunk_of
 from deadheat.runtime.errors import DataLost, Unavailable
 from deadheat.runtime.programs import Rectangle
 from deadheat.store.regions import Region
@@ -183,8 +183,7 @@ def _checked(response: pb.MatrixServiceGetResponse | None, done: int, size: int)
     chunk = response.chunk
     if chunk.offset != done or done + len(chunk.data) > size:
         raise DataLost(f"chunk at {chunk.offset} came where {done} was next")
-    if google_crc32c.value(chunk.data) != chunk.crc32c:
-        raise DataLost(f"the chunk at offset {done} does not match its checksum")
+    check_unharmed(chunk)
     return chunk
 
 
@@ -244,8 +243,7 @@ async def _parts(
 ) -> AsyncIterator[pb.MatrixServicePutRequest]:
     yield pb.MatrixServicePutRequest(header=header)
     for offset in range(header.offset, source.size_bytes, rpc.CHUNK_BYTES):
-        data = source.read(offset, rpc.CHUNK_BYTES)
-        chunk = pb.Chunk(offset=offset, data=data, crc32c=google_crc32c.value(data))
+        chunk = chunk_of(offset, source.read(offset, rpc.CHUNK_BYTES))
         on_taken()
         yield pb.MatrixServicePutRequest(chunk=chunk)
 
