@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from tests.agent import cards
 
 from deadheat.agent.executors import worker
-from deadheat.agent.executors.bounds import STREAMS, Bounds
+from deadheat.agent.executors.bounds import CARDS, STREAMS
 from deadheat.agent.executors.cuda.card import Card
 from deadheat.agent.executors.cuda.compute import CardCompute
 from deadheat.agent.executors.panels import Panels
@@ -42,7 +43,9 @@ from deadheat.runtime.rules import result_type
 from deadheat.runtime.windows import Convolve, Window
 from deadheat.v1 import local_pb2
 
-SMALL = Bounds(96, 32, 1e12, 10.0, 1 << 16, 32)
+SMALL = replace(
+    CARDS, max_side=96, min_side=32, first_side=64, max_panel_s=10.0, max_band_bytes=1 << 16
+)
 RNG = np.random.default_rng(5)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import queue
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.agent.test_cuda import Bench, by_numpy, close, given, pools
+from tests.agent.test_pinning import files, product
 
 from deadheat.agent.executors.bounds import CARDS, STREAMS
 from deadheat.agent.executors.cuda.card import Card
@@ -72,3 +75,14 @@ def test_panels_as_large_as_a_card_wants_them(card: Card) -> None:
     assert bench.run(task) == "finished"
     close(task.result.array, by_numpy(operation, (a, b)))
     assert bench.residence.copied_bytes == a.nbytes + b.nbytes
+
+
+def test_what_is_pinned_is_copied_as_it_lies(card: Card) -> None:
+    """On a tmpfs, as a store's memory is: read-only for operands, writable for the result."""
+    bench = CardBench(card)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        arrays, found = files(Path(folder))
+        for name in ("first", "second"):
+            product(bench, found, arrays, name)
+            found[2].write(np.zeros_like(arrays[0]))
+        assert bench.compute.mappings.pinned_bytes == 3 * arrays[0].nbytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmarks import gpu
@@ -19,7 +20,7 @@ def test_it_is_left_out_without_cupy(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_bound_is_the_longer_of_computing_and_copying() -> None:
-    bare = {"product_s": 0.5, "in_rate": 2e9, "both_rate": 1e9}
+    bare: dict[str, Any] = {"product_s": 0.5, "in_rate": 2e9, "both_rate": 1e9}
     assert gpu._bound_s(bare, 1000, "float32") == 0.5
     assert gpu._bound_s(bare, 20_000, "float32") == pytest.approx(1.6 + 0.8)
 
@@ -41,7 +42,8 @@ def test_all_of_it_runs_on_a_card_that_is_a_stub(
     monkeypatch.setattr(gpu, "NOTICED_S", 0.0)
     figures = list(gpu.run(size=512, repeats=1))
     names = [figure.name for figure in figures]
-    assert names.count("of the bound") == 3
+    assert names.count("of the bound, by the makespan") == 3
+    assert names.count("of the bound, by the card") == 3
     assert "finish spread" in names
     assert "share of the card, shared" in names
     assert all(figure.value >= 0.0 for figure in figures)

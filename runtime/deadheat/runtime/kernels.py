@@ -1,9 +1,10 @@
 """One panel of one operation, written against the array namespace of its operands.
 
-A namespace is NumPy, or what speaks like it. It may bring two things of its own: `product(a, b,
+A namespace is NumPy, or what speaks like it. It may bring three things of its own: `product(a, b,
 out, precision)`, which multiplies operands as they are stored, at least so exactly, and sums them
-in the type of `out`, and `block_bytes`, the size of the blocks in which it likes long operations to
-be done.
+in the type of `out`; `rounds`, the types of less precision that `out` may be of all the same, since
+what is summed is rounded to it once; and `block_bytes`, the size of the blocks in which it likes
+long operations to be done.
 """
 
 from __future__ import annotations
@@ -122,7 +123,10 @@ def gemm_panel(
     """
     compute = numpy_dtype(element_type(dtype).compute)
     bias = None if bias is None else bias.astype(compute, copy=False)
-    wide = out if compute == out.dtype else xp.empty(out.shape, compute)
+    is_plain = bias is None and kind.alpha == 1.0 and kind.activation is Activation.NONE
+    rounds = out.dtype.name == dtype and dtype in getattr(xp, "rounds", ())
+    is_direct = compute == out.dtype or (is_plain and rounds)
+    wide = out if is_direct else xp.empty(out.shape, compute)
     if product := getattr(xp, "product", None):
         product(a, b, wide, kind.precision)
     else:

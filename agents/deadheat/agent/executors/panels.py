@@ -51,6 +51,11 @@ CORES: Final = Bounds(
     max_panel_s=MAX_PANEL_S,
     max_band_bytes=MAX_BAND_BYTES,
     last_rows=LAST_ROWS,
+    panels_left=PANELS_LEFT,
+    last_part=LAST_PART,
+    last_panel=LAST_PANEL,
+    first_side=MAX_SIDE,
+    is_adaptive=True,
 )
 #: Cuts and bands are multiples of this, which suits every BLAS kernel.
 GRAIN: Final = 16
@@ -277,6 +282,11 @@ class Panels:
 
     # Sizes
 
+    @property
+    def _is_first_band(self) -> bool:
+        """Nothing has been started, or nothing beyond a band that is being started."""
+        return not self._bands or (len(self._bands) == 1 and not self._bands[0].is_issued)
+
     def _next_row(self) -> int:
         return self._bands[-1].row_stop if self._bands else self.rectangle.row_start
 
@@ -329,10 +339,7 @@ class Panels:
             self.bounds.max_panel_flops / max(1.0, flops),
             self.bounds.max_panel_s / (self._element_s * columns),
         )
-        share = min(
-            left / (PANELS_LEFT * self.threads),
-            self._pace.chunk(left * columns, self.threads) / columns,
-        )
+        share = self._share(left * columns) / columns
         least = (
             self.bounds.min_side
             if left > 2 * self.bounds.min_side * self.threads
@@ -357,21 +364,26 @@ class Panels:
         planned_s = self.predicted_s * self.threads / max(1, self.rectangle.area)
         return max(self._pace.mean_s, planned_s if self._pace.count < MIN_PANELS else 0.0, 1e-15)
 
+    def _share(self, area_left: int) -> float:
+        """Elements for one thread's next panel, with so many left."""
+        share = area_left / (self.bounds.panels_left * self.threads)
+        if self.bounds.is_adaptive:
+            share = min(share, self._pace.chunk(area_left, self.threads))
+        return share
+
     def _side(self, area_left: int) -> int:
         """The side of a square panel that suits what is left."""
         flops = self.shape.flops / max(1, self.shape.rows * self.shape.columns)
         # What lies across the diagonal is copied, and the more, the smaller panels on it are.
         halves = 2.0 if self.is_symmetric else 1.0
         most = min(
-            self.bounds.max_side**2,
+            (self.bounds.first_side if self._is_first_band else self.bounds.max_side) ** 2,
             self.bounds.max_panel_flops / halves / max(1.0, flops),
             self.bounds.max_panel_s / self._element_s,
         )
-        share = min(
-            area_left / (PANELS_LEFT * self.threads), self._pace.chunk(area_left, self.threads)
-        )
-        if area_left <= LAST_PART * self.rectangle.area:
-            share = min(share, LAST_PANEL * self.rectangle.area / self.threads)
+        share = self._share(area_left)
+        if area_left <= self.bounds.last_part * self.rectangle.area:
+            share = min(share, self.bounds.last_panel * self.rectangle.area / self.threads)
         return max(GRAIN, int(min(most, max(share, min(most, self.bounds.min_side**2))) ** 0.5))
 
 

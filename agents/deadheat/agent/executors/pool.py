@@ -34,12 +34,18 @@ Compute = Callable[["Task", Panel], None]
 PROGRESS_INTERVAL_S: Final = 0.1
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(eq=False)
 class Block:
     """A part of a matrix in memory: `array` holds `rectangle` of it."""
 
     array: Array
     rectangle: Rectangle
+    #: Whether a card reads and writes `array` by itself now; once it does, it does to the end.
+    is_pinned: Callable[[], bool] = _never
 
 
 @dataclass(eq=False)

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
 import numpy as np
 
@@ -57,6 +57,20 @@ ENDED: Final = 70
 End = Callable[[str], NoReturn]
 
 
+class MapFile(Protocol):
+    """Maps the start of a file; says whether a card reads and writes it by itself yet."""
+
+    def __call__(
+        self, descriptor: int, length: int, *, is_writable: bool
+    ) -> tuple[memoryview, Callable[[], bool]]: ...
+
+
+def _map_file(
+    descriptor: int, length: int, *, is_writable: bool
+) -> tuple[memoryview, Callable[[], bool]]:
+    return pages.map_file(descriptor, length, is_writable=is_writable), lambda: False
+
+
 @dataclass(frozen=True)
 class Device:
     """What an executor computes with. `compute` is the cores of this process if nothing is said."""
@@ -71,10 +85,15 @@ class Device:
     bounds: Bounds = CORES
     #: A card: its work is not the time of our cores, and it gains nothing from a symmetric result.
     is_card: bool = False
+    map_file: MapFile = _map_file
 
 
 def _map_block(
-    message: local_pb2.MappedBlock, descriptors: Iterator[int], *, writable: bool
+    message: local_pb2.MappedBlock,
+    descriptors: Iterator[int],
+    map_file: MapFile,
+    *,
+    writable: bool,
 ) -> Block:
     """The block as an array over the mapping (or over the bytes that came along)."""
     matrix = wire.matrix_type_from_wire(message.type, field=message.name or "result")
@@ -88,11 +107,13 @@ def _map_block(
     descriptor = next(descriptors)
     try:
         length = message.data_offset + message.size_bytes
-        mapped = pages.map_file(descriptor, length, is_writable=writable)
+        # What has a header is somebody's file on a disk, no shared memory.
+        map_it = _map_file if message.data_offset else map_file
+        mapped, is_pinned = map_it(descriptor, length, is_writable=writable)
     finally:
         os.close(descriptor)
     array: Any = np.frombuffer(mapped, dtype, count, offset=message.data_offset)
-    return Block(array.reshape(shape), rectangle)
+    return Block(array.reshape(shape), rectangle, is_pinned)
 
 
 #: Says something to the agent, in its turn.
@@ -111,8 +132,10 @@ def _task(
         for block in assign.operands
     }
     waiting = iter(descriptors)
-    operands = [_map_block(block, waiting, writable=False) for block in message.operands]
-    result = _map_block(message.result, waiting, writable=True)
+    operands = [
+        _map_block(block, waiting, device.map_file, writable=False) for block in message.operands
+    ]
+    result = _map_block(message.result, waiting, device.map_file, writable=True)
     exchange = None
     if message.HasField("exchange_bytes"):
         exchange = _exchanged(message, next(waiting), numpy_dtype(result_type.dtype), tell)

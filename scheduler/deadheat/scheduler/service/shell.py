@@ -1,7 +1,9 @@
 """Carries out what the core decides: commits first, then everything else, in order.
 
 A *turn* is one event and all that follows from it at once. Its changes are committed together;
-its other effects happen when they are durable, and never before those of the turn before it.
+its other effects happen when they are durable, and never before those of the turn before it. But
+room for results is made meanwhile: nobody sees it, and what no job holds is given back when the
+scheduler starts again.
 """
 
 from __future__ import annotations
@@ -126,6 +128,8 @@ class Shell:
                 case effects.MakePlan() as wanted if _is_small(wanted.given):
                     # Its consequences belong to this turn, so that a small job costs one commit.
                     queue.extend(self.core.handle(_planned(wanted, now), now))
+                case effects.MakeResults() as effect:
+                    self._perform(effect)
                 case effects.ReplyFailure(failure):
                     turn.failure = failure
                 case effects.ReleaseJob(job) as effect:

@@ -11,6 +11,7 @@ $CUPY_STUB_STATE, by the UUID of the card ("*" for any):
     slow_s          a product takes so much longer
     refuses         dtypes of which there are no products
     absent          there is no card
+    unpinnable      memory that is there already cannot be pinned
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ from cupy._card import (
 from cupy._memory import (
     alloc_pinned_memory,
     get_default_memory_pool,  # noqa: F401 - for those who import CuPy.
+    hostRegister,
+    hostUnregister,
     memcpy2DAsync,
     memcpyAsync,
+    pinned_bytes,  # noqa: F401 - for tests.
     used_bytes,
 )
 from cupy._streams import Event, Stream, current
@@ -103,6 +107,8 @@ cuda = types.SimpleNamespace(
         driverGetVersion=lambda: 12080,
         runtimeGetVersion=lambda: 12090,
         deviceSynchronize=check,
+        hostRegister=hostRegister,
+        hostUnregister=hostUnregister,
         memcpyAsync=memcpyAsync,
         memcpy2DAsync=memcpy2DAsync,
         memcpyHostToDevice=1,

@@ -33,6 +33,7 @@ def _device(end: worker.End) -> worker.Device:
         calibrate=lambda _shapes: _calibrated(compute),
         bounds=CARDS,
         is_card=True,
+        map_file=compute.mappings.map,
     )
 
 

@@ -1,8 +1,9 @@
-"""Calibration of a card: how fast it does products whose operands are in ordinary memory.
+"""Calibration of a card: how fast it does products whose operands are in memory of the host.
 
-What is measured is what a sub-task takes, copies included, by the very pool that runs sub-tasks;
-there is no counter of a card's time that leaves out what others do with it. A dtype that a card or
-its libraries cannot do gets no point, and so the planner gives it nothing of that dtype.
+What is measured is what a sub-task takes, copies included, by the very pool that runs sub-tasks,
+from shared memory that is pinned already as that of a store mostly is; there is no counter of a
+card's time that leaves out what others do with it. A dtype that a card or its libraries cannot do
+gets no point, and so the planner gives it nothing of that dtype.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import psutil
 
 from deadheat.agent.executors.bounds import CARDS, STREAMS
 from deadheat.agent.executors.calibrate import Point
+from deadheat.agent.executors.cuda.compute import CardCompute
 from deadheat.agent.executors.panels import Panels
-from deadheat.agent.executors.pool import Block, Compute, Pool, Task
+from deadheat.agent.executors.pool import Block, Pool, Task
+from deadheat.agent.memory import Memory
 from deadheat.runtime import logs
 from deadheat.runtime.dtypes import element_type, numpy_dtype
 from deadheat.runtime.programs import (
@@ -36,8 +39,9 @@ from deadheat.v1 import local_pb2
 
 log = logs.get("calibration")
 
-#: Small: all is starting. Then up to where a large card is bound by arithmetic.
-_SQUARE: Final = ((128, 128, 128), (1024, 1024, 1024), (4096, 4096, 4096), (8192, 8192, 8192))
+#: Small: all is starting. Then up to where a large card is bound by arithmetic. Each is at most 64
+#: times the work of the one before, since by its time it is judged what the next one will take.
+_SQUARE: Final = tuple((n, n, n) for n in (128, 512, 1024, 2048, 4096, 8192, 16384))
 _THIN: Final = ((16, 2048, 2048), (32, 8192, 8192))
 _SUM: Final = (4096, 3, 4096)
 _MAIN: Final = ("float64", "float32", "float16", "bfloat16")
@@ -50,18 +54,22 @@ _OTHERS: Final = (
 REPEATS: Final = 3
 #: A shape that would take longer than this, going by the one before, is left out.
 MAX_SHAPE_S: Final = 0.5
-#: Nor may operands and result take more of the memory that is free.
+#: Nor may operands and result take more than this, or more of the memory that is free.
+MAX_SIZE_BYTES: Final = 2 << 30
 MAX_MEMORY_SHARE: Final = 0.25
 #: A panel that does not end by then never will.
 TIMEOUT_S: Final = 60.0
 
 
-def calibrate(compute: Compute) -> list[Point]:
+def calibrate(compute: CardCompute) -> list[Point]:
     """In the order in which they are measured."""
     found: list[Point] = []
     bench = _Bench(compute)
-    for shapes in _series():
-        found += _measured(bench, shapes)
+    try:
+        for shapes in _series():
+            found += _measured(bench, shapes)
+    finally:
+        bench.close()
     return found
 
 
@@ -82,7 +90,8 @@ def _measured(bench: _Bench, shapes: Sequence[GemmShape]) -> Iterator[Point]:
     for shape in shapes:
         if rate_flops and shape.flops / rate_flops > MAX_SHAPE_S:
             return
-        if _size_bytes(shape) > psutil.virtual_memory().available * MAX_MEMORY_SHARE:
+        room_bytes = psutil.virtual_memory().available * MAX_MEMORY_SHARE
+        if _size_bytes(shape) > min(MAX_SIZE_BYTES, room_bytes):
             return
         try:
             seconds = bench.seconds(shape)
@@ -103,16 +112,22 @@ class _NotDone(Exception):
 class _Bench:
     """Runs tasks as an executor does, one at a time."""
 
-    def __init__(self, compute: Compute, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, compute: CardCompute, clock: Callable[[], float] = time.monotonic) -> None:
+        self._mappings = compute.mappings
         self._said: queue.Queue[local_pb2.ExecutorEvent] = queue.Queue()
         self._pool = Pool(STREAMS, self._said.put, compute, counts_cpu=False)
         self._numbers = itertools.count()
         self._clock = clock
 
+    def close(self) -> None:
+        self._pool.close()
+
     def seconds(self, shape: GemmShape) -> float:
         """The best of some; each time with operands that are not on the card yet."""
-        operation, operands = _operation(shape)
-        result = np.zeros((shape.rows, shape.columns), numpy_dtype(shape.dtype))
+        operation, sides = _operation(shape)
+        operands = [self._matrix(rows, columns, shape.dtype) for rows, columns in sides]
+        result = self._matrix(shape.rows, shape.columns, shape.dtype)
+        self._mappings.settle()
         tasks = [self._task(shape, operation, operands, result) for _ in range(REPEATS + 1)]
         return min([self._run(task) for task in tasks][1:])
 
@@ -130,7 +145,11 @@ class _Bench:
                 return max(1e-6, self._clock() - started_s)
 
     def _task(
-        self, shape: GemmShape, operation: Operation, operands: Sequence[Any], result: Any
+        self,
+        shape: GemmShape,
+        operation: Operation,
+        operands: Sequence[Block],
+        result: Block,
     ) -> Task:
         name = f"calibration-{next(self._numbers)}"
         whole = Rectangle(0, shape.rows, 0, shape.columns)
@@ -139,39 +158,47 @@ class _Bench:
             rank=0.0,
             operation=operation,
             types={
-                key: MatrixType(array.shape[0], array.shape[1], shape.dtype)
-                for key, array in zip(operation.operands, operands)
+                key: MatrixType(block.rectangle.rows, block.rectangle.columns, shape.dtype)
+                for key, block in zip(operation.operands, operands)
             },
-            operands=[Block(one, Rectangle(0, one.shape[0], 0, one.shape[1])) for one in operands],
-            result=Block(result, whole),
+            operands=operands,
+            result=result,
             panels=Panels(whole, shape, STREAMS, bounds=CARDS),
             is_inline=False,
             progress_s=TIMEOUT_S,
             keys=[f"{name}:{key}" for key in operation.operands],
         )
 
+    def _matrix(self, rows: int, columns: int, dtype: str) -> Block:
+        """Shared memory, like a store's."""
+        row = _row(columns, dtype)
+        size_bytes = rows * row.nbytes
+        memory = Memory(size_bytes)
+        mapped, is_pinned = self._mappings.map(memory.descriptor, size_bytes, is_writable=True)
+        memory.close()
+        array: Any = np.frombuffer(mapped, row.dtype).reshape(rows, columns)
+        array[...] = row
+        return Block(array, Rectangle(0, rows, 0, columns), is_pinned)
 
-def _operation(shape: GemmShape) -> tuple[Operation, list[Any]]:
+
+def _operation(shape: GemmShape) -> tuple[Operation, list[tuple[int, int]]]:
+    """And how many rows and columns its operands have."""
     if shape.op is Op.SUM:
         names = tuple(f"P{number}" for number in range(shape.inner + 1))
-        terms = [_matrix(shape.rows, shape.columns, shape.dtype) for _ in names]
-        return Operation("C", names, Sum()), terms
-    a = _matrix(shape.rows, shape.inner, shape.dtype)
-    b = _matrix(shape.inner, shape.columns, shape.dtype)
+        return Operation("C", names, Sum()), [(shape.rows, shape.columns)] * len(names)
     is_tf32 = shape.op is Op.TF32_PRODUCT
     kind = Gemm(precision=Precision.TF32 if is_tf32 else Precision.STRICT)
-    return Operation("C", ("A", "B"), kind), [a, b]
+    sides = [(shape.rows, shape.inner), (shape.inner, shape.columns)]
+    return Operation("C", ("A", "B"), kind), sides
 
 
-def _matrix(rows: int, columns: int, dtype: str) -> Any:
+def _row(columns: int, dtype: str) -> Any:
     """Not all alike: a card draws less power for zeros, and is faster then."""
     found = numpy_dtype(dtype)
     row = np.random.default_rng(columns).integers(0, 2, columns).astype(found)
     if not element_type(dtype).is_exact:
         row *= found.type(0.37)
-    made = np.empty((rows, columns), found)
-    made[...] = row
-    return made
+    return row
 
 
 def _size_bytes(shape: GemmShape) -> int:

@@ -20,6 +20,10 @@ _CUBLAS_NO_MEMORY: Final = 3
 #: Errors after which a context does nothing any more (the CUDA runtime's numbers): ECC, an illegal
 #: address or instruction, an assertion, a launch that failed or never ended, a device that is gone.
 _STICKY: Final = frozenset({46, 214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 720, 999})
+#: cudaHostRegisterReadOnly, without which what is mapped read-only cannot be pinned.
+_READ_ONLY: Final = 8
+#: The most bytes from one row to the next in a copy of several (cudaDeviceProp.memPitch).
+MAX_PITCH_BYTES: Final = (1 << 31) - 1
 #: The smallest product that takes cuBLAS and a compiled kernel: both are libraries of their own.
 _PROBE_SIZE: Final = 16
 
@@ -92,29 +96,42 @@ class Card:
         """Host memory that the card reads and writes by itself, as bytes."""
         return np.frombuffer(self.cupy.cuda.alloc_pinned_memory(size_bytes), np.uint8, size_bytes)
 
+    def pin(self, memory: np.ndarray[Any, Any], *, is_writable: bool) -> None:
+        """Lets the card read (and write) mapped memory by itself. Raises CUDARuntimeError."""
+        flags = 0 if is_writable else _READ_ONLY
+        self._runtime.hostRegister(memory.ctypes.data, memory.nbytes, flags)
+
+    def unpin(self, memory: np.ndarray[Any, Any]) -> None:
+        """What has been pinned, when nothing is copied from it or to it any more."""
+        self._runtime.hostUnregister(memory.ctypes.data)
+
     def free_unused(self) -> None:
         """Gives memory back to the driver that arrays have left to CuPy."""
         self.cupy.get_default_memory_pool().free_all_blocks()
 
     def send(self, host: np.ndarray[Any, Any], array: Any, stream: Any) -> None:
-        """Copies pinned memory without gaps to rows of a card's array, later."""
-        self._copy(array, host.ctypes.data, stream, is_to_card=True)
+        """Copies pinned memory, rows without gaps in themselves, to a card's array, later."""
+        self._copy(array, host, stream, is_to_card=True)
 
     def fetch(self, array: Any, host: np.ndarray[Any, Any], stream: Any) -> None:
-        """Copies rows of a card's array to pinned memory without gaps, later."""
-        self._copy(array, host.ctypes.data, stream, is_to_card=False)
+        """Copies a card's array to pinned memory, rows without gaps in themselves, later."""
+        self._copy(array, host, stream, is_to_card=False)
 
-    def _copy(self, array: Any, host: int, stream: Any, *, is_to_card: bool) -> None:
+    def _copy(
+        self, array: Any, host: np.ndarray[Any, Any], stream: Any, *, is_to_card: bool
+    ) -> None:
         runtime, (rows, columns) = self._runtime, array.shape
         width = columns * array.itemsize
         kind = runtime.memcpyHostToDevice if is_to_card else runtime.memcpyDeviceToHost
-        target, source = (array.data.ptr, host) if is_to_card else (host, array.data.ptr)
-        if rows == 1:  # A pitch has a limit, which a single long row need not keep.
-            runtime.memcpyAsync(target, source, width, kind, stream.ptr)
+        there, here = array.data.ptr, host.ctypes.data
+        target, source = (there, here) if is_to_card else (here, there)
+        pitches = (array.strides[0], host.strides[0])
+        if rows == 1 or pitches == (width, width):
+            # In one run: a pitch has a limit, which it need not keep then.
+            runtime.memcpyAsync(target, source, rows * width, kind, stream.ptr)
             return
-        pitch = array.strides[0]
-        pitches = (pitch, width) if is_to_card else (width, pitch)
-        runtime.memcpy2DAsync(target, pitches[0], source, pitches[1], width, rows, kind, stream.ptr)
+        to, of = pitches if is_to_card else (pitches[1], pitches[0])
+        runtime.memcpy2DAsync(target, to, source, of, width, rows, kind, stream.ptr)
 
     # Errors
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from deadheat.agent.executors.cuda.card import Card, Fault
 from deadheat.agent.executors.cuda.namespace import Namespace
+from deadheat.agent.executors.cuda.pinning import Mappings
 from deadheat.agent.executors.cuda.residence import Request, Residence
 from deadheat.agent.executors.cuda.staging import Lane
 from deadheat.agent.executors.panels import Panel
@@ -38,6 +39,7 @@ class CardCompute:
         self._namespace = Namespace(card)
         self._mine = threading.local()
         self.residence = Residence(card, limit_bytes)
+        self.mappings = Mappings(card, lambda: self.residence.is_idle)
 
     def __call__(self, task: Task, panel: Panel) -> None:
         """Raises MemoryError for a panel that has to be smaller."""
@@ -52,6 +54,9 @@ class CardCompute:
         except Exception as error:
             self._judge(error)
             raise
+        finally:
+            if self.residence.is_idle:
+                self.mappings.wake()
 
     def _lane(self) -> Lane:
         if not hasattr(self._mine, "lane"):
@@ -74,7 +79,7 @@ class CardCompute:
             try:
                 made = self._card.cupy.empty(target.shape, target.dtype)
                 compute_panel(self._namespace, operation, task.types, rectangle, parts, made)
-                lane.download(made, target)
+                lane.download(made, target, is_pinned=task.result.is_pinned())
             except BaseException:
                 lane.settle()  # Before operands lose their pins.
                 raise

@@ -2,11 +2,11 @@
 
 Products of floats go to cuBLAS's GemmEx as they are stored, strided views as well, which CuPy's
 own `matmul` would copy first, and are summed in the type that we promise: float16 and bfloat16 in
-float32, which is also what comes out, so that a bias is added and an activation taken before the
-result is rounded once. float32 is strict unless the product was asked for in TF32, which keeps ten
-bits of each factor. Nothing else has a say in it: CUPY_TF32 is for CuPy's own products, the math
-mode of cuBLAS's handle is set with each call, and the process is started without
-NVIDIA_TF32_OVERRIDE.
+float32. That is also what comes out where a bias is added or an activation taken before the result
+is rounded once; where nothing is, cuBLAS rounds it. float32 is strict unless the product was asked
+for in TF32, which keeps ten bits of each factor. Nothing else has a say in it: CUPY_TF32 is for
+CuPy's own products, the math mode of cuBLAS's handle is set with each call, and the process is
+started without NVIDIA_TF32_OVERRIDE.
 Products of integers and bool are CuPy's.
 """
 
@@ -38,6 +38,8 @@ _COMPUTE: Final = {
 }
 #: Where TF32 was asked for. A card that has none computes in float32 then.
 _TF32: Final = "CUBLAS_COMPUTE_32F_FAST_TF32"
+#: CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: parts of a sum are not rounded before it.
+_ROUNDS_ONCE: Final = 16
 #: CuPy's kernel for products of integers counts elements in 32 bits.
 _MAX_ELEMENTS: Final = (1 << 31) - 1
 
@@ -48,6 +50,7 @@ class Namespace:
     #: Element by element a card reads its memory once in any case; blocks only bound what is
     #: between (and a kernel for each megabyte would be all starting).
     block_bytes: Final = 256 << 20
+    rounds: Final = frozenset({"float16", "bfloat16"})
 
     def __init__(self, card: Card) -> None:
         self._cupy = card.cupy
@@ -60,8 +63,8 @@ class Namespace:
         self, a: Array, b: Array, out: Array, precision: Precision = Precision.STRICT
     ) -> None:
         """`out[...] = a @ b`: `a` is m x k and `b` is k x n, of one dtype, views of any strides;
-        `out` is m x n without gaps, of the type in which that dtype is summed. Of float32 factors
-        may be TF32 if the precision says so."""
+        `out` is m x n without gaps, of the type in which that dtype is summed, or of that dtype if
+        it is one of `rounds`. Of float32 factors may be TF32 if the precision says so."""
         if not a.size or not b.size:
             out[...] = 0
         elif a.dtype.name in _FLOATS:
@@ -72,8 +75,9 @@ class Namespace:
 
     def _gemm(self, a: Array, b: Array, out: Array, compute: str) -> None:
         cuda = self._cupy.cuda
-        stored, summed = _FLOATS[a.dtype.name]
-        if out.dtype != summed or b.dtype != a.dtype:
+        summed = _FLOATS[a.dtype.name][1]
+        is_rounded = out.dtype == a.dtype and a.dtype.name in self.rounds
+        if not (is_rounded or out.dtype == summed) or b.dtype != a.dtype:
             raise TypeError(f"{a.dtype} by {b.dtype} is summed in {summed}, not in {out.dtype}")
         a, is_a_transposed, a_stride = self._for_cublas(a)
         b, is_b_transposed, b_stride = self._for_cublas(b)
@@ -81,10 +85,10 @@ class Namespace:
         # for C.T = B.T @ A.T. Factors are read when the call is made, not later.
         one, zero = np.ones(1, summed), np.zeros(1, summed)
         cublas, (rows, inner), columns = cuda.cublas, a.shape, b.shape[1]
-        of_factors, of_sum = (getattr(cuda.runtime, t) for t in (stored, _FLOATS[summed][0]))
+        of_factors, of_out = (getattr(cuda.runtime, _FLOATS[d.dtype.name][0]) for d in (a, out))
         handle = cuda.device.get_cublas_handle()
         # Each thread has a handle of its own; one that somebody set to TF32 would stay so.
-        cublas.setMathMode(handle, cublas.CUBLAS_DEFAULT_MATH)
+        cublas.setMathMode(handle, _ROUNDS_ONCE if is_rounded else cublas.CUBLAS_DEFAULT_MATH)
         cublas.gemmEx(
             handle,
             cublas.CUBLAS_OP_T if is_b_transposed else cublas.CUBLAS_OP_N,
@@ -93,7 +97,7 @@ class Namespace:
             *(b.data.ptr, of_factors, b_stride),
             *(a.data.ptr, of_factors, a_stride),
             zero.ctypes.data,
-            *(out.data.ptr, of_sum, columns),
+            *(out.data.ptr, of_out, columns),
             *(getattr(cublas, compute), cublas.CUBLAS_GEMM_DEFAULT),
         )
 

@@ -95,6 +95,11 @@ class Residence:
                 self._pinned_panels -= 1
                 self._changed.notify_all()
 
+    @property
+    def is_idle(self) -> bool:
+        """No panel has operands here, or waits for room for them that others have."""
+        return not self._pinned_panels
+
     def drop_unused(self) -> None:
         """Leaves only what is pinned."""
         with self._changed:
@@ -200,7 +205,11 @@ class Residence:
             entry.fills += mine
         for number, fill in enumerate(mine):
             try:
-                lane.upload(part_of(request.block, fill.rectangle), entry.view(fill.rectangle))
+                lane.upload(
+                    part_of(request.block, fill.rectangle),
+                    entry.view(fill.rectangle),
+                    is_pinned=request.block.is_pinned(),
+                )
                 event = self._card.event()
                 lane.stream.record(event)
             except BaseException:

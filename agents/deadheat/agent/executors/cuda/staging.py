@@ -1,11 +1,8 @@
-"""Copies between matrices in ordinary memory and a card, by way of pinned memory.
+"""Copies between matrices in memory of the host and a card.
 
-A card copies to and from pinned memory only, and only from there while it computes. Pinning the
-matrices themselves (cudaHostRegister) would save this copy, but takes about as long as the copy for
-memory in small pages, counts against RLIMIT_MEMLOCK, cannot be done at all to what is mapped
-read-only on older drivers, and would have to be undone before the store uses an arena anew: most
-operands are read once. So there are two halves: while the card copies one, this thread fills (or
-empties) the other.
+A card copies to and from pinned memory only, and only from there while it computes. A matrix that
+is pinned itself (see `pinning`) is copied as it lies. Others go by way of pinned memory here, of
+which there are two halves: while the card copies one, this thread fills (or empties) the other.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from deadheat.agent.executors.cuda.card import Card
+from deadheat.agent.executors.cuda.card import MAX_PITCH_BYTES, Card
 
 Array = Any
 
@@ -52,11 +49,17 @@ class Lane:
         self._card = card
         self.stream = card.stream()
         self._half_bytes = half_bytes
+        #: Comes when all has that was put on the stream.
+        self._all = card.event()
         self._halves = [_Half(card.pinned(half_bytes), card.event()) for _ in range(2)]
 
-    def upload(self, host: Array, array: Array) -> None:
-        """Puts a copy of `host` on this lane's stream; both are m x n, of one dtype. `host` may be
-        changed when this returns, `array` is complete when the stream has come so far."""
+    def upload(self, host: Array, array: Array, *, is_pinned: bool = False) -> None:
+        """Puts a copy of `host` on this lane's stream; both are m x n, of one dtype. `array` is
+        complete when the stream has come so far; `host` may be changed then, and as soon as this
+        returns if it is not pinned."""
+        if is_pinned and _is_in_reach(host):
+            self._card.send(host, array, self.stream)
+            return
         for part in self._parts(array):
             half = self._take()
             place = _room(half, host[part])
@@ -64,15 +67,21 @@ class Lane:
             self._card.send(place, array[part], self.stream)
             self._leave(half)
 
-    def download(self, array: Array, host: Array) -> None:
+    def download(self, array: Array, host: Array, *, is_pinned: bool = False) -> None:
         """Copies to `host`, which is complete when this returns, as is all that was put on the
         stream before."""
-        for part in self._parts(array):
-            half = self._take()
-            place = _room(half, host[part])
-            self._card.fetch(array[part], place, self.stream)
-            self._leave(half)
-            half.source, half.target = place, _plain(host[part])
+        if is_pinned and _is_in_reach(host):
+            self._card.fetch(array, host, self.stream)
+        else:
+            for part in self._parts(array):
+                half = self._take()
+                place = _room(half, host[part])
+                self._card.fetch(array[part], place, self.stream)
+                self._leave(half)
+                half.source, half.target = place, _plain(host[part])
+        # Halves that are still busy were on the stream before.
+        self.stream.record(self._all)
+        self._all.synchronize()
         for half in self._halves:
             half.settle()
 
@@ -106,6 +115,15 @@ class Lane:
                     slice(row, min(rows, row + height)),
                     slice(column, min(columns, column + width)),
                 )
+
+
+def _is_in_reach(host: Array) -> bool:
+    """Whether a card can copy it in one call."""
+    rows, columns = host.shape
+    if not rows or not columns:
+        return False
+    is_dense = columns == 1 or host.strides[1] == host.itemsize
+    return bool(is_dense and (rows == 1 or 0 < host.strides[0] <= MAX_PITCH_BYTES))
 
 
 def _plain(array: Array) -> Array:
