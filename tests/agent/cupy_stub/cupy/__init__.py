@@ -56,6 +56,11 @@ def matmul(a: Any, b: Any, out: Any = None, **keywords: Any) -> Any:
     return _made(numpy.matmul, a, b, out=out)
 
 
+random = types.SimpleNamespace(
+    random=lambda shape, dtype: _new(numpy.random.default_rng(1).random(shape, dtype))
+)
+
+
 # Libraries
 
 
