@@ -24,7 +24,7 @@ import numpy
 
 from cupy import _blas
 from cupy._arrays import *  # noqa: F403 - as CuPy has them.
-from cupy._arrays import _made, _new  # noqa: F401 - for tests, which have no other way.
+from cupy._arrays import _made, _new
 from cupy._card import (
     CUBLASError,
     CUDADriverError,
