@@ -44,7 +44,14 @@ from deadheat.runtime.windows import Convolve, Window
 from deadheat.v1 import local_pb2
 
 SMALL = replace(
-    CARDS, max_side=96, min_side=32, first_side=64, max_panel_s=10.0, max_band_bytes=1 << 16
+    CARDS,
+    max_side=96,
+    min_side=32,
+    first_height=128,
+    first_width=64,
+    side_step=1,
+    max_panel_s=10.0,
+    max_band_bytes=1 << 16,
 )
 RNG = np.random.default_rng(5)
 

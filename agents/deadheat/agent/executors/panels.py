@@ -47,6 +47,7 @@ LAST_ROWS: Final = 64
 CORES: Final = Bounds(
     max_side=MAX_SIDE,
     min_side=MIN_SIDE,
+    side_step=1,
     max_panel_flops=MAX_PANEL_FLOPS,
     max_panel_s=MAX_PANEL_S,
     max_band_bytes=MAX_BAND_BYTES,
@@ -54,7 +55,9 @@ CORES: Final = Bounds(
     panels_left=PANELS_LEFT,
     last_part=LAST_PART,
     last_panel=LAST_PANEL,
-    first_side=MAX_SIDE,
+    first_height=MAX_SIDE,
+    first_panel_s=MAX_PANEL_S,
+    first_width=MAX_SIDE**2,
     is_adaptive=True,
 )
 #: Cuts and bands are multiples of this, which suits every BLAS kernel.
@@ -282,11 +285,6 @@ class Panels:
 
     # Sizes
 
-    @property
-    def _is_first_band(self) -> bool:
-        """Nothing has been started, or nothing beyond a band that is being started."""
-        return not self._bands or (len(self._bands) == 1 and not self._bands[0].is_issued)
-
     def _next_row(self) -> int:
         return self._bands[-1].row_stop if self._bands else self.rectangle.row_start
 
@@ -322,6 +320,8 @@ class Panels:
         left = (self.row_stop - band.row_stop) * self.rectangle.columns + rest * height
         side = self._side(left)
         width = _up(max(1, side * side // height))
+        if len(self._bands) == 1:
+            width = min(width, self.bounds.first_width)
         # Several panels of nearly one width rather than full ones and a sliver.
         count = max(1, round(rest / width))
         return min(rest, _up(-(-rest // count)))
@@ -376,15 +376,22 @@ class Panels:
         flops = self.shape.flops / max(1, self.shape.rows * self.shape.columns)
         # What lies across the diagonal is copied, and the more, the smaller panels on it are.
         halves = 2.0 if self.is_symmetric else 1.0
+        bounds = self.bounds
+        most_s, longest = bounds.first_panel_s, bounds.first_height
+        if self._bands:
+            most_s, longest = bounds.max_panel_s, bounds.max_side
         most = min(
-            (self.bounds.first_side if self._is_first_band else self.bounds.max_side) ** 2,
-            self.bounds.max_panel_flops / halves / max(1.0, flops),
-            self.bounds.max_panel_s / self._element_s,
+            longest**2,
+            bounds.max_panel_flops / halves / max(1.0, flops),
+            most_s / self._element_s,
         )
         share = self._share(area_left)
         if area_left <= self.bounds.last_part * self.rectangle.area:
             share = min(share, self.bounds.last_panel * self.rectangle.area / self.threads)
-        return max(GRAIN, int(min(most, max(share, min(most, self.bounds.min_side**2))) ** 0.5))
+        side = int(min(most, max(share, min(most, self.bounds.min_side**2))) ** 0.5)
+        if side > self.bounds.min_side:
+            side = max(self.bounds.min_side, side // self.bounds.side_step * self.bounds.side_step)
+        return max(GRAIN, side)
 
 
 def _up(size: int) -> int:
