@@ -7,15 +7,16 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deadheat.agent.executors.panels import (
-    GRAIN,
+from deadheat.agent.executors.bounds import (
+    CARDS,
     LAST_ROWS,
     MAX_BAND_BYTES,
     MAX_PANEL_FLOPS,
     MAX_SIDE,
-    Panel,
-    Panels,
+    MIN_PANEL_FLOPS,
+    STREAMS,
 )
+from deadheat.agent.executors.panels import GRAIN, Panel, Panels
 from deadheat.runtime.programs import GemmShape, Rectangle, merged, uncovered
 
 
@@ -186,3 +187,46 @@ def test_samples_of_images_go_one_by_one_at_the_end() -> None:
     assert sum(heights) == 40
     assert heights[-1] == 1
     assert len(heights) > 12
+
+
+def test_the_last_panels_are_no_more_work_than_has_to_be() -> None:
+    """At a large inner size 256 x 256 would take a core as long as a tenth of a short job."""
+    made = panels(800, 32768, inner=32768, threads=16)
+    sizes = []
+    while panel := made.take():
+        sizes.append(panel.rectangle.area * 2 * 32768)
+        made.finish(panel)
+    assert max(sizes) > 4 * MIN_PANEL_FLOPS
+    assert max(sizes[-16:]) <= 2 * MIN_PANEL_FLOPS
+
+
+def on_a_card(predicted_s: float, size: int = 16384) -> list[Rectangle]:
+    """As many panels in flight as there are streams; each takes its part of the prediction."""
+    whole = Rectangle(0, size, 0, size)
+    shape = GemmShape(size, size, size, "float32")
+    made = Panels(whole, shape, STREAMS, predicted_s, bounds=CARDS)
+    running: list[Panel] = []
+    found: list[Rectangle] = []
+    while not made.is_done:
+        while len(running) < STREAMS and (panel := made.take()):
+            running.append(panel)
+            found.append(panel.rectangle)
+        first = running.pop(0)
+        made.finish(first, predicted_s * STREAMS * first.rectangle.area / whole.area)
+    assert not uncovered(whole, found)
+    return found
+
+
+def test_a_card_begins_with_narrow_panels_and_goes_on_with_large_ones() -> None:
+    """It has to wait for what they read; and none of them is so small that to start it takes as
+    long as to compute it."""
+    slow, fast = on_a_card(0.19), on_a_card(0.03)
+    for found in slow, fast:
+        first = [r for r in found if r.row_start == 0]
+        assert {r.columns for r in first} == {2048}
+        assert len(found) < 30
+        assert min(r.area for r in found) >= 2048 * 2048
+    # What has much to compute begins soon; what is mostly copied has much of A before B comes.
+    assert slow[0].rows == 4096
+    assert fast[0].rows == 8192
+    assert any((r.rows, r.columns) == (4096, 4096) for r in slow)

@@ -50,6 +50,19 @@ def test_busy_core_gets_the_smaller_share() -> None:
     assert free.predicted_finish_s == pytest.approx(shared.predicted_finish_s, rel=0.01)
 
 
+def test_a_slow_device_is_left_out_of_a_short_job_and_not_of_a_long_one() -> None:
+    """It would save the fast one 2 ms of 0.2 s, and could not be corrected if it were late."""
+    devices = [device("card", 50_000.0), device("core", 500.0)]
+    short = plan(problem(product(16384, 16384, 16384), devices), now=0.0)
+    assert [one.device for one in short.placements] == ["card/cpu"]
+    assert "core/cpu  left out" in str(short)
+    long = plan(problem(product(65536, 65536, 65536), devices), now=0.0)
+    assert {one.device for one in long.placements} == {"card/cpu", "core/cpu"}
+    # Many equal devices are each a small part of a job.
+    equal = [device(f"w{number}") for number in range(60)]
+    assert len(plan(problem(product(8192, 8192, 8192), equal), now=0.0).placements) == 60
+
+
 def test_far_devices_pay_for_their_operands() -> None:
     devices = [device("here"), device("there", link=GIGABIT)]
     here, there = plan(problem(product(4096, 4096, 4096), devices), now=0.0).placements

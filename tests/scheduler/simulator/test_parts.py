@@ -122,8 +122,8 @@ def test_panels_and_what_is_given_back_are_those_of_the_executor(
 ) -> None:
     home = Rectangle(48, 48 + rows, 16, 16 + columns)
     flops = 2.0 * inner
-    most = panels.largest_area(flops, home.area, 0.0)
-    layout = panels.lay_out(rows, columns, most)
+    sizes = panels.sizes_of(flops, home.area, 0.0)
+    layout = panels.lay_out(rows, columns, sizes)
     assert _as_rectangles(layout, home) == _take_all(_real(home, inner))
     count = int(started * len(layout.panels))
     real = _real(home, inner)
@@ -133,7 +133,7 @@ def test_panels_and_what_is_given_back_are_those_of_the_executor(
         real.finish(taken)
     assert home.row_start + layout.row_done(count) == real.row_done
     keep_area = int(kept * home.area)
-    released, after = panels.release(layout, count, keep_area, home, most)
+    released, after = panels.release(layout, count, keep_area, home, sizes)
     assert released == real.release(keep_area)
     assert _as_rectangles(after, home)[count:] == _take_all(real)
     assert after.areas[-1] + sum(piece.area for piece in released) == home.area
@@ -141,7 +141,7 @@ def test_panels_and_what_is_given_back_are_those_of_the_executor(
 
 def test_a_huge_sub_task_has_a_bounded_number_of_panels() -> None:
     area = (1 << 20) ** 2
-    layout = panels.lay_out(1 << 20, 1 << 20, panels.largest_area(2.0 * (1 << 20), area, 1e9))
+    layout = panels.lay_out(1 << 20, 1 << 20, panels.sizes_of(2.0 * (1 << 20), area, 1e9))
     assert len(layout.panels) < 3 * panels.MAX_PANELS
     assert layout.areas[-1] == area
 

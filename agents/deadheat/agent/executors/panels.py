@@ -14,52 +14,12 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from deadheat.agent.executors.bounds import Bounds
+from deadheat.agent.executors.bounds import CORES, Bounds
 from deadheat.runtime.dtypes import element_type
 from deadheat.runtime.programs import GemmShape, Rectangle, uncovered
 
-#: The largest panel. Of the best rate 1024 x 1024 reaches 97 %, this 99 % (measured on x86 with
-#: OpenBLAS for float64 and float32, inner sizes 2048 to 8192), if the next two bounds let it.
-MAX_SIDE: Final = 2048
-#: The smallest: 256 x 256 reaches 86 to 92 %, and comes only with the last per cent of the work.
-MIN_SIDE: Final = 256
-#: A panel is the unit that cannot be stopped or given away: its work is bounded too, also where the
-#: device is thought to be fast. With 4e10, float32 at an inner size of 8192 loses 5 % (one AVX-512
-#: core: 0.90 of the best rate in panels of 1536 x 1536, 0.95 in 2048 x 2048, which take 0.39 s).
-MAX_PANEL_FLOPS: Final = 8e10
-#: Nor does a panel take longer than this on a device that is slow, or that others use.
-MAX_PANEL_S: Final = 0.4
-#: Panels that are left for each thread when sizes begin to fall. With 8 a quarter of a product
-#: of 4096 x 4096 is done in panels below 512 x 512, which costs 4 % of its time; with 3 a tenth.
-PANELS_LEFT: Final = 3
-#: The last of the work, in panels of at most so much of a thread's share: how far apart threads end
-#: is about a panel.
-LAST_PART: Final = 0.05
-LAST_PANEL: Final = 0.01
 #: Panels that have to have ended before their variance says something.
 MIN_PANELS: Final = 4
-#: Of a segment each panel is a band of whole rows. What its operations make of one is to stay in a
-#: core's part of the cache, if MIN_SIDE rows do: BLAS packs all of B anew for each band.
-MAX_BAND_BYTES: Final = 4 << 20
-#: The lowest band of a segment, when there are not enough rows left for higher ones.
-LAST_ROWS: Final = 64
-#: What suits a core. Others (see `bounds`) differ in sizes, not in the way of cutting.
-CORES: Final = Bounds(
-    max_side=MAX_SIDE,
-    min_side=MIN_SIDE,
-    side_step=1,
-    max_panel_flops=MAX_PANEL_FLOPS,
-    max_panel_s=MAX_PANEL_S,
-    max_band_bytes=MAX_BAND_BYTES,
-    last_rows=LAST_ROWS,
-    panels_left=PANELS_LEFT,
-    last_part=LAST_PART,
-    last_panel=LAST_PANEL,
-    first_height=MAX_SIDE,
-    first_panel_s=MAX_PANEL_S,
-    first_width=MAX_SIDE**2,
-    is_adaptive=True,
-)
 #: Cuts and bands are multiples of this, which suits every BLAS kernel.
 GRAIN: Final = 16
 
@@ -386,11 +346,12 @@ class Panels:
             most_s / self._element_s,
         )
         share = self._share(area_left)
-        if area_left <= self.bounds.last_part * self.rectangle.area:
-            share = min(share, self.bounds.last_panel * self.rectangle.area / self.threads)
-        side = int(min(most, max(share, min(most, self.bounds.min_side**2))) ** 0.5)
-        if side > self.bounds.min_side:
-            side = max(self.bounds.min_side, side // self.bounds.side_step * self.bounds.side_step)
+        if area_left <= bounds.last_part * self.rectangle.area:
+            share = min(share, bounds.last_panel * self.rectangle.area / self.threads)
+        least = min(most, bounds.min_side**2, bounds.min_panel_flops / max(1.0, flops))
+        side = int(min(most, max(share, least)) ** 0.5)
+        if side > bounds.min_side:
+            side = max(bounds.min_side, side // bounds.side_step * bounds.side_step)
         return max(GRAIN, side)
 
 

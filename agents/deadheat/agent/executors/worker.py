@@ -18,10 +18,10 @@ from typing import Any, Final, NoReturn, Protocol
 
 import numpy as np
 
-from deadheat.agent.executors.bounds import Bounds
+from deadheat.agent.executors.bounds import CORES, Bounds
 from deadheat.agent.executors.calibrate import Point, calibrate, shapes
 from deadheat.agent.executors.epochs import Epoch, Exchanged
-from deadheat.agent.executors.panels import CORES, GRAIN, Panels
+from deadheat.agent.executors.panels import GRAIN, Panels
 from deadheat.agent.executors.pool import PROGRESS_INTERVAL_S, Block, Compute, Pool, Task, part_of
 from deadheat.agent.executors.sources import Source
 from deadheat.runtime import dtypes, pages, wire

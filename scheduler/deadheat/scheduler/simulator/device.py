@@ -140,7 +140,7 @@ class Device:
             order=(assign.rank, self._arrivals),
             rectangle=assign.rectangle,
             flops_per_element=flops,
-            most=panels.largest_area(flops, assign.rectangle.area, assign.predicted_s),
+            sizes=panels.sizes_of(flops, assign.rectangle.area, assign.predicted_s),
         )
         self._tasks[task.id] = task
         if self.is_remote:

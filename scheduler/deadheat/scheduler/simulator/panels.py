@@ -1,7 +1,7 @@
 """A sub-task's panels as the agent's executor would cut them, for one thread.
 
 The same rules as the executor's (bands of whole rows, a third of what is left, from 2048 x 2048
-down to 256 x 256, limits on a panel's work and time), but laid down at once: one thread takes
+down to 256 x 256 or little work, limits on a panel's work and time), but laid down at once: one thread takes
 panels in their order, so nothing of it depends on time until a part is given away.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from deadheat.runtime.programs import Rectangle
 MAX_AREA: Final = 2048 * 2048
 MIN_SIDE: Final = 256
 MIN_AREA: Final = MIN_SIDE**2
+MIN_PANEL_FLOPS: Final = 1e9
 MAX_PANEL_FLOPS: Final = 8e10
 MAX_PANEL_S: Final = 0.4
 PANELS_LEFT: Final = 3
@@ -69,16 +70,24 @@ class Layout:
         return self.panels[-1].bottom if self.panels else 0
 
 
-def largest_area(flops_per_element: float, area: int, predicted_s: float) -> float:
+class Sizes(NamedTuple):
+    """Areas between which panels are, but for the last."""
+
+    most: float
+    least: float
+
+
+def sizes_of(flops_per_element: float, area: int, predicted_s: float) -> Sizes:
+    flops = max(1.0, flops_per_element)
     planned = MAX_PANEL_S * area / max(predicted_s, 1e-9)
-    most = min(MAX_AREA, MAX_PANEL_FLOPS / max(1.0, flops_per_element), planned)
-    return max(most, area / MAX_PANELS)
+    most = max(min(MAX_AREA, MAX_PANEL_FLOPS / flops, planned), area / MAX_PANELS)
+    return Sizes(most, min(most, MIN_AREA, MIN_PANEL_FLOPS / flops))
 
 
 @lru_cache(maxsize=4096)
-def lay_out(rows: int, columns: int, most: float, highest: int = ANY_HEIGHT) -> Layout:
+def lay_out(rows: int, columns: int, sizes: Sizes, highest: int = ANY_HEIGHT) -> Layout:
     """The panels of a whole rectangle, in bands no higher than `highest`."""
-    return _lay_out(0, 0, 0, 0, rows, columns, rows * columns, most, highest)
+    return _lay_out(0, 0, 0, 0, rows, columns, rows * columns, sizes, highest)
 
 
 def _lay_out(
@@ -89,7 +98,7 @@ def _lay_out(
     row_stop: int,
     columns: int,
     area: int,
-    most: float,
+    sizes: Sizes,
     highest: int,
 ) -> Layout:
     """What is left of a band (from `left` to `stop`), and the rows below it. `area` is that of the
@@ -100,7 +109,7 @@ def _lay_out(
         height = bottom - top
         while left < stop:
             rest = stop - left
-            side = _side((row_stop - bottom) * columns + rest * height, area, most)
+            side = _side((row_stop - bottom) * columns + rest * height, area, sizes)
             width = _up(max(1, side * side // height))
             count = max(1, round(rest / width))
             width = min(rest, _up(-(-rest // count)))
@@ -110,7 +119,7 @@ def _lay_out(
         rows_left = row_stop - bottom
         if rows_left <= 0:
             return Layout(panels, list(accumulate(areas)))
-        side = _side(rows_left * columns, area, most)
+        side = _side(rows_left * columns, area, sizes)
         height = min(rows_left, _up(max(min(side, rows_left // 2), min(MIN_SIDE, side))))
         if rows_left - height < MIN_SIDE // 2:
             height = rows_left
@@ -123,7 +132,7 @@ def release(
     started: int,
     keep_area: int,
     home: Rectangle,
-    most: float,
+    sizes: Sizes,
     highest: int = ANY_HEIGHT,
 ) -> tuple[list[Rectangle], Layout]:
     """Gives up what was not started beyond the first `keep_area` elements; returns it, and the
@@ -160,7 +169,7 @@ def release(
         released.append(home.with_rows(home.row_start + row, home.row_start + row_stop))
     if not released:
         return released, layout
-    tail = _lay_out(top, bottom, right, cut, row, columns, home.area, most, highest)
+    tail = _lay_out(top, bottom, right, cut, row, columns, home.area, sizes, highest)
     before = layout.areas[started]
     return released, Layout(
         [*layout.panels[:started], *tail.panels],
@@ -168,12 +177,12 @@ def release(
     )
 
 
-def _side(area_left: int, area: int, most: float) -> int:
+def _side(area_left: int, area: int, sizes: Sizes) -> int:
     """The side of a square panel that suits what is left."""
     share = area_left / PANELS_LEFT
     if area_left <= LAST_PART * area:
         share = min(share, LAST_PANEL * area)
-    return max(GRAIN, int(min(most, max(share, min(most, MIN_AREA))) ** 0.5))
+    return max(GRAIN, int(min(sizes.most, max(share, sizes.least)) ** 0.5))
 
 
 def _up(size: int) -> int:

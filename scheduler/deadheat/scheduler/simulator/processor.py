@@ -74,7 +74,7 @@ class Processor:
 
     def add(self, task: Task, now: float) -> None:
         r = task.rectangle
-        task.layout = panels.lay_out(r.rows, r.columns, task.most, task.highest)
+        task.layout = panels.lay_out(r.rows, r.columns, task.sizes, task.highest)
         self._draw_efforts(task, 0)
         self._enqueue(task, now)
 
@@ -109,7 +109,7 @@ class Processor:
         then nothing left to do, and does not run, is dropped: it `is_computed`."""
         begun = self._begun(task, now) if task is self._running else task.done
         released, layout = panels.release(
-            task.layout, begun, keep_area, task.rectangle, task.most, task.highest
+            task.layout, begun, keep_area, task.rectangle, task.sizes, task.highest
         )
         if released:
             task.layout = layout

@@ -10,7 +10,7 @@ from enum import Enum
 from deadheat.runtime.programs import Rectangle
 from deadheat.scheduler.core.effects import SendAssign
 from deadheat.scheduler.core.events import Progress
-from deadheat.scheduler.simulator.panels import ANY_HEIGHT, Layout
+from deadheat.scheduler.simulator.panels import ANY_HEIGHT, Layout, Sizes
 
 BlockKey = tuple[str, Rectangle]
 
@@ -30,8 +30,8 @@ class Task:
     order: tuple[float, int]
     rectangle: Rectangle
     flops_per_element: float
-    #: The largest area of a panel, and the highest band.
-    most: float
+    #: How large a panel may be, and the highest band.
+    sizes: Sizes
     highest: int = ANY_HEIGHT
     #: Rows of its rectangle whose operands are here.
     rows_here: int = ANY_HEIGHT
