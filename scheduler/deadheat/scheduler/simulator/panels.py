@@ -1,7 +1,7 @@
 """A sub-task's panels as the agent's executor would cut them, for one thread.
 
 The same rules as the executor's (bands of whole rows, a third of what is left, from 2048 x 2048
-down to 256 x 256 or little work, limits on a panel's work and time), but laid down at once: one thread takes
+down to 256 x 256 or little work, limits on work and time), but laid down at once: one thread takes
 panels in their order, so nothing of it depends on time until a part is given away.
 """
 
