@@ -16,7 +16,7 @@ from deadheat.agent.executors import worker
 from deadheat.agent.executors.bounds import CARDS, STREAMS
 from deadheat.agent.executors.cuda.card import Card
 from deadheat.agent.executors.cuda.compute import CardCompute
-from deadheat.agent.executors.panels import Panels
+from deadheat.agent.executors.panels import GRAIN, Panels
 from deadheat.agent.executors.pool import Block, Pool, Task
 from deadheat.runtime.dtypes import BY_NAME, element_type, numpy_dtype
 from deadheat.runtime.kernels import compute_panel
@@ -26,7 +26,10 @@ from deadheat.runtime.programs import (
     Binary,
     BinaryFunction,
     Cast,
+    Dense,
+    Descent,
     Gemm,
+    Loss,
     MatrixType,
     Operation,
     Segment,
@@ -39,8 +42,16 @@ from deadheat.runtime.programs import (
     needed_blocks,
     work_shape,
 )
-from deadheat.runtime.rules import result_type
-from deadheat.runtime.windows import Convolve, Window
+from deadheat.runtime.rules import is_in_samples, is_in_whole_rows, result_type
+from deadheat.runtime.windows import (
+    Convolve,
+    ConvolveBack,
+    ConvolveWeights,
+    PoolFunction,
+    Pooling,
+    PoolingBack,
+    Window,
+)
 from deadheat.v1 import local_pb2
 
 SMALL = replace(
@@ -104,7 +115,8 @@ class Bench:
                 work_shape(operation, types),
                 STREAMS,
                 bounds=SMALL,
-                is_in_whole_rows=isinstance(operation.kind, Segment),
+                is_in_whole_rows=is_in_whole_rows(operation.kind),
+                row_grain=1 if is_in_samples(operation.kind) else GRAIN,
             ),
             is_inline=False,
             keys=keys,
@@ -181,38 +193,71 @@ SEGMENT = Segment(
         Operation("C", ("T", "V"), Gemm()),
     )
 )
+#: With a border and steps, and without.
+WINDOW = Window(2, 9, 8, (3, 2), (2, 1), (1, 1))
+BARE = Window(1, 6, 6, (3, 3))
+IMAGES, KERNELS = given("float32", 70, WINDOW.inputs), given("float32", 1, 5 * WINDOW.depth)
+SEEN = given("float32", 70, 5 * WINDOW.places)
+POOLED = given("float32", 70, WINDOW.channels * WINDOW.places)
+IMAGE_LAYERS = Segment(
+    (
+        Operation("H", ("A", "B", "V"), Convolve(WINDOW)),
+        Operation("T", ("H",), Unary(UnaryFunction.RELU)),
+        Operation(
+            "C",
+            ("T",),
+            Pooling(Window(5, WINDOW.out_height, WINDOW.out_width, (2, 2)), PoolFunction.MAX),
+        ),
+    )
+)
 BF = [given("bfloat16", 150, 90), given("bfloat16", 150, 90)]
+
+
+KINDS: list[tuple[Any, list[Any]]] = [
+    (Gemm(alpha=0.5, activation=Activation.GELU_TANH), [X, Y, ROW]),
+    (Gemm(inner=(17, 60)), [X, Y]),
+    (Gemm(inner=(30, 30)), [X, Y]),
+    (Gemm(out_dtype="float32"), [X.astype(np.float16), Y.astype(np.float16)]),
+    (Batched(Gemm(), (3,), (3,)), [X, given("float32", 270, 130)]),
+    (Batched(Gemm(), (2, 3), (3,)), [BF[0], given("bfloat16", 270, 40)]),
+    (Sum(bias=True, activation=Activation.SIGMOID), [X @ Y, X @ Y, X @ Y, ROW]),
+    (Unary(UnaryFunction.EXP), [X]),
+    (Unary(UnaryFunction.NEGATIVE), [given("int16", 60, 80)]),
+    (Unary(UnaryFunction.RELU), [given("int8", 60, 80)]),
+    (Binary(BinaryFunction.DIVIDE), [X @ Y, ROW + 9]),
+    (Binary(BinaryFunction.ADD), [given("int32", 60, 80), given("float32", 60, 1)]),
+    (Binary(BinaryFunction.MULTIPLY), BF),
+    (Cast("bfloat16"), [X]),
+    (Softmax(), [X]),
+    (SumAlong(axis=1), [X]),
+    (SumAlong(axis=0, block=40), [given("int8", 150, 60)]),
+    (Transpose(), [X]),
+    (SEGMENT, [X, Y, given("float32", 130, 40)]),
+    (Convolve(WINDOW), [IMAGES, KERNELS]),
+    (Convolve(WINDOW), [IMAGES.astype(np.float16), KERNELS.astype(np.float16)]),
+    (Convolve(BARE), [given("float64", 70, BARE.inputs), given("float64", 1, 3 * BARE.depth)]),
+    (ConvolveBack(WINDOW), [SEEN, KERNELS]),
+    (ConvolveWeights(WINDOW, 8, bias=True), [IMAGES, SEEN]),
+    (Pooling(WINDOW, PoolFunction.MAX), [IMAGES]),
+    (Pooling(WINDOW, PoolFunction.MEAN), [IMAGES]),
+    (PoolingBack(WINDOW, PoolFunction.MAX), [IMAGES, POOLED]),
+    (PoolingBack(WINDOW, PoolFunction.MEAN), [POOLED]),
+    (IMAGE_LAYERS, [IMAGES, KERNELS, given("float32", 1, 5)]),
+]
 
 
 @pytest.mark.parametrize(
     ("kind", "arrays"),
-    [
-        (Gemm(alpha=0.5, activation=Activation.GELU_TANH), [X, Y, ROW]),
-        (Gemm(inner=(17, 60)), [X, Y]),
-        (Gemm(inner=(30, 30)), [X, Y]),
-        (Gemm(out_dtype="float32"), [X.astype(np.float16), Y.astype(np.float16)]),
-        (Batched(Gemm(), (3,), (3,)), [X, given("float32", 270, 130)]),
-        (Batched(Gemm(), (2, 3), (3,)), [BF[0], given("bfloat16", 270, 40)]),
-        (Sum(bias=True, activation=Activation.SIGMOID), [X @ Y, X @ Y, X @ Y, ROW]),
-        (Unary(UnaryFunction.EXP), [X]),
-        (Unary(UnaryFunction.NEGATIVE), [given("int16", 60, 80)]),
-        (Unary(UnaryFunction.RELU), [given("int8", 60, 80)]),
-        (Binary(BinaryFunction.DIVIDE), [X @ Y, ROW + 9]),
-        (Binary(BinaryFunction.ADD), [given("int32", 60, 80), given("float32", 60, 1)]),
-        (Binary(BinaryFunction.MULTIPLY), BF),
-        (Cast("bfloat16"), [X]),
-        (Softmax(), [X]),
-        (SumAlong(axis=1), [X]),
-        (SumAlong(axis=0, block=40), [given("int8", 150, 60)]),
-        (Transpose(), [X]),
-        (SEGMENT, [X, Y, given("float32", 130, 40)]),
-    ],
+    KINDS,
     ids=lambda value: type(value).__name__ if not isinstance(value, list) else "",
 )
 def test_every_kind_is_numpys(kind: Any, arrays: Sequence[Any]) -> None:
+    as_numpy_does(Bench(), kind, arrays)
+
+
+def as_numpy_does(bench: Bench, kind: Any, arrays: Sequence[Any]) -> None:
     names = {"Segment": ("A", "B", "V")}.get(type(kind).__name__, tuple("ABDEF"[: len(arrays)]))
     operation = Operation("C", names, kind)
-    bench = Bench()
     task = bench.task(operation, arrays)
     assert bench.run(task) == "finished"
     close(task.result.array, by_numpy(operation, arrays))
@@ -351,22 +396,11 @@ def test_what_cublas_does_not_do_is_no_reason_to_give_up_the_card(
     assert bench.run(narrow) == "finished"
 
 
-@pytest.mark.parametrize("in_segment", [False, True])
-def test_a_card_refuses_what_is_for_cores(in_segment: bool) -> None:
-    window = Window(1, 8, 8, (3, 3))
-    operation = Operation("y", ("x", "w"), Convolve(window))
-    if in_segment:
-        relu = Operation("z", ("y",), Unary(UnaryFunction.RELU))
-        operation = Operation("z", ("x", "w"), Segment((operation, relu)))
-    types = {
-        "x": MatrixType(20, window.inputs, "float32"),
-        "w": MatrixType(1, 4 * window.depth, "float32"),
-    }
-    whole = result_type(operation, types).whole()
-    result = Block(np.zeros((whole.rows, whole.columns), np.float32), whole)
-    nothing: list[Block] = []
-    given_to = (local_pb2.RunSubtask(), operation, types, whole, nothing, result)
+def test_a_card_refuses_what_is_for_cores() -> None:
+    epoch = Descent((Dense(4, 2),), Loss.MEAN_SQUARES, 8, 0.1, 0.0, 0, 1)
+    operation = Operation("s1", ("x", "y", "o", "s0"), epoch)
+    whole = MatrixType(1, 10, "float32").whole()
+    result = Block(np.zeros((1, 10), np.float32), whole)
     card = worker.Device(STREAMS, "card", lambda _: [], bounds=SMALL, is_card=True)
-    with pytest.raises(TypeError, match="a card does not compute Convolve"):
-        worker._source(*given_to, card)
-    assert worker._source(*given_to, worker.Device(2, "cores", lambda _: [])).area_done == 0
+    with pytest.raises(TypeError, match="a card does not compute Descent"):
+        worker._source(local_pb2.RunSubtask(), operation, {}, whole, [], result, card)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.agent.test_cuda import Bench, by_numpy, close, given, pools
+from tests.agent.test_cuda import KINDS, Bench, as_numpy_does, by_numpy, close, given, pools
 from tests.agent.test_pinning import files, product
 
 from deadheat.agent.executors.bounds import CARDS, STREAMS
@@ -53,6 +53,11 @@ def test_products_are_numpys(card: Card, dtype: str) -> None:
     task = bench.task(operation, arrays)
     assert bench.run(task) == "finished"
     close(task.result.array, by_numpy(operation, arrays))
+
+
+def test_every_kind_is_numpys(card: Card) -> None:
+    for kind, arrays in KINDS:
+        as_numpy_does(CardBench(card), kind, arrays)
 
 
 def test_float32_is_strict(card: Card) -> None:

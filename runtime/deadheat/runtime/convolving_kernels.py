@@ -27,9 +27,9 @@ from deadheat.runtime.windows import (
 
 Array = Any
 
-#: Windows that are laid out at once, for each thread (measured on a core for five layers, float32:
-#: 1 MiB is 16 % slower for large images and 19 % faster for small ones with many channels, 16 MiB
-#: is up to 20 % slower for most).
+#: Windows that are laid out at once, for each thread, if the namespace likes no other blocks (as
+#: measured on a core for five layers, float32: 1 MiB is 16 % slower for large images and 19 %
+#: faster for small ones with many channels, 16 MiB is up to 20 % slower for most).
 LAID_OUT_BYTES: Final = 4 << 20
 
 
@@ -99,9 +99,9 @@ def _convolve(
 ) -> None:
     matrix = weights.reshape(-1, window.depth)
     made = _images(out, matrix.shape[0], window.out_height, window.out_width)
-    for samples in _samples(window, x.shape[0], x.dtype.itemsize):
+    for samples in _samples(xp, window, x.shape[0], x.dtype.itemsize):
         padded = _padded(xp, window, x[samples], 0)
-        for rows in _row_bands(window, x.dtype.itemsize):
+        for rows in _row_bands(xp, window, x.dtype.itemsize):
             shape = (padded.shape[0], window.depth, -1)
             laid = _laid_out(xp, window, padded, rows).reshape(shape)
             part = made[samples, :, rows]
@@ -116,9 +116,9 @@ def _convolve(
 def _convolve_back(xp: ModuleType, window: Window, g: Array, weights: Array, out: Array) -> None:
     matrix = weights.reshape(-1, window.depth).T
     gradient = _images(g, matrix.shape[1], window.out_height, window.out_width)
-    for samples in _samples(window, g.shape[0], g.dtype.itemsize):
+    for samples in _samples(xp, window, g.shape[0], g.dtype.itemsize):
         padded = _bordered(xp, window, gradient[samples].shape[0], g.dtype)
-        for rows in _row_bands(window, g.dtype.itemsize):
+        for rows in _row_bands(xp, window, g.dtype.itemsize):
             part = gradient[samples, :, rows]
             count, _, height, width = part.shape
             laid = xp.matmul(matrix, part.reshape(count, -1, height * width))
@@ -136,9 +136,9 @@ def _weights(xp: ModuleType, window: Window, x: Array, g: Array, out: Array) -> 
     size = outputs * window.depth
     total, bias = out[:size].reshape(outputs, window.depth), out[size:]
     out[...] = 0
-    for samples in _samples(window, x.shape[0], x.dtype.itemsize):
+    for samples in _samples(xp, window, x.shape[0], x.dtype.itemsize):
         padded = _padded(xp, window, x[samples], 0)
-        for rows in _row_bands(window, x.dtype.itemsize):
+        for rows in _row_bands(xp, window, x.dtype.itemsize):
             laid = _laid_out(xp, window, padded, rows, is_joined=True)
             part = gradient[samples, :, rows].transpose(1, 0, 2, 3)
             total += xp.matmul(part.reshape(outputs, -1), laid.reshape(window.depth, -1).T)
@@ -152,7 +152,7 @@ def _weights(xp: ModuleType, window: Window, x: Array, g: Array, out: Array) -> 
 def _pool(xp: ModuleType, window: Window, function: PoolFunction, x: Array, out: Array) -> None:
     made = _images(out, window.channels, window.out_height, window.out_width)
     fill = -xp.inf if function is PoolFunction.MAX else 0
-    for samples in _samples(window, x.shape[0], x.dtype.itemsize, copies=3):
+    for samples in _samples(xp, window, x.shape[0], x.dtype.itemsize, copies=3):
         padded = _padded(xp, window, x[samples], fill)
         part = made[samples]
         for i, j, there in _places(window, slice(0, window.out_height)):
@@ -172,7 +172,7 @@ def _pool_back(
 ) -> None:
     gradient = _images(g, window.channels, window.out_height, window.out_width)
     rows = slice(0, window.out_height)
-    for samples in _samples(window, g.shape[0], g.dtype.itemsize, copies=5):
+    for samples in _samples(xp, window, g.shape[0], g.dtype.itemsize, copies=5):
         part = gradient[samples]
         padded = _bordered(xp, window, part.shape[0], g.dtype)
         if function is PoolFunction.MEAN:
@@ -204,23 +204,29 @@ def _to_largest(xp: ModuleType, window: Window, x: Array, gradient: Array, out: 
 # Windows
 
 
+def _laid_out_bytes(xp: ModuleType) -> int:
+    return int(getattr(xp, "block_bytes", LAID_OUT_BYTES))
+
+
 def _images(rows: Array, channels: int, height: int, width: int) -> Array:
     return rows.reshape(rows.shape[0], channels, height, width)
 
 
-def _samples(window: Window, count: int, itemsize: int, copies: int = 0) -> Iterator[slice]:
+def _samples(
+    xp: ModuleType, window: Window, count: int, itemsize: int, copies: int = 0
+) -> Iterator[slice]:
     """Samples, as many at a time as may be laid out: their windows, or so many `copies` of them."""
     elements = window.depth * window.places
     if copies:
         elements = copies * window.inputs
-    step = max(1, LAID_OUT_BYTES // max(1, elements * itemsize))
+    step = max(1, _laid_out_bytes(xp) // max(1, elements * itemsize))
     for start in range(0, count, step):
         yield slice(start, min(count, start + step))
 
 
-def _row_bands(window: Window, itemsize: int) -> Iterator[slice]:
+def _row_bands(xp: ModuleType, window: Window, itemsize: int) -> Iterator[slice]:
     """Rows of a sample's result: all, unless the windows of a single sample are too many."""
-    step = max(1, LAID_OUT_BYTES // (window.depth * window.out_width * itemsize))
+    step = max(1, _laid_out_bytes(xp) // (window.depth * window.out_width * itemsize))
     for start in range(0, window.out_height, step):
         yield slice(start, min(window.out_height, start + step))
 

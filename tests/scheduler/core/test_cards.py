@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.scheduler.core.harness import HOST, Pool
+from tests.scheduler.core.test_trainings import training
 from tests.scheduler.planner.builders import model
 
 from deadheat.runtime.programs import (
@@ -60,7 +61,7 @@ def test_a_card_gets_no_dtype_that_it_was_not_measured_with(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize("with_relu", [False, True])
-def test_a_card_gets_no_convolutions_nor_segments_of_them(pool: Pool, with_relu: bool) -> None:
+def test_a_card_gets_convolutions_and_segments_of_them(pool: Pool, with_relu: bool) -> None:
     pool.feed(events.SpeedMeasured("a", "a/gpu0", model(1000.0).points))
     window = Window(1, 64, 64, (3, 3))
     operands = (
@@ -74,5 +75,11 @@ def test_a_card_gets_no_convolutions_nor_segments_of_them(pool: Pool, with_relu:
     job = pool.submit(program=Program(operands, made, (made[-1].result,)))
     # The two are worked as one.
     assert isinstance(job.program.operations[0].kind, Segment) == with_relu
+    assert snapshot.pool(pool.core.world, job, {0})[1] == []
+
+
+def test_a_card_gets_no_trainings(pool: Pool) -> None:
+    pool.feed(events.SpeedMeasured("a", "a/gpu0", model(1000.0).points))
+    job = pool.submit(program=training(1))
     found = dict(snapshot.pool(pool.core.world, job, {0})[1])
-    assert found == {"a/gpu0": "it does not compute Convolve"}
+    assert found["a/gpu0"].endswith("Descent")

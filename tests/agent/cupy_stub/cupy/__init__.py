@@ -49,6 +49,7 @@ from cupy._streams import Event, Stream, current
 __version__ = "14.0.stub"
 
 pi = numpy.pi
+inf = numpy.inf
 
 
 def matmul(a: Any, b: Any, out: Any = None, **keywords: Any) -> Any:

@@ -29,6 +29,7 @@ class ndarray:
     nbytes = property(lambda self: self._host.nbytes)
     ndim = property(lambda self: self._host.ndim)
     data = property(lambda self: _Pointer(self._host.ctypes.data))
+    flags = property(lambda self: self._host.flags)
     T = property(lambda self: ndarray(self._host.T, self._memory))
 
     def __array__(self, *args: Any, **keywords: Any) -> Any:
@@ -51,8 +52,12 @@ class ndarray:
 
     def reshape(self, *shape: int) -> Any:
         found = self._host.reshape(*shape)
-        assert numpy.shares_memory(found, self._host) or not found.size
-        return ndarray(found, self._memory)
+        if numpy.shares_memory(found, self._host) or not found.size:
+            return ndarray(found, self._memory)
+        return _made(numpy.reshape, self, found.shape)
+
+    def transpose(self, *axes: int) -> Any:
+        return ndarray(self._host.transpose(*axes), self._memory)
 
     def max(self, axis: Any = None, keepdims: bool = False) -> Any:
         return _made(numpy.max, self, axis=axis, keepdims=keepdims)
@@ -72,7 +77,9 @@ def _operator(name: str) -> Any:
     return apply
 
 
-for _name in ("add", "sub", "mul", "truediv", "pow"):
+for _name in ("eq", "ne"):
+    setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
+for _name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor"):
     for _kind in ("", "r", "i"):
         setattr(ndarray, f"__{_kind}{_name}__", _operator(f"__{_kind}{_name}__"))
 
@@ -121,6 +128,10 @@ def ones(shape: Any, dtype: Any = float) -> ndarray:
     return _new(numpy.ones(shape, dtype))
 
 
+def full(shape: Any, fill_value: Any, dtype: Any = None) -> ndarray:
+    return _new(numpy.full(shape, fill_value, dtype))
+
+
 def asnumpy(
     a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True
 ) -> Any:
@@ -145,5 +156,15 @@ def _function(name: str) -> Any:
     return call
 
 
-for _name in ("add", "subtract", "multiply", "true_divide", "negative", "maximum", "exp", "tanh"):
+for _name in (
+    "add",
+    "subtract",
+    "multiply",
+    "true_divide",
+    "negative",
+    "maximum",
+    "exp",
+    "tanh",
+    "where",
+):
     globals()[_name] = _function(_name)
