@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from deadheat.agent.cache import BlockCache
 from deadheat.agent.memory import Memory
 from deadheat.runtime import wire
 from deadheat.runtime.programs import MatrixType
+from deadheat.store.descriptors import Granted
 from deadheat.v1 import agent_pb2, local_pb2
 
 
@@ -26,14 +28,17 @@ class SlowStore:
         self.unmapped: list[int] = []
         self.descriptor = -1
 
-    def grant(self, matrix_id: str, *, writable: bool) -> tuple[local_pb2.DescriptorResponse, int]:
+    def grant_all(self, wanted: Sequence[tuple[str, bool]]) -> list[Granted]:
+        assert wanted == [("m1", False)]
         self.was_asked.set()
         assert self.may_answer.wait(10)
         self.descriptor = os.open("/dev/null", os.O_RDONLY)
-        return local_pb2.DescriptorResponse(grant=7), self.descriptor
+        return [(local_pb2.DescriptorResponse(grant=7), self.descriptor)]
 
-    def unmap(self, grant: int) -> None:
-        self.unmapped.append(grant)
+    def give_back(self, granted: Iterable[Granted]) -> None:
+        for response, descriptor in granted:
+            os.close(descriptor)
+            self.unmapped.append(response.grant)
 
 
 def is_open(descriptor: int) -> bool:

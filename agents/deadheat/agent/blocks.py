@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from deadheat.agent.cache import BlockCache, Pin
@@ -22,7 +23,7 @@ from deadheat.runtime.descents import parameters
 from deadheat.runtime.errors import InvalidInput, LimitReached, Unavailable
 from deadheat.runtime.programs import Descent, MatrixType, Rectangle, read_by_rows
 from deadheat.store import transfer
-from deadheat.store.descriptors import DescriptorClient
+from deadheat.store.descriptors import DescriptorClient, Granted
 from deadheat.store.regions import Region
 from deadheat.v1 import agent_pb2, local_pb2, types_pb2
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 #: So many rows of an operand that is on its way are enough to begin with: the lowest panels that
 #: are still fast have about as many.
 FIRST_ROWS: Final = 256
+#: The result's place among what the store grants; operands count from 0.
+RESULT: Final = -1
 #: A sub-task waits so long for memory that others have here: longer than any panel takes.
 ROOM_PATIENCE_S: Final = 60.0
 
@@ -44,6 +47,8 @@ class Prepared:
     operands: list[local_pb2.MappedBlock] = field(default_factory=list)
     result: local_pb2.MappedBlock = field(default_factory=local_pb2.MappedBlock)
     descriptors: list[int] = field(default_factory=list)
+    #: Granted, and not among the descriptors yet.
+    unclaimed: set[int] = field(default_factory=set)
     bytes_in: int = 0
     bytes_out: int = 0
     transfer_s: float = 0.0
@@ -84,6 +89,8 @@ class Prepared:
 
     def close_descriptors(self) -> None:
         """The executor has its own copies now."""
+        self.descriptors += self.unclaimed
+        self.unclaimed.clear()
         while self.descriptors:
             os.close(self.descriptors.pop())
 
@@ -142,6 +149,7 @@ class Blocks:
         prepared = Prepared()
         try:
             pins = {} if self.shared else await self._pin_all(assign, prepared)
+            granted = await self._grant_all(assign, prepared) if self.shared else {}
             for index, block in enumerate(assign.operands):
                 if block.WhichOneof("source") == "inline":
                     operand = _inline(block)
@@ -154,11 +162,9 @@ class Blocks:
                         size_bytes=pin.memory.size_bytes,
                     )
                 else:
-                    operand = await self._mapped(
-                        block.name, block.matrix_id, prepared, writable=False
-                    )
+                    operand = _mapped(granted[index], prepared, name=block.name)
                 prepared.operands.append(operand)
-            await self._result(assign, prepared)
+            await self._result(assign, prepared, granted.get(RESULT))
             if assign.HasField("share"):
                 await self._exchange(assign, prepared)
         except BaseException:
@@ -219,40 +225,43 @@ class Blocks:
             needed_bytes -= place.area * matrix.element.itemsize
         self._cache.check_room(needed_bytes)
 
-    async def _mapped(
-        self, name: str, matrix_id: str, prepared: Prepared, *, writable: bool
-    ) -> local_pb2.MappedBlock:
+    async def _grant_all(self, assign: agent_pb2.Assign, prepared: Prepared) -> dict[int, Granted]:
+        """All that the store has of a sub-task, by the number of the operand, asked for in one go:
+        each change of threads takes longer than the store does."""
         shared = self.shared
         assert shared is not None
-        asking = asyncio.ensure_future(
-            asyncio.to_thread(shared.grant, matrix_id, writable=writable)
-        )
+        wanted = {
+            index: (block.matrix_id, False)
+            for index, block in enumerate(assign.operands)
+            if block.WhichOneof("source") != "inline"
+        }
+        if assign.result_matrix_id:
+            wanted[RESULT] = (assign.result_matrix_id, True)
+        if not wanted:
+            return {}
+        asking = asyncio.ensure_future(asyncio.to_thread(shared.grant_all, list(wanted.values())))
         try:
-            granted, descriptor = await asyncio.shield(asking)
+            found = dict(zip(wanted, await asyncio.shield(asking), strict=True))
         except asyncio.CancelledError:
-            # The store grants it all the same, for ever if nobody gives it back.
+            # The store grants them all the same, for ever if nobody gives them back.
             asking.add_done_callback(lambda done: _give_back(shared, done))
             raise
-        prepared.descriptors.append(descriptor)
-        prepared.releases.append(lambda: shared.unmap(granted.grant))
-        return local_pb2.MappedBlock(
-            name=name,
-            type=granted.type,
-            rectangle=_whole(granted.type),
-            data_offset=granted.data_offset,
-            size_bytes=granted.size_bytes,
-        )
+        for granted, _ in found.values():
+            prepared.releases.append(partial(shared.unmap, granted.grant))
+        # Who fails before these are prepared has them closed.
+        prepared.unclaimed.update(descriptor for _, descriptor in found.values())
+        return found
 
-    async def _result(self, assign: agent_pb2.Assign, prepared: Prepared) -> None:
+    async def _result(
+        self, assign: agent_pb2.Assign, prepared: Prepared, granted: Granted | None
+    ) -> None:
         if not assign.result_matrix_id:
             prepared.result = local_pb2.MappedBlock(
                 type=assign.result_type, rectangle=assign.rectangle, is_inline=True
             )
             return
-        if self.shared:
-            prepared.result = await self._mapped(
-                "", assign.result_matrix_id, prepared, writable=True
-            )
+        if granted:
+            prepared.result = _mapped(granted, prepared)
             return
         matrix = wire.matrix_type_from_wire(assign.result_type, field="result_type")
         rectangle = wire.rectangle_from_wire(assign.rectangle, within=matrix, field="rectangle")
@@ -307,13 +316,22 @@ class Blocks:
         return self.stub
 
 
-def _give_back(
-    shared: DescriptorClient, asked: asyncio.Future[tuple[local_pb2.DescriptorResponse, int]]
-) -> None:
+def _give_back(shared: DescriptorClient, asked: asyncio.Future[list[Granted]]) -> None:
     if not asked.cancelled() and asked.exception() is None:
-        granted, descriptor = asked.result()
-        os.close(descriptor)
-        shared.unmap(granted.grant)
+        shared.give_back(asked.result())
+
+
+def _mapped(granted: Granted, prepared: Prepared, *, name: str = "") -> local_pb2.MappedBlock:
+    found, descriptor = granted
+    prepared.unclaimed.discard(descriptor)
+    prepared.descriptors.append(descriptor)
+    return local_pb2.MappedBlock(
+        name=name,
+        type=found.type,
+        rectangle=_whole(found.type),
+        data_offset=found.data_offset,
+        size_bytes=found.size_bytes,
+    )
 
 
 def _inline(block: agent_pb2.OperandBlock) -> local_pb2.MappedBlock:

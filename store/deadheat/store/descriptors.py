@@ -13,6 +13,7 @@ import hmac
 import os
 import socket
 import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,9 @@ from deadheat.runtime.programs import MatrixType
 from deadheat.store.matrices import Store
 from deadheat.v1 import local_pb2 as pb
 from deadheat.v1 import types_pb2
+
+#: A grant, and a descriptor of what it is for.
+Granted = tuple[pb.DescriptorResponse, int]
 
 _REQUEST_TIMEOUT_S: Final = 20.0
 _CONNECT_TIMEOUT_S: Final = 2.0
@@ -188,11 +192,25 @@ class DescriptorClient:
         pages.when_unmapped(mapped, self._unmapped, response.grant)
         return Mapping(matrix_type, mapped[response.data_offset :])
 
-    def grant(self, matrix_id: str, *, writable: bool) -> tuple[pb.DescriptorResponse, int]:
-        """A grant and its descriptor for somebody else to map; `unmap` ends it."""
-        request = pb.DescriptorRequest(map=pb.MapMatrix(matrix_id=matrix_id, writable=writable))
-        response, (descriptor,) = self._call(request, ())
-        return response, descriptor
+    def grant_all(self, wanted: Sequence[tuple[str, bool]]) -> list[Granted]:
+        """Matrices (and whether they are to be written) for somebody else to map: all or none.
+        `unmap` ends a grant; the descriptor is the caller's."""
+        found: list[Granted] = []
+        try:
+            for matrix_id, writable in wanted:
+                one = pb.MapMatrix(matrix_id=matrix_id, writable=writable)
+                response, (descriptor,) = self._call(pb.DescriptorRequest(map=one), ())
+                found.append((response, descriptor))
+        except BaseException:
+            self.give_back(found)
+            raise
+        return found
+
+    def give_back(self, granted: Iterable[Granted]) -> None:
+        """Ends grants that nobody has mapped."""
+        for response, descriptor in granted:
+            os.close(descriptor)
+            self.unmap(response.grant)
 
     def unmap(self, grant: int) -> None:
         self._end(grant)
