@@ -30,6 +30,7 @@ def test_there_are_scenarios_for_every_kind_of_fault() -> None:
     text = "".join(path.read_text() for path in SCENARIOS.glob("*.toml"))
     for kind in ("lost", "stopped", "slow", "back"):
         assert f'kind = "{kind}"' in text
+    assert "away = " in text
 
 
 def test_people_get_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

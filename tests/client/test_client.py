@@ -31,7 +31,7 @@ REPORT_KEYS = {
     *("id", "kind", "state", "submitted_at", "started_at", "finished_at", "makespan_s"),
     *("predicted_makespan_s", "finish_spread", "efficiency", "serial_s", "serial_fraction"),
     *("bytes_moved", "bytes_lower_bound", "resplits", "precision", "error", "devices"),
-    *("placements",),
+    *("placements", "barriers"),
 }
 DEVICE_KEYS = {
     *("node", "device", "kind", "share", "availability", "speed_flops", "predicted_finish_s"),
@@ -174,6 +174,7 @@ def test_reports_have_every_key_of_the_contract(client: Client) -> None:
     assert report.state == "done"
     assert report.kind == "matmul"
     assert report.error is None
+    assert report.barriers == []
     assert report.submitted_at.endswith("Z")
     assert report.makespan_s is not None
     assert sum(device["share"] for device in report.devices) == pytest.approx(1.0)

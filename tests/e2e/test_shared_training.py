@@ -106,6 +106,38 @@ def test_an_agent_that_is_killed_in_mid_epoch_ends_the_epoch_and_not_the_trainin
         assert {p["node"] for p in again} == {"one", "two"} - set(killed)
 
 
+def test_a_scheduler_that_is_killed_among_shared_epochs_hears_their_ends_from_the_agents(
+    tmp_path: Path,
+) -> None:
+    epochs, kills = 20, 3
+    with daemons(tmp_path) as found:
+        started = [found.scheduler()]
+        address = str(started[0].ready["address"])
+        for name, at in (("one", 0), ("two", -1)):
+            found.agent(address, name, at)
+        network = mlp()
+        with Client(address) as client:
+
+            def kill(epoch: Epoch) -> None:
+                if epoch.number % 5 == 0 and len(started) <= kills:
+                    os.kill(started[-1].pid, signal.SIGKILL)
+                    started[-1].process.wait()
+                    started.append(found.scheduler(address))
+
+            made = client.train(network, X, Y, epochs=epochs, on_epoch=kill, **OPTIONS)
+            report = client.report(made.job)
+        assert len(started) == kills + 1
+        assert len(made.epochs) == epochs
+        check_same(network, expected(epochs), 1e-8)
+        done = [p for p in report.placements if p["state"] == "done"]
+        assert {p["state"] for p in report.placements} <= {"done", "superseded"}
+        # What agents said of their ends was heard and recorded, whoever was there when they ended.
+        assert all(p["start_s"] is not None and p["finish_s"] is not None for p in done)
+        assert {p["operation"] for p in done} == {f"epoch{n + 1}" for n in range(epochs)}
+        rows = [(p["operation"], p["device"]) for p in done]
+        assert len(rows) == len(set(rows))
+
+
 def test_a_cancelled_training_ends_on_all_devices(cluster: LocalCluster) -> None:
     with Client(cluster.address) as client:
 

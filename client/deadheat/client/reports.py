@@ -83,6 +83,11 @@ class Report:
     error: dict[str, str] | None
     devices: list[dict[str, Any]]
     placements: list[dict[str, Any]]
+    #: Where devices had to wait for one another, in the order in which they were reached: `after`
+    #: (the operation), `predicted_wait_s` and `wait_s` (of a device that had a part in it, on the
+    #: average), `share` (of the makespan; None before the job is done) and `devices` (how many).
+    #: Empty where the only barrier is the end.
+    barriers: list[dict[str, Any]]
 
     def as_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -103,6 +108,7 @@ class Report:
             error={"code": failure.code, "message": failure.message} if failure else None,
             devices=[_device(device) for device in job.devices],
             placements=[_placement(placement) for placement in job.placements],
+            barriers=[_barrier(barrier, job) for barrier in job.barriers],
         )
 
 
@@ -127,6 +133,17 @@ def _placement(placement: job_pb2.Placement) -> dict[str, Any]:
         "start_s": optional(placement, "start_s"),
         "finish_s": optional(placement, "finish_s"),
         "state": placement_state_name(placement.state),
+    }
+
+
+def _barrier(barrier: job_pb2.Barrier, job: job_pb2.Job) -> dict[str, Any]:
+    makespan_s = optional(job, "makespan_s")
+    return {
+        "after": barrier.after,
+        "predicted_wait_s": barrier.predicted_wait_s,
+        "wait_s": barrier.wait_s,
+        "share": barrier.wait_s / makespan_s if makespan_s else None,
+        "devices": barrier.devices,
     }
 
 

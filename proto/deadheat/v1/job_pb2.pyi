@@ -738,6 +738,7 @@ class Job(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
+    BARRIERS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: Global___JobKind.ValueType
     state: Global___JobState.ValueType
@@ -768,6 +769,12 @@ class Job(_message.Message):
     def placements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Placement]: ...
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Result]: ...
+    @_builtins.property
+    def barriers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Barrier]:
+        """In the order in which they were reached; the last one, the end, is none. Only where placements
+        are.
+        """
+
     def __init__(
         self,
         *,
@@ -793,10 +800,11 @@ class Job(_message.Message):
         results: _abc.Iterable[_types_pb2.Result] | None = ...,
         note: _builtins.str = ...,
         precision: _types_pb2.Precision.ValueType = ...,
+        barriers: _abc.Iterable[Global___Barrier] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bytes_lower_bound", b"_bytes_lower_bound", "_bytes_moved", b"_bytes_moved", "_efficiency", b"_efficiency", "_failure", b"_failure", "_finish_spread", b"_finish_spread", "_makespan_s", b"_makespan_s", "_predicted_makespan_s", b"_predicted_makespan_s", "_serial_fraction", b"_serial_fraction", "_serial_s", b"_serial_s", "bytes_lower_bound", b"bytes_lower_bound", "bytes_moved", b"bytes_moved", "efficiency", b"efficiency", "failure", b"failure", "finish_spread", b"finish_spread", "finished_at", b"finished_at", "makespan_s", b"makespan_s", "predicted_makespan_s", b"predicted_makespan_s", "serial_fraction", b"serial_fraction", "serial_s", b"serial_s", "started_at", b"started_at", "submitted_at", b"submitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_lower_bound", b"_bytes_lower_bound", "_bytes_moved", b"_bytes_moved", "_efficiency", b"_efficiency", "_failure", b"_failure", "_finish_spread", b"_finish_spread", "_makespan_s", b"_makespan_s", "_predicted_makespan_s", b"_predicted_makespan_s", "_serial_fraction", b"_serial_fraction", "_serial_s", b"_serial_s", "bytes_lower_bound", b"bytes_lower_bound", "bytes_moved", b"bytes_moved", "devices", b"devices", "efficiency", b"efficiency", "failure", b"failure", "finish_spread", b"finish_spread", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "makespan_s", b"makespan_s", "note", b"note", "placements", b"placements", "precision", b"precision", "predicted_makespan_s", b"predicted_makespan_s", "resplits", b"resplits", "results", b"results", "serial_fraction", b"serial_fraction", "serial_s", b"serial_s", "started_at", b"started_at", "state", b"state", "submitted_at", b"submitted_at", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_lower_bound", b"_bytes_lower_bound", "_bytes_moved", b"_bytes_moved", "_efficiency", b"_efficiency", "_failure", b"_failure", "_finish_spread", b"_finish_spread", "_makespan_s", b"_makespan_s", "_predicted_makespan_s", b"_predicted_makespan_s", "_serial_fraction", b"_serial_fraction", "_serial_s", b"_serial_s", "barriers", b"barriers", "bytes_lower_bound", b"bytes_lower_bound", "bytes_moved", b"bytes_moved", "devices", b"devices", "efficiency", b"efficiency", "failure", b"failure", "finish_spread", b"finish_spread", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "makespan_s", b"makespan_s", "note", b"note", "placements", b"placements", "precision", b"precision", "predicted_makespan_s", b"predicted_makespan_s", "resplits", b"resplits", "results", b"results", "serial_fraction", b"serial_fraction", "serial_s", b"serial_s", "started_at", b"started_at", "state", b"state", "submitted_at", b"submitted_at", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bytes_lower_bound: _TypeAlias = _typing.Literal["bytes_lower_bound"]  # noqa: Y015
     _WhichOneofArgType__bytes_lower_bound: _TypeAlias = _typing.Literal["_bytes_lower_bound", b"_bytes_lower_bound"]  # noqa: Y015
@@ -836,6 +844,40 @@ class Job(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__serial_s) -> _WhichOneofReturnType__serial_s | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class Barrier(_message.Message):
+    """The end of an operation, for those that had a part in it and went on with another one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: _builtins.int
+    PREDICTED_WAIT_S_FIELD_NUMBER: _builtins.int
+    WAIT_S_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    after: _builtins.str
+    """The operation's name, as in placements."""
+    predicted_wait_s: _builtins.float
+    """On the average over those devices: how far apart they were to end, with what sealing, planning
+    and sending take; and how long they really had nothing to do for this job.
+    """
+    wait_s: _builtins.float
+    devices: _builtins.int
+    def __init__(
+        self,
+        *,
+        after: _builtins.str = ...,
+        predicted_wait_s: _builtins.float = ...,
+        wait_s: _builtins.float = ...,
+        devices: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "devices", b"devices", "predicted_wait_s", b"predicted_wait_s", "wait_s", b"wait_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Barrier: _TypeAlias = Barrier  # noqa: Y015
 
 @_typing.final
 class JobDevice(_message.Message):

@@ -171,10 +171,13 @@ def test_after_a_restart_members_go_on_or_begin_anew_together(
     after = restarted(pool, tmp_path / "db", there)
     again = after.jobs["j1"]
     check_cover(again)
-    back = ("b", "c") if comes_back else ("b",)
+    # That one had ended, the agents know: none was told that it is settled.
+    assert len(after.active(again)) == 3
+    back = ("a", "b", "c") if comes_back else ("b",)
     for name in back:
-        kept = (events.HeldSubtask(held[name], is_finished=False),)
+        kept = (events.HeldSubtask(held[name], is_finished=name == "a"),)
         after.join(name, gflops=SPEEDS[name], held=kept, peer_address="127.0.0.1:1")
+    assert after.take_sent(effects.SendSettled) == []
     if comes_back:
         assert after.take_sent(effects.SendAssign) == []
         finish_all(after, again)
@@ -189,3 +192,112 @@ def test_after_a_restart_members_go_on_or_begin_anew_together(
     (assigned,) = after.take_sent(effects.SendAssign)
     assert (assigned.node, assigned.attempt, assigned.share) == ("b", 2, None)
     check_cover(again)
+
+
+def changes_of(pool: Pool) -> list[effects.Change]:
+    found, pool.committed = pool.committed, []
+    return found
+
+
+def settled(pool: Pool) -> set[str]:
+    return {one for sent in pool.take_sent(effects.SendSettled) for one in sent.subtasks}
+
+
+def test_nothing_is_recorded_or_settled_before_all_have_ended_and_the_next_is_planned(
+    pool: Pool,
+) -> None:
+    job = pool.submit(program=training(batch_size=25_000))
+    ended = pool.active(job)
+    changes_of(pool)
+    pool.holds_back = {effects.SealResult, effects.MakeResults}
+    for subtask in ended:
+        pool.finish(subtask)
+        # Whoever says it again, or comes back with it, is not told to forget it.
+        pool.finish(subtask)
+        node = pool.nodes[subtask.node]
+        held = (events.HeldSubtask(subtask.id, is_finished=True),)
+        pool.join(
+            node.name,
+            gflops=SPEEDS[node.name],
+            cpus=node.cpus,
+            held=held,
+            peer_address=node.peer_address,
+        )
+        assert settled(pool) == set()
+    (seal,) = pool.held_back
+    pool.held_back = []
+    seal()
+    (room,) = pool.held_back
+    pool.held_back = []
+    assert settled(pool) == set()
+    recorded = changes_of(pool)
+    assert not any(isinstance(one, effects.PlacementChange) for one in recorded)
+    room()
+    assert settled(pool) == {one.id for one in ended}
+    kinds = [type(one) for one in changes_of(pool)]
+    assert kinds.count(effects.PlacementChange) == kinds.count(effects.PlacementRow) == 3
+    assert kinds.count(effects.PlanRow) == 1
+
+
+@pytest.mark.parametrize("ending", ["lost", "cancel", "none left", "store"])
+def test_held_ends_are_recorded_whatever_becomes_of_the_epoch(pool: Pool, ending: str) -> None:
+    job = pool.submit(program=training(batch_size=25_000))
+    pool.holds_back = {effects.SealResult}
+    members = pool.active(job)
+    count = 3 if ending in ("none left", "store") else 2
+    for subtask in members[:count]:
+        pool.finish(subtask)
+    changes_of(pool)
+    match ending:
+        case "lost":
+            pool.fail(members[2], "unavailable")
+        case "cancel":
+            pool.feed(events.CancelAsked(job.id))
+        case "none left":
+            for node in list(pool.nodes.values()):
+                pool.feed(events.NodeLeft(node.name, node.instance, "stopped"))
+            assert settled(pool) == set()
+        case "store":
+            pool.lost = {"result1"}
+    pool.release_answers()
+    assert settled(pool) >= {one.id for one in members[:count]}
+    last = {one.id: one.values for one in changes_of(pool) if type(one) is effects.PlacementChange}
+    was_in_vain = ending in ("lost", "store")
+    for subtask in members[:count]:
+        assert last[subtask.id]["state"] == ("superseded" if was_in_vain else "done")
+    assert pool.core.world.unrecorded == {}
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_state_that_was_sealed_before_its_ends_were_recorded_counts(
+    pool: Pool, tmp_path: Path, epochs: int, comes_back: bool
+) -> None:
+    job = pool.submit(program=training(epochs, batch_size=25_000))
+    held = {one.node: one.id for one in pool.active(job)}
+    before = list(pool.committed)
+    finish_all(pool, job)
+    pool.committed = before
+    after = restarted(pool, tmp_path / "db", Matrices(frozenset({"result1"}), {"result1"}))
+    again = after.jobs["j1"]
+    assert again.steps[0].is_done
+    assert state_of(again) == "running"  # Its report lacks what the agents have to say.
+    for name in ("a", "b") if comes_back else ():
+        kept = (events.HeldSubtask(held[name], is_finished=True),)
+        after.join(name, gflops=SPEEDS[name], held=kept, peer_address="127.0.0.1:1")
+        after.finish(again.subtasks[held[name]], took_s=2.0)
+    assert settled(after) == ({held["a"], held["b"]} if comes_back else set())
+    for _ in range(15):
+        after.pass_time(1.0)
+        for name in after.nodes:
+            after.sample(name)
+    first = [one for one in again.subtasks.values() if one.operation == 0]
+    assert {state_of(one) for one in first} == {"done"}
+    assert len(first) == 3
+    # When one has ended whose agent is gone, nobody knows.
+    known = {one.node for one in first if one.finished_s is not None}
+    assert known == ({"a", "b"} if comes_back else set())
+    if epochs == 1:
+        assert state_of(again) == "done"
+    elif comes_back:
+        assert {one.operation for one in after.active(again)} == {1}

@@ -150,6 +150,13 @@ BAD: list[tuple[Any, str, str]] = [
     (_with(store={"bandwidth_gbps": -1.0}), "store.bandwidth_gbps", "-1.0"),
     (_with(store={"colour": 1}), "store.colour", "unknown"),
     (_with(store=3), "store", "a table"),
+    (_with(store={"away": 3.0}), "store.away", "a list"),
+    (_with(store={"away": [[1.0]]}), "store.away[0]", "[second, for how many seconds]"),
+    (_with(store={"away": [[-1.0, 1.0]]}), "store.away[0][0]", "-1.0"),
+    (_with(store={"away": [[1.0, 0.0]]}), "store.away[0][1]", "above 0"),
+    (_with(store={"away": [[1.0, math.inf]]}), "store.away[0][1]", "inf"),
+    (_with(store={"away": [[1.0, 2.0], [3.0, 1.0]]}), "store.away[1][0]", "one before, 3"),
+    (_with(store={"away": [[1.0, 1.0]] * 10_001}), "store.away", "limit"),
     (_with(policy={"cut": "fair"}), "policy.cut", "'fair'"),
     (_with(policy={"colour": 1}), "policy.colour", "unknown"),
 ]

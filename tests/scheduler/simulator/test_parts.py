@@ -167,6 +167,22 @@ def test_transfers_share_the_port_evenly_and_slow_links_leave_theirs_to_others()
     assert [end_s for end_s, _ in ended] == pytest.approx([2.0, 2.0, 2.8])
 
 
+def test_while_the_store_is_away_nothing_moves_and_then_all_goes_on() -> None:
+    network = Network(10.0)
+    network.start("a", 20.0, 10.0, 0.0)
+    network.start("b", 20.0, 10.0, 0.0)
+    network.pause(1.0, is_paused=True)
+    assert network.next_s() == math.inf
+    late = network.start("late", 5.0, 10.0, 2.0)
+    gone = network.start("gone", 5.0, 10.0, 3.0)
+    assert network.stop(gone, 10.0, 4.0) == pytest.approx(5.0)
+    network.pause(11.0, is_paused=False)
+    # 15 bytes of each of the first two are left, and all 5 of the late one.
+    ended = _drain(network)
+    assert [owner for _, owner in ended] == [late.owner, "a", "b"]
+    assert [end_s for end_s, _ in ended] == pytest.approx([12.5, 14.5, 14.5])
+
+
 def test_a_transfer_that_is_stopped_gives_its_share_back() -> None:
     network = Network(10.0)
     first = network.start("a", 100.0, 10.0, 0.0)
@@ -225,6 +241,21 @@ def test_reports_have_the_keys_of_the_contract() -> None:
         *("predicted_finish_s", "start_s", "finish_s", "state"),
     }
     assert document["started_at"] == "2000-01-01T00:00:00.000000Z"
+    assert document["barriers"] == []
+
+
+def test_a_simulated_chain_tells_its_barrier() -> None:
+    from deadheat.client import reports
+    from deadheat.v1 import job_pb2
+
+    chain: list[dict[str, object]] = [{"kind": "chain", "dims": [2000, 2000, 2000, 2000]}]
+    found = run_one(scenario([device(count=2)], chain), Cut.BALANCED)
+    document = report_as_dict(found.reports[0])
+    assert isinstance(document["barriers"], list)
+    (barrier,) = document["barriers"]
+    assert list(barrier) == list(reports._barrier(job_pb2.Barrier(), job_pb2.Job()))
+    assert isinstance(document["makespan_s"], float)
+    assert barrier["share"] == pytest.approx(barrier["wait_s"] / document["makespan_s"])
 
 
 def test_the_document_is_json_without_nan() -> None:

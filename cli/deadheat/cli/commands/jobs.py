@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -14,6 +14,9 @@ from deadheat.cli.options import (
     print_table,
     scheduler_option,
 )
+
+#: Barriers that are listed one by one, like those of `explain`.
+MAX_BARRIERS: Final = 12
 
 
 @click.command()
@@ -54,7 +57,7 @@ def job() -> None:
 @scheduler_option
 @json_option
 def show(job_id: str, scheduler: str | None, as_json: bool) -> int:
-    """What was promised and what happened, by device."""
+    """What was promised and what happened, by device and by barrier."""
     with connected(scheduler) as client:
         report = client.report(job_id)
     if as_json:
@@ -80,6 +83,9 @@ def show(job_id: str, scheduler: str | None, as_json: bool) -> int:
     if report.devices:
         click.echo()
         print_devices(report.devices)
+    if report.barriers:
+        click.echo()
+        print_barriers(report.barriers)
     return 0
 
 
@@ -101,6 +107,28 @@ def print_devices(devices: list[dict[str, Any]]) -> None:
     ]
     headers = ["DEVICE", "SHARE", "AVAILABLE", "IDLE SPEED", "PREDICTED", "FINISHED", "BUSY"]
     print_table(headers, rows, right=frozenset(range(1, 7)))
+
+
+def print_barriers(barriers: list[dict[str, Any]]) -> None:
+    """Those that cost most, in the order in which they were reached, and all together."""
+    listed = sorted(barriers, key=lambda barrier: -barrier["wait_s"])[:MAX_BARRIERS]
+    rows = [_barrier(f"after {one['after']}", [one]) for one in barriers if one in listed]
+    if len(barriers) > len(listed):
+        rest = [one for one in barriers if one not in listed]
+        rows.append(_barrier(f"and {len(rest)} others", rest))
+    if len(barriers) > 1:
+        rows.append(_barrier("together", barriers))
+    print_table(["BARRIER", "PREDICTED", "WAITED", "OF THE TIME"], rows, right=frozenset({1, 2, 3}))
+
+
+def _barrier(name: str, barriers: list[dict[str, Any]]) -> list[str]:
+    shares = [barrier["share"] for barrier in barriers]
+    return [
+        name,
+        _seconds(sum(barrier["predicted_wait_s"] for barrier in barriers)),
+        _seconds(sum(barrier["wait_s"] for barrier in barriers)),
+        "-" if None in shares else _percent(sum(shares)),
+    ]
 
 
 @job.command()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from deadheat.scheduler.core import events, jobs, lineage, nodes, outcomes, presence
+from deadheat.scheduler.core import epochs, events, jobs, lineage, nodes, outcomes, presence
 from deadheat.scheduler.core.effects import Effect
 from deadheat.scheduler.core.world import World
 
@@ -26,6 +26,7 @@ class Core:
             jobs.retry_waiting(self.world)
             nodes.check_drained(self.world)
             presence.tell_idle(self.world)
+            epochs.record_ends(self.world)
         finally:
             effects = self.world.take_effects()
         return effects

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from deadheat.runtime.errors import JobFailed
-from deadheat.runtime.programs import UNSENT, Program
+from deadheat.runtime.programs import UNSENT, Program, Rectangle
 from deadheat.scheduler.core import events, rebalance, report, subtasks
 from deadheat.scheduler.core.effects import (
     Change,
@@ -123,7 +123,14 @@ def abandon(world: World, subtask: Subtask, why: str, *, died: bool, failed: boo
     ]
     step = job.steps[subtask.operation]
     may_keep = step.inline is None and not is_whole(step.operation)
-    if delivered and may_keep:
+    if step.is_done:
+        # It had ended, but the scheduler before us died before it had recorded that. When, is gone
+        # with the agent.
+        rest: list[Rectangle] = []
+        subtask.state = SUBTASK.next(subtask.state, SubtaskEvent.FINISH)
+        subtask.area_done = subtask.area
+        died = failed = False
+    elif delivered and may_keep:
         rest = subtasks.keep_only(subtask, delivered)
         subtask.state = SUBTASK.next(subtask.state, SubtaskEvent.FINISH)
         subtask.area_done = subtask.area

@@ -123,7 +123,8 @@ def advance(world: World, job: Job) -> None:
             _complete_step(world, job, step)
     if not job.joins_first:
         planning.make_results(world, job)
-    if all(step.is_done for step in job.steps):
+    # After a restart a sealed state may have sub-tasks of whose ends the agents have yet to tell.
+    if all(step.is_done and not step.active for step in job.steps):
         endings.finish(world, job)
         return
     work = [

@@ -74,7 +74,7 @@ def record(world: World, device: Device) -> None:
     world.commit(SpeedRows(device.facts.id, device.history))
 
 
-def _record_if_due(world: World, device: Device) -> None:
+def record_if_due(world: World, device: Device) -> None:
     if device.is_unrecorded and world.now - device.recorded_s >= RECORD_INTERVAL_S:
         record(world, device)
 
@@ -83,7 +83,8 @@ def _record_if_due(world: World, device: Device) -> None:
 
 
 def learn(world: World, job: Job, subtask: Subtask, event: events.SubtaskFinished) -> None:
-    """Takes in how long a finished sub-task took, and its transfers."""
+    """Takes in how long a finished sub-task took, and its transfers. What was learnt is recorded by
+    whoever records its end."""
     device = world.devices[subtask.device]
     device.learn_bandwidth(event.bytes_in + event.bytes_out, event.transfer_s)
     shape = job.program.shape_of(job.steps[subtask.operation].operation)
@@ -120,7 +121,6 @@ def _take(world: World, device: Device, shape: GemmShape, idle_s: float) -> None
             f"{device.facts.id}: speed of {shape.dtype} is learnt anew, it was not as we knew it"
         )
         world.commit(EventRow(world.now, "speed_flushed", node=device.node, detail=detail))
-    _record_if_due(world, device)
 
 
 # Samples
@@ -142,7 +142,7 @@ def take_sample(world: World, device: Device, sampled: events.DeviceSampled) -> 
     device.gpu = sampled.gpu
     world.note_held(device, frozenset(sampled.held[:MAX_HELD]))
     _roll_up(world, device, sample)
-    _record_if_due(world, device)
+    record_if_due(world, device)
 
 
 def believable(sample: Sample, now: float) -> tuple[Sample | None, tuple[str, ...]]:

@@ -107,7 +107,7 @@ def _reconcile(world: World, node: Node, event: events.NodeRegistered) -> None:
     """After a break: what the agent has and we do not want is cancelled, what we want and it does
     not have (the assignment was lost on its way) is sent again."""
     held = {item.id for item in event.held}
-    ours = {subtask.id for subtask in node.active()}
+    ours = {subtask.id for subtask in node.active()} | world.unrecorded.keys()
     for subtask in node.active():
         if subtask.id not in held:
             world.emit(subtasks.assignment(world, world.jobs[subtask.job], subtask))

@@ -8,6 +8,7 @@ from deadheat.runtime.errors import Conflict, DataLost, InvalidInput, NotFound
 from deadheat.runtime.programs import MatrixType, Rectangle, uncovered
 from deadheat.scheduler.core import (
     endings,
+    epochs,
     events,
     jobs,
     learning,
@@ -67,8 +68,10 @@ def _note_progress(world: World, subtask: Subtask, progress: events.Progress) ->
 def on_finished(world: World, event: events.SubtaskFinished) -> None:
     subtask = _ours(world, event.node, event.progress.subtask)
     if subtask is None:
-        # A repeated report, or a stale attempt: either way the agent may forget it.
-        world.emit(SendSettled(event.node, [event.progress.subtask]))
+        # A repeated report, or a stale attempt: either way the agent may forget it, unless its end
+        # is not recorded yet.
+        if event.progress.subtask not in world.unrecorded:
+            world.emit(SendSettled(event.node, [event.progress.subtask]))
         return
     job = world.jobs[subtask.job]
     step = job.steps[subtask.operation]
@@ -88,8 +91,8 @@ def on_finished(world: World, event: events.SubtaskFinished) -> None:
     learning.learn(world, job, subtask, event)
     job.computed_s = max(job.computed_s or 0.0, event.finished_s)
     subtasks.forget(world, subtask)
-    world.commit(*subtasks.changes(job, subtask))
-    world.emit(SendSettled(event.node, [subtask.id]), NotifyJob(job.id))
+    epochs.note_end(world, job, subtask)
+    world.emit(NotifyJob(job.id))
     _given_up(world, job, subtask)
     jobs.advance(world, job)
     rebalance.consider(world, job)

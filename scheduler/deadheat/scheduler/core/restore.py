@@ -1,7 +1,9 @@
 """After a restart: the world as the database and the store remember it.
 
 Nodes come back as silent ones: those that register again in time are adopted with what they still
-hold, the others are lost like any other node.
+hold, the others are lost like any other node. A state of a training that is sealed is complete,
+also where its sub-tasks count as active: their ends were not recorded (see epochs.py), and their
+agents tell of them again.
 """
 
 from __future__ import annotations

@@ -51,6 +51,8 @@ class World:
         self.requests: dict[str, str] = {}
         #: Sub-tasks that are assigned or run.
         self.subtasks: dict[str, Subtask] = {}
+        #: Sub-tasks that have ended, while their ends are not recorded (see epochs.py).
+        self.unrecorded: dict[str, tuple[Job, Subtask]] = {}
         #: Names of nodes that are draining.
         self.draining: set[str] = set()
         #: Names of nodes that leave when there is nothing to do, and of those among them that have

@@ -11,6 +11,7 @@ from deadheat.runtime import dtypes, rpc, wire
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.programs import GemmShape, Op, Rectangle
 from deadheat.scheduler.core import effects, events
+from deadheat.scheduler.core.barriers import barriers
 from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
 from deadheat.scheduler.core.report import DeviceReport, JobReport, PlacementReport
 from deadheat.scheduler.planner.availability import Sample
@@ -141,6 +142,15 @@ def job_to_wire(
         results=results,
         note=report.note,
         precision=wire.precision_to_wire(report.precision),
+        barriers=[
+            job_pb2.Barrier(
+                after=one.after,
+                predicted_wait_s=one.predicted_wait_s,
+                wait_s=one.wait_s,
+                devices=one.devices,
+            )
+            for one in barriers(report.placements)
+        ],
     )
 
 

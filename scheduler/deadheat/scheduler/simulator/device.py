@@ -11,17 +11,23 @@ from __future__ import annotations
 from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from deadheat.runtime.programs import Rectangle, read_by_rows, work_shape
+from deadheat.runtime.programs import Rectangle, read_by_rows
 from deadheat.scheduler.core import effects, events
 from deadheat.scheduler.simulator import panels
 from deadheat.scheduler.simulator.curves import Supply
 from deadheat.scheduler.simulator.network import Transfer
 from deadheat.scheduler.simulator.processor import Processor
 from deadheat.scheduler.simulator.scenario import DeviceSpec
-from deadheat.scheduler.simulator.tasks import BlockKey, Phase, Task
+from deadheat.scheduler.simulator.tasks import (
+    BlockKey,
+    Move,
+    Phase,
+    Task,
+    flops_per_element,
+    is_mapped,
+)
 
 #: An agent that was away for longer finds its session closed, and registers again.
 LEASE_S: Final = 10.0
@@ -31,6 +37,8 @@ class Surroundings(Protocol):
     """What a device may ask of the simulation around it."""
 
     now: float
+    #: When the store answers again; it does now unless that is to come.
+    store_back_s: float
 
     def at(self, when_s: float, action: Callable[[Any], None], argument: Any) -> None: ...
 
@@ -53,19 +61,6 @@ ROW_RUNS: Final = 16
 DELIVERY_BYTES: Final = 4 << 20
 
 
-@dataclass(eq=False, slots=True)
-class _Move:
-    """Bytes on their way to or from the store, for one sub-task."""
-
-    task: Task
-    size_bytes: float
-    #: When it has come, all rows below this one are here; or, of a result, there.
-    rows: int
-    is_result: bool = False
-    moved_s: float = 0.0
-    begun_s: float = 0.0
-
-
 class Device:
     """`index` seeds its noise together with the scenario's seed."""
 
@@ -85,7 +80,7 @@ class Device:
         self._processor = Processor(
             spec, supply, seeds, world.at, self._tell_progress, self._computed
         )
-        self._moves: deque[_Move] = deque()
+        self._moves: deque[Move] = deque()
         self._transfer: Transfer | None = None
         self._cached: dict[str, set[BlockKey]] = {}
         #: What came while it was stopped.
@@ -149,7 +144,18 @@ class Device:
             if first or rest or any(m.task.assign.job == assign.job for m in self._moves):
                 self._fetch(task, first, rest)
                 return
+        elif self._world.store_back_s > self._world.now and is_mapped(assign):
+            self._world.at(self._world.store_back_s, self._mapped, (task, self._instance))
+            return
         self._make_ready(task)
+
+    def _mapped(self, given: tuple[Task, int]) -> None:
+        """The store is there again, and has given what it was asked for."""
+        task, instance = given
+        if self.is_stopped:
+            self._inbox.append((self._mapped, given))
+        elif instance == self._instance and self._tasks.get(task.id) is task:
+            self._make_ready(task)
 
     def _claim_blocks(self, task: Task) -> tuple[int, int]:
         """Bytes of operands that are not here (from now on they are, or will soon be): of those
@@ -178,7 +184,7 @@ class Device:
         start, ahead = 0, whole_bytes
         for stop in dict.fromkeys(stops):
             share = row_bytes * (stop - start) / max(1, rows)
-            self._move(_Move(task, ahead + share, stop))
+            self._move(Move(task, ahead + share, stop))
             start, ahead = stop, 0
 
     def _make_ready(self, task: Task) -> None:
@@ -225,7 +231,7 @@ class Device:
 
     # Blocks
 
-    def _move(self, move: _Move) -> None:
+    def _move(self, move: Move) -> None:
         """Blocks of the best rank go first. (A real agent's transfers share its link evenly, which
         hardly slows a small one of a better rank down.)"""
         at = bisect(self._moves, move.task.order, key=lambda other: other.task.order)
@@ -266,7 +272,7 @@ class Device:
         self._world.at(arrived_s, self._arrived, (move, self._instance))
         self._begin_transfer()
 
-    def _arrived(self, given: tuple[_Move, int]) -> None:
+    def _arrived(self, given: tuple[Move, int]) -> None:
         move, instance = given
         task = move.task
         if self.is_stopped:
@@ -321,7 +327,7 @@ class Device:
         """A part of its result."""
         task.rows_sent, task.area_sent = rows, task.area_sent + area
         task.bytes_out += area * self._itemsize(task)
-        self._move(_Move(task, area * self._itemsize(task), rows, is_result=True))
+        self._move(Move(task, area * self._itemsize(task), rows, is_result=True))
 
     def _itemsize(self, task: Task) -> int:
         return task.assign.result_type.element.itemsize
@@ -390,10 +396,3 @@ class Device:
         for action, argument in inbox:
             action(argument)
         return was_away
-
-
-def flops_per_element(assign: effects.SendAssign) -> float:
-    """The work in one element of an operation's result."""
-    types = {operand.name: operand.type for operand in assign.operands}
-    shape = work_shape(assign.operation, types)
-    return shape.with_rows(1).flops / shape.columns

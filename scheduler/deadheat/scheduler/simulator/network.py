@@ -1,9 +1,10 @@
 """The store's one port, shared by all who stream from and to it.
 
 Each device has at most one transfer at a time, which gets a max-min fair share of the port, at
-most its own link's bandwidth. Transfers over links of one speed always run at one rate, so they
-are kept together and end in the order of their sizes on a clock of bytes served: a transfer costs
-a logarithm, and a change of rates costs one step for each speed of link, not for each transfer.
+most its own link's bandwidth; nothing while the store is away. Transfers over links of one speed
+always run at one rate, so they are kept together and end in the order of their sizes on a clock of
+bytes served: a transfer costs a logarithm, and a change of rates costs one step for each speed of
+link, not for each transfer.
 """
 
 from __future__ import annotations
@@ -49,7 +50,13 @@ class Network:
         self._now = 0.0
         self._serial = 0
         self._is_stale = False
+        self._is_paused = False
         self._next_s = math.inf
+
+    def pause(self, now: float, *, is_paused: bool) -> None:
+        """Nothing moves any more, or everything goes on where it was."""
+        self._pass(now)
+        self._is_paused, self._is_stale = is_paused, True
 
     def start(
         self, owner: Any, size_bytes: float, bandwidth_bytes_per_s: float, now: float
@@ -116,6 +123,9 @@ class Network:
         left, waiting = self._port, sum(links.active for links in self._busy)
         self._next_s = math.inf
         for links in self._busy:
+            if self._is_paused:
+                links.rate = 0.0
+                continue
             links.rate = min(links.bandwidth_bytes_per_s, left / waiting)
             left -= links.rate * links.active
             waiting -= links.active

@@ -28,6 +28,8 @@ MAX_JOBS: Final = 10_000
 MAX_FAULTS: Final = 100_000
 #: Steps of one device's load: one a second for a day.
 MAX_STEPS: Final = 86_400
+#: Losses of the store: one a minute for a week.
+MAX_AWAY: Final = 10_000
 #: Months of virtual time; a moment beyond is a slip of units.
 MAX_TIME_S: Final = 1e7
 MAX_NAME: Final = 64
@@ -65,10 +67,10 @@ def parse(document: object) -> Scenario:
     names = {device.name for device in devices}
     faults = tuple(_fault(table, names) for table in top.tables("fault", limit=MAX_FAULTS))
     _check_order((fault.at_s for fault in faults), "fault")
-    store_bandwidth = _store(top)
+    store_bandwidth, store_away = _store(top)
     cut = _policy(top)
     top.close()
-    return Scenario(seed, devices, jobs, faults, store_bandwidth, cut)
+    return Scenario(seed, devices, jobs, faults, store_bandwidth, store_away, cut)
 
 
 def _check_order(moments_s: Iterable[float], name: str) -> None:
@@ -201,14 +203,32 @@ def _fault(table: Table, names: Collection[str]) -> Fault:
     return Fault(at_s, device, kind, factor)
 
 
-def _store(top: Table) -> float | None:
+def _store(top: Table) -> tuple[float | None, tuple[tuple[float, float], ...]]:
+    """Its port's bandwidth, if it is given, and when it is away."""
     found = top.get("store")
     if found is None:
-        return None
+        return None, ()
     table = Table(found, "store")
     gbps = table.number("bandwidth_gbps", 0.0, low=0, high=MAX_BANDWIDTH_GBPS, exclusive=True)
+    away = _away(table)
     table.close()
-    return gbps * 1e9 / 8 if gbps else None
+    return gbps * 1e9 / 8 if gbps else None, away
+
+
+def _away(table: Table) -> tuple[tuple[float, float], ...]:
+    """Moments and durations; one ends before the next begins."""
+    field = table.field("away")
+    times: list[tuple[float, float]] = []
+    for index, time in enumerate(items_of(table.get("away"), field, limit=MAX_AWAY)):
+        here = f"{field}[{index}]"
+        if not isinstance(time, list) or len(time) != 2:
+            refuse(here, time, "[second, for how many seconds]")
+        at_s = number(time[0], f"{here}[0]", low=0, high=MAX_TIME_S)
+        for_s = number(time[1], f"{here}[1]", low=0, high=MAX_TIME_S, exclusive=True)
+        if times and at_s <= sum(times[-1]):
+            refuse(f"{here}[0]", at_s, f"after the end of the one before, {sum(times[-1]):g}")
+        times.append((at_s, for_s))
+    return tuple(times)
 
 
 def _policy(top: Table) -> Cut:

@@ -9,6 +9,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from deadheat.scheduler.core.barriers import Barrier, barriers
 from deadheat.scheduler.core.report import DeviceReport, JobReport, PlacementReport
 
 EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -51,6 +52,17 @@ def report_as_dict(report: JobReport) -> dict[str, object]:
         "error": {"code": failure.code, "message": failure.message} if failure else None,
         "devices": [_device(device) for device in report.devices],
         "placements": [_placement(placement) for placement in report.placements],
+        "barriers": [_barrier(one, report.makespan_s) for one in barriers(report.placements)],
+    }
+
+
+def _barrier(barrier: Barrier, makespan_s: float | None) -> dict[str, object]:
+    return {
+        "after": barrier.after,
+        "predicted_wait_s": barrier.predicted_wait_s,
+        "wait_s": barrier.wait_s,
+        "share": barrier.wait_s / makespan_s if makespan_s else None,
+        "devices": barrier.devices,
     }
 
 

@@ -85,6 +85,8 @@ class Scenario:
     #: The store's one port, shared by all devices that do not share its memory; None: as fast as
     #: the fastest of their links.
     store_bandwidth_bytes_per_s: float | None = None
+    #: When the store is away, and for how many seconds, in order of time.
+    store_away: tuple[tuple[float, float], ...] = ()
     cut: Cut = Cut.BALANCED
 
     @property

@@ -58,6 +58,8 @@ class Simulation:
         #: Real seconds of each call of the planner.
         self.planning_s: list[float] = []
         self.placements = 0
+        #: When the store answers again; it does now unless that is to come.
+        self.store_back_s = 0.0
         self._scenario = scenario
         self._cut = cut
         self._stopwatch = stopwatch
@@ -130,6 +132,8 @@ class Simulation:
             self.at(job.at_s, self._submit, (index, job))
         for fault in self._scenario.faults:
             self.at(fault.at_s, self._fault, fault)
+        for at_s, for_s in self._scenario.store_away:
+            self.at(at_s, self._lose_store, at_s + for_s)
         self._sample_all(None)
 
     # Agents
@@ -218,6 +222,23 @@ class Simulation:
                 if must_register:
                     self.at(self.now + device.spec.latency_s, self._register, fault.device)
 
+    # The store
+
+    def _lose_store(self, back_s: float) -> None:
+        """As by SIGKILL: its files outlive it, so all that it had will be there again."""
+        self.store_back_s = back_s
+        self._network.pause(self.now, is_paused=True)
+        self.at(back_s, self._return_store, None)
+
+    def _return_store(self, argument: None) -> None:
+        del argument
+        self._network.pause(self.now, is_paused=False)
+        self._feed(events.StoreRestarted())
+
+    def _answer(self, event: events.Event) -> None:
+        """The store's, which comes when it is there."""
+        self.at(max(self.now, self.store_back_s) + STORE_ANSWER_S, self._feed, event)
+
     # Users
 
     def _submit(self, given: tuple[int, JobSpec]) -> None:
@@ -259,10 +280,11 @@ class Simulation:
                 case effects.MakePlan():
                     self.at(self.now + PLANNING_S, self._feed, self._plan(effect))
                 case effects.MakeResults(job):
-                    self.at(self.now + STORE_ANSWER_S, self._feed, events.ResultsMade(job))
+                    self._answer(events.ResultsMade(job))
                 case effects.SealResult(job, operation):
-                    sealed = events.ResultSealed(job, operation)
-                    self.at(self.now + STORE_ANSWER_S, self._feed, sealed)
+                    self._answer(events.ResultSealed(job, operation))
+                case effects.FindMatrices(job):
+                    self._answer(events.MatricesFound(job))
                 case effects.ReleaseJob(job):
                     self._end(job)
                 case effects.AcceptNode() | effects.SendDrain() | effects.SendNothingToDo():

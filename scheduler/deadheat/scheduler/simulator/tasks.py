@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from deadheat.runtime.programs import Rectangle
+from deadheat.runtime.programs import Rectangle, work_shape
 from deadheat.scheduler.core.effects import SendAssign
 from deadheat.scheduler.core.events import Progress
 from deadheat.scheduler.simulator.panels import ANY_HEIGHT, Layout, Sizes
@@ -87,3 +87,28 @@ class Task:
             self.wall_s,
             area * self.flops_per_element,
         )
+
+
+@dataclass(eq=False, slots=True)
+class Move:
+    """Bytes on their way to or from the store, for one sub-task."""
+
+    task: Task
+    size_bytes: float
+    #: When it has come, all rows below this one are here; or, of a result, there.
+    rows: int
+    is_result: bool = False
+    moved_s: float = 0.0
+    begun_s: float = 0.0
+
+
+def flops_per_element(assign: SendAssign) -> float:
+    """The work in one element of an operation's result."""
+    types = {operand.name: operand.type for operand in assign.operands}
+    shape = work_shape(assign.operation, types)
+    return shape.with_rows(1).flops / shape.columns
+
+
+def is_mapped(assign: SendAssign) -> bool:
+    """Whether anything of it lies in the store."""
+    return bool(assign.result_id) or any(source.inline is None for source in assign.operands)
