@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,30 @@ def test_shared_memory_needs_the_ticket_and_the_host(tmp_path: Path) -> None:
         stranger.close()
         with pytest.raises(Unavailable):
             DescriptorClient("deadheat-nowhere", "guess")
+
+    run(tmp_path, test)
+
+
+OPEN = Path("/proc/self/fd")
+
+
+def test_of_several_grants_all_are_given_or_none(tmp_path: Path) -> None:
+    async def test(store: RunningStore) -> None:
+        first, second = await store.create(300, 200), await store.create(300, 200)
+        shared = store.share()
+        before = len(list(OPEN.iterdir()))
+        with pytest.raises(NotFound):
+            shared.grant_all([(first, True), ("m-none", False)])
+        assert len(list(OPEN.iterdir())) == before
+        # Nothing of it is mapped, so its memory is free at once.
+        await store.delete(first)
+        assert (await store.listing()).memory_bytes < 2 * values().nbytes
+        ((_, one), (_, other)) = shared.grant_all([(second, True), (second, True)])
+        os.pwrite(one, b"deadheat", 0)
+        assert os.pread(other, 8, 0) == b"deadheat"
+        os.close(one)
+        os.close(other)
+        shared.close()
 
     run(tmp_path, test)
 
