@@ -251,17 +251,19 @@ def test_shared_memory_needs_the_ticket_and_the_host(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-OPEN = Path("/proc/self/fd")
+def opened() -> int:
+    """Descriptors of this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_of_several_grants_all_are_given_or_none(tmp_path: Path) -> None:
     async def test(store: RunningStore) -> None:
         first, second = await store.create(300, 200), await store.create(300, 200)
         shared = store.share()
-        before = len(list(OPEN.iterdir()))
+        before = opened()
         with pytest.raises(NotFound):
             shared.grant_all([(first, True), ("m-none", False)])
-        assert len(list(OPEN.iterdir())) == before
+        assert opened() == before
         # Nothing of it is mapped, so its memory is free at once.
         await store.delete(first)
         assert (await store.listing()).memory_bytes < 2 * values().nbytes
