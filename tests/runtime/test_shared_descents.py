@@ -68,6 +68,8 @@ def shared_epoch(
             one.total[:] = total
             one.taken(loss)
             one.proceed()
+    # Others may yet be sent it.
+    assert all(np.array_equal(one.total, total, equal_nan=True) for one in members)
     for one, done in zip(members, flops):
         assert np.isclose(done, one.flops)
         one.record(1.5, 0.25, 0.125)

@@ -25,16 +25,10 @@ from deadheat.runtime import descents
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.layers import FUNCTIONS, LOSSES
 from deadheat.runtime.operations import Dense, Descent, LayerFunction
+from deadheat.runtime.rounds import FIRST, in_one_round, in_rounds
 
 Array = Any
 
-#: Rows of a block. BLAS packs all of a weight for each: with blocks of 256 rows at most a step of
-#: 2048 x 1024 takes 1.26 times as long, with 384 1.08 times (measured, two threads).
-MOST_ROWS: Final = 512
-LEAST_ROWS: Final = 128
-#: A block is no more than one of so many for each thread of what is left: the last ones are small.
-BLOCKS_LEFT: Final = 1.3
-GRAIN: Final = 16
 #: To move a parameter takes about as long as so many flops of a product: memory is what it needs.
 MOVE_EFFORT: Final = 100.0
 
@@ -128,23 +122,29 @@ class Pass:
     #: Weight and bias of each layer with parameters, and then their gradients, likewise.
     _weights: Sequence[tuple[Array, Array | None]] = field(init=False, default=())
     _is_moving: bool = field(init=False, default=True)
+    _is_finite: bool = field(init=False, default=True)
 
     def begin(self) -> None:
         """Raises InvalidInput for labels or sample numbers that are none."""
         samples, targets, order, before = self.parts
         descents.check_values(self.kind, targets, order, len(samples))
-        self.out[...] = before
+        count = descents.parameters(self.kind)
+        self.out[:, count:] = before[:, count:]
         self._places = list(descents.places(self.kind))
         self._before = [stage.before for stage in self.work.stages if stage.number >= 0]
+        self._read(before)
+        self._next()
+
+    def _read(self, state: Array) -> None:
+        """From now on these parameters are read: what a step moves to need not be copied there."""
         self._weights = [
             (
                 self._view(row, weight, (layer.inputs, layer.outputs)),
                 self._view(row, bias, (layer.outputs,)) if layer.bias else None,
             )
-            for row in (self.out[0], self.work.gradient)
+            for row in (state[0], self.work.gradient)
             for layer, weight, bias in self._places
         ]
-        self._next()
 
     @staticmethod
     def _view(row: Array, start: int, shape: tuple[int, ...]) -> Array:
@@ -196,13 +196,15 @@ class Pass:
 
     def _end_step(self) -> None:
         self.steps += 1
+        if self.steps == 1:
+            self._read(self.out)
         if self.steps == self.steps_in_all:
             self.pieces = ()
             self.is_over = True
             self._end()
 
     def _end(self) -> None:
-        if not bool(self.xp.isfinite(self.out[:, : descents.parameters(self.kind)]).all()):
+        if not self._is_finite:
             raise self._diverged("a parameter is not finite after", self.kind.epoch + 1)
         self.loss /= len(self.parts[0])
 
@@ -218,14 +220,17 @@ class Pass:
 
     def _row_pieces(self) -> list[Piece]:
         flops = _forward_flops(self.kind)
-        cuts = _cuts(len(self._rows), self.threads)
+        cuts = in_rounds(len(self._rows), self.threads)
         return [Piece(None, a, b, flops * (b - a)) for a, b in cuts]
 
     def _weight_pieces(self) -> list[Piece]:
         rows, found = len(self._rows), []
         for number, layer in enumerate(descents.dense(self.kind)):
             flops = 2.0 * rows * layer.outputs
-            cuts = _cuts(layer.inputs, self.threads)
+            # Where others are as large, there are rounds enough.
+            is_most = layer.inputs * layer.outputs > FIRST * _sizes(self.kind)
+            cut = in_rounds if is_most else in_one_round
+            cuts = cut(layer.inputs, self.threads)
             found += [Piece(number, a, b, flops * (b - a)) for a, b in cuts]
             if layer.bias:
                 found.append(Piece(number, 0, 0, 0.0))
@@ -305,15 +310,20 @@ class Pass:
         return bias, bias + gradient.size
 
     def _move(self, start: int, stop: int, gradient: Array | None = None) -> None:
-        """v = momentum * v + g and p = p - learning_rate * v, for some parameters."""
-        gradient = self.work.gradient if gradient is None else gradient
-        p, g = self.out[0, start:stop], gradient[start:stop]
+        """v = momentum * v + g and p = p - learning_rate * v, for some parameters. Without a
+        gradient it is that of this step, which is not asked for again."""
+        xp, some = self.xp, slice(start, stop)
+        before = self.out if self.steps else self.parts[3]
+        g = move = self.work.gradient[some] if gradient is None else gradient[some]
         if self.kind.momentum:
-            v = self.out[1, start:stop]
-            v *= self.kind.momentum
-            v += g
-            g = v
-        p -= g * self.kind.learning_rate
+            move = self.out[1, some]
+            xp.multiply(before[1, some], self.kind.momentum, out=move)
+            move += g
+        move = xp.multiply(move, self.kind.learning_rate, out=g if gradient is None else None)
+        p = self.out[0, some]
+        xp.subtract(before[0, some], move, out=p)
+        if self.steps + 1 == self.steps_in_all and not bool(xp.isfinite(p).all()):
+            self._is_finite = False  # Nor was the velocity, if that is what it moved by.
 
 
 def run(
@@ -346,18 +356,3 @@ def _forward_flops(kind: Descent) -> float:
     """Of one row, forwards and backwards, without the gradients of weights."""
     layers = descents.dense(kind)
     return 4.0 * _sizes(kind) - 2.0 * layers[0].inputs * layers[0].outputs
-
-
-def _cuts(length: int, threads: int) -> list[tuple[int, int]]:
-    """A length in blocks: large ones first, and the last ones small, so that threads of unlike pace
-    end together."""
-    found, start = [], 0
-    while start < length:
-        left = length - start
-        size = int(left / (BLOCKS_LEFT * threads)) if threads > 1 else MOST_ROWS
-        size = -(-min(MOST_ROWS, max(LEAST_ROWS, size)) // GRAIN) * GRAIN
-        if left - size < LEAST_ROWS // 2:
-            size = left
-        found.append((start, start + size))
-        start += size
-    return found
