@@ -146,6 +146,47 @@ def test_whoever_ends_ends_the_others(ends: int) -> None:
     with_members(4, test)
 
 
+#: Far less than a member's patience.
+SOON_S = 20.0
+
+
+def test_a_child_that_comes_when_its_parent_has_ended_is_told_so() -> None:
+    """Its executor may die before a child's connection is made. The child used to wait for it."""
+
+    async def test(members: list[Member], addresses: list[str]) -> None:
+        root, child = members
+        root.begin(0, addresses)
+        assert root.exchange
+        root.server.exchanges.close(root.exchange)
+        child.begin(1, addresses)
+        child.give(0, np.zeros(parameters(KIND), "float32"), 0.0)
+        error = await asyncio.wait_for(child.failed.get(), SOON_S)
+        assert isinstance(error, Unavailable)
+        assert "member 0 of this epoch" in error.message
+
+    with_members(2, test)
+
+
+def test_a_child_that_has_ended_before_its_parent_began_is_missed_when_it_does() -> None:
+    """Nobody told its parent, which used to wait for it."""
+
+    async def test(members: list[Member], addresses: list[str]) -> None:
+        root, child, other = members
+        child.begin(1, addresses)
+        other.begin(2, addresses)
+        await asyncio.sleep(0)  # They are on their way.
+        assert child.exchange
+        child.server.exchanges.close(child.exchange)
+        root.begin(0, addresses)
+        for one in (root, other):
+            one.give(0, np.zeros(parameters(KIND), "float32"), 0.0)
+            error = await asyncio.wait_for(one.failed.get(), SOON_S)
+            assert isinstance(error, Unavailable)
+            assert "of this epoch" in error.message
+
+    with_members(3, test)
+
+
 def test_nobody_waits_longer_than_he_was_told() -> None:
     async def test(members: list[Member], addresses: list[str]) -> None:
         for number, one in enumerate(members):

@@ -1,12 +1,14 @@
 """All exchanges of gradients of this agent, and the service that their children call.
 
-Rules of this file: a child may come before its parent has begun, and then it waits; nothing else is
-kept of a call than the call itself.
+Rules of this file: a child may come before its parent has begun, and then it waits; one that comes
+after its parent has ended is told so, for as long as ends are remembered. It is told, too, when its
+parent knows of it (initial metadata), for from then on the parent hears of its end.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -28,6 +30,8 @@ Requests = AsyncIterator[pb.ExchangeServiceExchangeRequest]
 
 #: How long a child waits at most for its parent's sub-task to begin here; it gives up sooner.
 UNKNOWN_WAIT_S: Final = 600.0
+#: Ends that are remembered, the newest: a child comes seconds later, or never.
+MAX_ENDED: Final = 1024
 
 _SERVICE: Final = "deadheat.v1.ExchangeService"
 
@@ -38,8 +42,12 @@ class Exchanges:
     def __init__(self, tls: TlsFiles | None) -> None:
         self._tls = tls
         self._open: dict[tuple[str, int], Exchange] = {}
-        #: Set for a moment when there is one more.
-        self._opened = asyncio.Event()
+        #: Places whose exchanges have ended here.
+        self._ended: deque[tuple[str, int]] = deque(maxlen=MAX_ENDED)
+        #: Set for a moment when one has begun or ended.
+        self._changed = asyncio.Event()
+        #: What goes on of exchanges, be they closed.
+        self._running: set[asyncio.Task[None]] = set()
 
     def open(
         self,
@@ -65,14 +73,22 @@ class Exchanges:
             on_failed,
         )
         self._open[place.exchange, place.member] = made
-        self._opened.set()
-        self._opened.clear()
-        made.start()
+        running = made.start()
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        self._tell_changed()
         return made
 
     def close(self, exchange: Exchange) -> None:
         exchange.close()
-        self._open.pop((exchange.place.exchange, exchange.place.member), None)
+        place = exchange.place.exchange, exchange.place.member
+        if self._open.pop(place, None):
+            self._ended.append(place)
+            self._tell_changed()
+
+    def _tell_changed(self) -> None:
+        self._changed.set()
+        self._changed.clear()
 
     def handler(self) -> grpc.GenericRpcHandler:
         exchange = grpc.stream_stream_rpc_method_handler(
@@ -83,12 +99,13 @@ class Exchanges:
         return grpc.method_handlers_generic_handler(_SERVICE, {"Exchange": exchange})
 
     async def Exchange(  # noqa: N802 - gRPC's name.
-        self, request_iterator: Requests, _context: Context
+        self, request_iterator: Requests, context: Context
     ) -> AsyncIterator[pb.ExchangeServiceExchangeResponse]:
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidInput("an Exchange starts with its header", field="header")
         child = await self._child(first.header)
+        await context.send_initial_metadata(())
         reading = asyncio.get_running_loop().create_task(_read(request_iterator, child))
         try:
             async for chunk in child.outgoing:
@@ -102,7 +119,9 @@ class Exchanges:
         try:
             async with asyncio.timeout(UNKNOWN_WAIT_S):
                 while parent not in self._open:
-                    await self._opened.wait()
+                    if parent in self._ended:
+                        raise Unavailable(f"member {parent[1]} of this epoch has ended")
+                    await self._changed.wait()
         except TimeoutError:
             raise TimedOut(f"exchange {parent[0]!r} has not begun here") from None
         return self._open[parent].connected(header.member)

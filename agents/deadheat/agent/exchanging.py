@@ -8,14 +8,15 @@ member tells its executor. Chunks are passed on one by one, so that they go up a
 Rules of this file: what is added, and in which order, depends on the tree alone, so that a sum is
 the same however fast its parts came. Everybody gets the root's bytes: nobody else computes the sum.
 Whoever waits for another member gives up after the patience it was given, and whatever ends one
-member ends its neighbours: the scheduler then begins the epoch anew.
+member ends its neighbours: the scheduler then begins the epoch anew. One that ends before its
+parent knows of it stays until it does: else the parent would wait for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -121,11 +122,12 @@ class Exchange:
         self._on_failed = on_failed
         self._given: asyncio.Queue[tuple[int, float]] = asyncio.Queue()
         self._children = {member: Child(member) for member in place.children}
-        self._running: asyncio.Task[None] | None = None
-        self._is_closed = False
+        self._is_over = False
 
-    def start(self) -> None:
+    def start(self) -> asyncio.Task[None]:
+        """Returns what goes on until its parent has heard of its end, too."""
         self._running = asyncio.get_running_loop().create_task(self._run())
+        return self._running
 
     def give(self, step: int, loss: float) -> None:
         """Our executor's gradient of a step is in the memory."""
@@ -141,8 +143,8 @@ class Exchange:
 
     def close(self) -> None:
         """Ends it; where sums are still awaited, that ends the neighbours, too."""
-        self._is_closed = True
-        if self._running and not self._running.done():
+        if not self._is_over:
+            self._is_over = True
             self._running.cancel()
             self._end(Unavailable(f"member {self.place.member} of this epoch has ended"))
 
@@ -151,23 +153,30 @@ class Exchange:
             child.end(error)
 
     async def _run(self) -> None:
-        try:
-            async with self._link() as call:
+        async with AsyncExitStack() as stack:
+            try:
+                call = await self._joined(stack)
                 for step in range(self._steps):
                     given, loss = await self._given.get()
                     if given != step:
                         raise InvalidInput(f"the gradient of step {given} came in step {step}")
                     await self._sum(call, step, loss)
-            self._end(None)
-        except asyncio.CancelledError:
-            if self._is_closed:
-                raise
-            # gRPC cancels whoever uses a channel that is closed.
-            self._fail(Unavailable("the connection to another member was closed"))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the attempt is at its end.
-            self._fail(error)
+                self._is_over = True
+                self._end(None)
+                if call is not None:
+                    await call.done_writing()
+            except asyncio.CancelledError:
+                if self._is_over:
+                    return
+                # gRPC cancels whoever uses a channel that is closed.
+                self._fail(Unavailable("the connection to another member was closed"))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the attempt is at its end.
+                self._fail(error)
 
     def _fail(self, error: Exception) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
         self._end(Unavailable(f"member {self.place.member} of this epoch has ended: {error}"))
         self._on_failed(error)
 
@@ -256,20 +265,30 @@ class Exchange:
 
     # The parent
 
-    @asynccontextmanager
-    async def _link(self) -> AsyncIterator[Call | None]:
-        """The call to our parent; None for the root."""
+    async def _joined(self, stack: AsyncExitStack) -> Call | None:
+        """The call to our parent, which ends with the stack; None for the root."""
         if self.place.parent is None:
-            yield None
-            return
+            return None
         address = self.place.addresses[self.place.parent]
         if not address:
             raise Unavailable(f"{self.place.name_of(self.place.parent)}, cannot be reached")
-        async with rpc.aio_channel(address, self._tls, options(address)) as channel:
-            stub: ExchangeServiceAsyncStub = ExchangeServiceStub(channel)
-            call: Call = stub.Exchange()
-            header = pb.ExchangeHeader(exchange_id=self.place.exchange, member=self.place.member)
-            request = pb.ExchangeServiceExchangeRequest(header=header)
-            await self._awaited(call.write(request), self.place.parent)
-            yield call
-            await call.done_writing()
+        channel = rpc.aio_channel(address, self._tls, options(address))
+        stub: ExchangeServiceAsyncStub = ExchangeServiceStub(
+            await stack.enter_async_context(channel)
+        )
+        call: Call = stub.Exchange()
+        header = pb.ExchangeHeader(exchange_id=self.place.exchange, member=self.place.member)
+        request = pb.ExchangeServiceExchangeRequest(header=header)
+        # A task of its own, since what is cancelled in the middle of it ends the call.
+        joining = asyncio.ensure_future(self._awaited(call.write(request), self.place.parent))
+        stack.push_async_callback(self._be_missed, call, joining)
+        await asyncio.shield(joining)
+        return call
+
+    async def _be_missed(self, call: Call, joining: asyncio.Future[None]) -> None:
+        """Until our parent knows us, or has ended itself: then it hears of our end, too."""
+        del self._own, self._total  # Their memory may go.
+        with suppress(TimeoutError, DeadheatError, grpc.RpcError):
+            async with asyncio.timeout(self.place.patience_s):
+                await joining
+                await call.initial_metadata()
