@@ -1,8 +1,8 @@
 """All exchanges of gradients of this agent, and the service that their children call.
 
 Rules of this file: a child may come before its parent has begun, and then it waits; one that comes
-after its parent has ended is told so, for as long as ends are remembered. It is told, too, when its
-parent knows of it (initial metadata), for from then on the parent hears of its end.
+after its parent has ended is told so, for as long as ends are remembered. It is welcomed when its
+parent knows of it, for from then on the parent hears of its end.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any, Final
 import grpc
 
 from deadheat.agent.exchanging import Child, Exchange, OnSummed, Place
+from deadheat.agent.handing import Desk
 from deadheat.agent.memory import Memory
 from deadheat.runtime import wire
 from deadheat.runtime.credentials import TlsFiles
 from deadheat.runtime.dtypes import numpy_dtype
-from deadheat.runtime.errors import DeadheatError, InvalidInput, TimedOut, Unavailable
+from deadheat.runtime.errors import DeadheatError, InvalidInput, NotFound, TimedOut, Unavailable
 from deadheat.runtime.programs import Descent
 from deadheat.v1 import agent_pb2
 from deadheat.v1 import exchange_pb2 as pb
@@ -48,6 +49,7 @@ class Exchanges:
         self._changed = asyncio.Event()
         #: What goes on of exchanges, be they closed.
         self._running: set[asyncio.Task[None]] = set()
+        self._desk = Desk(self._take)
 
     def open(
         self,
@@ -65,7 +67,7 @@ class Exchanges:
         place = Place.of(assign.share)
         made = Exchange(
             place,
-            memory.buffer,
+            memory,
             numpy_dtype(result.dtype),
             -(-samples // kind.batch_size),
             self._tls,
@@ -86,6 +88,17 @@ class Exchanges:
             self._ended.append(place)
             self._tell_changed()
 
+    def end(self) -> None:
+        """No memory is handed over any more; what has begun goes on."""
+        self._desk.close()
+
+    def _take(self, exchange: str, member: int, descriptor: int) -> None:
+        """A child on this host hands over its memory."""
+        parent = self._open.get((exchange, (member - 1) // 2))
+        if parent is None:
+            raise NotFound(f"exchange {exchange!r} is not open here")
+        parent.take(member, descriptor)
+
     def _tell_changed(self) -> None:
         self._changed.set()
         self._changed.clear()
@@ -99,15 +112,15 @@ class Exchanges:
         return grpc.method_handlers_generic_handler(_SERVICE, {"Exchange": exchange})
 
     async def Exchange(  # noqa: N802 - gRPC's name.
-        self, request_iterator: Requests, context: Context
+        self, request_iterator: Requests, _context: Context
     ) -> AsyncIterator[pb.ExchangeServiceExchangeResponse]:
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidInput("an Exchange starts with its header", field="header")
         child = await self._child(first.header)
-        await context.send_initial_metadata(())
         reading = asyncio.get_running_loop().create_task(_read(request_iterator, child))
         try:
+            yield pb.ExchangeServiceExchangeResponse(welcome=self._desk.welcome())
             async for chunk in child.outgoing:
                 yield pb.ExchangeServiceExchangeResponse(sum=chunk)
         finally:
