@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator
+from typing import Any, cast
 
 import google_crc32c
 import grpc
@@ -32,11 +32,24 @@ ROWS, STEPS = 11, 3
 Request = exchange_pb2.ExchangeServiceExchangeRequest
 
 
+class Far:
+    """A desk on another host."""
+
+    @staticmethod
+    def welcome() -> exchange_pb2.ExchangeWelcome:
+        return exchange_pb2.ExchangeWelcome(socket="deadheat-not-on-this-host", ticket="t")
+
+    def close(self) -> None:
+        pass
+
+
 class Member:
     """One of those who share an epoch, with an agent's server of its own."""
 
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, dtype: str, *, is_near: bool = True) -> None:
         self.server = PeerServer(BlockCache(1 << 20), "127.0.0.1:1", None)
+        if not is_near:
+            self.server.exchanges._desk = cast("Any", Far())
         self.memory = Memory(2 * parameters(KIND) * np.dtype(dtype).itemsize)
         self.own, self.total = np.frombuffer(self.memory.buffer, dtype).reshape(2, -1)
         self.dtype = dtype
@@ -73,10 +86,16 @@ class Member:
 
 
 def with_members(
-    count: int, test: Callable[[list[Member], list[str]], Awaitable[None]], dtype: str = "float32"
+    count: int,
+    test: Callable[[list[Member], list[str]], Awaitable[None]],
+    dtype: str = "float32",
+    *,
+    far: Container[int] = (),
 ) -> None:
+    """`far` are those whose children cannot hand them memory."""
+
     async def run() -> None:
-        members = [Member(dtype) for _ in range(count)]
+        members = [Member(dtype, is_near=number not in far) for number in range(count)]
         addresses = [await one.server.open() for one in members]
         try:
             await asyncio.wait_for(test(members, addresses), 60)
@@ -104,7 +123,10 @@ def tree_sum(given: list[Array], member: int = 0) -> Array:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("count", [2, 3, 4, 7])
-def test_everybody_gets_the_same_sum_whoever_comes_first(count: int, dtype: str) -> None:
+@pytest.mark.parametrize("far", [(), range(7), (0,), (1,), (0, 2)])
+def test_everybody_gets_the_same_sum_whoever_comes_first(
+    count: int, dtype: str, far: Container[int]
+) -> None:
     async def test(members: list[Member], addresses: list[str]) -> None:
         for number in reversed(range(count)):  # Children come before their parents.
             members[number].begin(number, addresses)
@@ -119,12 +141,16 @@ def test_everybody_gets_the_same_sum_whoever_comes_first(count: int, dtype: str)
                 assert await one.summed.get() == (step, count * (count + 1) / 2)
                 assert np.array_equal(one.total, expected)
         assert all(one.failed.empty() for one in members)
+        for number, one in enumerate(members[1:], 1):
+            assert one.exchange
+            assert one.exchange._is_handed == ((number - 1) // 2 not in far)
 
-    with_members(count, test, dtype)
+    with_members(count, test, dtype, far=far)
 
 
 @pytest.mark.parametrize("ends", range(4))
-def test_whoever_ends_ends_the_others(ends: int) -> None:
+@pytest.mark.parametrize("far", [(), range(4)])
+def test_whoever_ends_ends_the_others(ends: int, far: Container[int]) -> None:
     async def test(members: list[Member], addresses: list[str]) -> None:
         for number, one in enumerate(members):
             one.begin(number, addresses)
@@ -143,7 +169,48 @@ def test_whoever_ends_ends_the_others(ends: int) -> None:
                 assert isinstance(error, Unavailable)
                 assert "of this epoch" in error.message
 
-    with_members(4, test)
+    with_members(4, test, far=far)
+
+
+#: Far less than a member's patience.
+SOON_S = 20.0
+
+
+def test_a_child_that_comes_when_its_parent_has_ended_is_told_so() -> None:
+    """Its executor may die before a child's connection is made. The child used to wait for it."""
+
+    async def test(members: list[Member], addresses: list[str]) -> None:
+        root, child = members
+        root.begin(0, addresses)
+        assert root.exchange
+        root.server.exchanges.close(root.exchange)
+        child.begin(1, addresses)
+        child.give(0, np.zeros(parameters(KIND), "float32"), 0.0)
+        error = await asyncio.wait_for(child.failed.get(), SOON_S)
+        assert isinstance(error, Unavailable)
+        assert "member 0 of this epoch" in error.message
+
+    with_members(2, test)
+
+
+def test_a_child_that_has_ended_before_its_parent_began_is_missed_when_it_does() -> None:
+    """Nobody told its parent, which used to wait for it."""
+
+    async def test(members: list[Member], addresses: list[str]) -> None:
+        root, child, other = members
+        child.begin(1, addresses)
+        other.begin(2, addresses)
+        await asyncio.sleep(0)  # They are on their way.
+        assert child.exchange
+        child.server.exchanges.close(child.exchange)
+        root.begin(0, addresses)
+        for one in (root, other):
+            one.give(0, np.zeros(parameters(KIND), "float32"), 0.0)
+            error = await asyncio.wait_for(one.failed.get(), SOON_S)
+            assert isinstance(error, Unavailable)
+            assert "of this epoch" in error.message
+
+    with_members(3, test)
 
 
 def test_nobody_waits_longer_than_he_was_told() -> None:
@@ -179,7 +246,8 @@ async def told(address: str, *requests: Request) -> str:
         try:
             for request in requests:
                 await call.write(request)
-            await call.read()
+            while await call.read() is not grpc.aio.EOF:
+                pass
         except grpc.RpcError as error:
             return rpc.from_rpc_error(error, doing="exchanging").message
     return ""
@@ -202,6 +270,10 @@ def header(member: int = 1, name: str = "e") -> Request:
         (chunk(offset=4), "step 0, offset 4, 1048576 bytes of a gradient came"),
         (chunk(size=8), "step 0, offset 0, 8 bytes of a gradient came"),
         (chunk(flips=1), "a gradient's chunk at 0 does not match its checksum"),
+        (
+            Request(gradient=exchange_pb2.GradientChunk(step=0, is_in_memory=True)),
+            "step 0 of a gradient was said to be in memory, in step 0",
+        ),
     ],
 )
 def test_what_is_not_the_gradient_that_is_awaited_ends_it(wrong: Request, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -39,9 +40,14 @@ def work_until_given(made: SharedPass) -> float:
 
 
 def shared_epoch(
-    kind: Descent, parts: list[Array], edges: list[tuple[int, int]], threads: int = 1
+    kind: Descent,
+    parts: list[Array],
+    edges: list[tuple[int, int]],
+    threads: int = 1,
+    look: Callable[[Array, list[SharedPass]], None] = lambda total, members: None,
 ) -> tuple[Array, list[SharedPass]]:
-    """By a device for each edge; the state that they have written, and what each has."""
+    """By a device for each edge; the state that they have written, and what each has. At each step
+    somebody may look at the sum of all gradients, before anybody moves by it."""
     x, y, order, state = parts
     given_parts = (x, y, order[kind.epoch : kind.epoch + 1], state)
     out, count = np.full_like(state, np.nan), descents.parameters(kind)
@@ -64,6 +70,7 @@ def shared_epoch(
         given = [one.given for one in members]
         assert {one.step for one in given if one} == {members[0].steps}
         loss = sum(one.loss for one in given if one)
+        look(total, members)
         for one in members:
             one.total[:] = total
             one.taken(loss)

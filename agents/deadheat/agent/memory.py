@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import weakref
@@ -16,10 +17,12 @@ class Memory:
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
-        self.descriptor = os.memfd_create("deadheat-block", os.MFD_CLOEXEC)
+        self.descriptor = os.memfd_create("deadheat-block", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self.close = weakref.finalize(self, os.close, self.descriptor)
         try:
             os.posix_fallocate(self.descriptor, 0, max(1, size_bytes))
+            # Whoever else maps it must not be killed by its getting shorter.
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
             self.buffer = memoryview(mmap.mmap(self.descriptor, max(1, size_bytes)))[:size_bytes]
         except OSError as error:
             self.close()

@@ -129,6 +129,7 @@ class PeerServer:
         return self._address
 
     async def close(self) -> None:
+        self.exchanges.end()
         server, self._server, self._host, self._address = self._server, None, "", ""
         if server:
             await server.stop(STOP_GRACE_S)

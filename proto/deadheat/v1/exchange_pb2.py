@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from deadheat.v1 import matrix_pb2 as deadheat_dot_v1_dot_matrix__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64\x65\x61\x64heat/v1/exchange.proto\x12\x0b\x64\x65\x61\x64heat.v1\x1a\x18\x64\x65\x61\x64heat/v1/matrix.proto\"5\n\x0e\x45xchangeHeader\x12\x13\n\x0b\x65xchange_id\x18\x01 \x01(\t\x12\x0e\n\x06member\x18\x02 \x01(\x05\"N\n\rGradientChunk\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04loss\x18\x02 \x01(\x01\x12!\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x12.deadheat.v1.Chunk\"\x87\x01\n\x1e\x45xchangeServiceExchangeRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.deadheat.v1.ExchangeHeaderH\x00\x12.\n\x08gradient\x18\x02 \x01(\x0b\x32\x1a.deadheat.v1.GradientChunkH\x00\x42\x06\n\x04part\"J\n\x1f\x45xchangeServiceExchangeResponse\x12\'\n\x03sum\x18\x01 \x01(\x0b\x32\x1a.deadheat.v1.GradientChunk2|\n\x0f\x45xchangeService\x12i\n\x08\x45xchange\x12+.deadheat.v1.ExchangeServiceExchangeRequest\x1a,.deadheat.v1.ExchangeServiceExchangeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64\x65\x61\x64heat/v1/exchange.proto\x12\x0b\x64\x65\x61\x64heat.v1\x1a\x18\x64\x65\x61\x64heat/v1/matrix.proto\"5\n\x0e\x45xchangeHeader\x12\x13\n\x0b\x65xchange_id\x18\x01 \x01(\t\x12\x0e\n\x06member\x18\x02 \x01(\x05\"1\n\x0f\x45xchangeWelcome\x12\x0e\n\x06socket\x18\x01 \x01(\t\x12\x0e\n\x06ticket\x18\x02 \x01(\t\"d\n\rGradientChunk\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04loss\x18\x02 \x01(\x01\x12!\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x12.deadheat.v1.Chunk\x12\x14\n\x0cis_in_memory\x18\x04 \x01(\x08\"\x87\x01\n\x1e\x45xchangeServiceExchangeRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.deadheat.v1.ExchangeHeaderH\x00\x12.\n\x08gradient\x18\x02 \x01(\x0b\x32\x1a.deadheat.v1.GradientChunkH\x00\x42\x06\n\x04part\"y\n\x1f\x45xchangeServiceExchangeResponse\x12\'\n\x03sum\x18\x01 \x01(\x0b\x32\x1a.deadheat.v1.GradientChunk\x12-\n\x07welcome\x18\x02 \x01(\x0b\x32\x1c.deadheat.v1.ExchangeWelcome2|\n\x0f\x45xchangeService\x12i\n\x08\x45xchange\x12+.deadheat.v1.ExchangeServiceExchangeRequest\x1a,.deadheat.v1.ExchangeServiceExchangeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,12 +34,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EXCHANGEHEADER']._serialized_start=69
   _globals['_EXCHANGEHEADER']._serialized_end=122
-  _globals['_GRADIENTCHUNK']._serialized_start=124
-  _globals['_GRADIENTCHUNK']._serialized_end=202
-  _globals['_EXCHANGESERVICEEXCHANGEREQUEST']._serialized_start=205
-  _globals['_EXCHANGESERVICEEXCHANGEREQUEST']._serialized_end=340
-  _globals['_EXCHANGESERVICEEXCHANGERESPONSE']._serialized_start=342
-  _globals['_EXCHANGESERVICEEXCHANGERESPONSE']._serialized_end=416
-  _globals['_EXCHANGESERVICE']._serialized_start=418
-  _globals['_EXCHANGESERVICE']._serialized_end=542
+  _globals['_EXCHANGEWELCOME']._serialized_start=124
+  _globals['_EXCHANGEWELCOME']._serialized_end=173
+  _globals['_GRADIENTCHUNK']._serialized_start=175
+  _globals['_GRADIENTCHUNK']._serialized_end=275
+  _globals['_EXCHANGESERVICEEXCHANGEREQUEST']._serialized_start=278
+  _globals['_EXCHANGESERVICEEXCHANGEREQUEST']._serialized_end=413
+  _globals['_EXCHANGESERVICEEXCHANGERESPONSE']._serialized_start=415
+  _globals['_EXCHANGESERVICEEXCHANGERESPONSE']._serialized_end=536
+  _globals['_EXCHANGESERVICE']._serialized_start=538
+  _globals['_EXCHANGESERVICE']._serialized_end=662
 # @@protoc_insertion_point(module_scope)

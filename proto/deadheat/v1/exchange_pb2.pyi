@@ -41,6 +41,31 @@ class ExchangeHeader(_message.Message):
 Global___ExchangeHeader: _TypeAlias = ExchangeHeader  # noqa: Y015
 
 @_typing.final
+class ExchangeWelcome(_message.Message):
+    """The parent knows of the member. If they are on one host, memory may be handed over (HandedMemory)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOCKET_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    socket: _builtins.str
+    """The abstract Unix socket for it; empty: there is none."""
+    ticket: _builtins.str
+    def __init__(
+        self,
+        *,
+        socket: _builtins.str = ...,
+        ticket: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["socket", b"socket", "ticket", b"ticket"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeWelcome: _TypeAlias = ExchangeWelcome  # noqa: Y015
+
+@_typing.final
 class GradientChunk(_message.Message):
     """A part of the gradient of one step: chunks come in the order of their offsets, steps one after the
     other.
@@ -51,9 +76,12 @@ class GradientChunk(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     LOSS_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    IS_IN_MEMORY_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     loss: _builtins.float
     """The sum of losses that belongs to the gradient, in each of its chunks."""
+    is_in_memory: _builtins.bool
+    """All of it is in the memory that the member has handed over, and so will the sum be: no chunk."""
     @_builtins.property
     def chunk(self) -> _matrix_pb2.Chunk: ...
     def __init__(
@@ -62,10 +90,11 @@ class GradientChunk(_message.Message):
         step: _builtins.int = ...,
         loss: _builtins.float = ...,
         chunk: _matrix_pb2.Chunk | None = ...,
+        is_in_memory: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "loss", b"loss", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "is_in_memory", b"is_in_memory", "loss", b"loss", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -102,16 +131,22 @@ class ExchangeServiceExchangeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SUM_FIELD_NUMBER: _builtins.int
+    WELCOME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sum(self) -> Global___GradientChunk: ...
+    @_builtins.property
+    def welcome(self) -> Global___ExchangeWelcome:
+        """The first one, and nothing else in it."""
+
     def __init__(
         self,
         *,
         sum: Global___GradientChunk | None = ...,
+        welcome: Global___ExchangeWelcome | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sum", b"sum"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sum", b"sum", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sum", b"sum"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sum", b"sum", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

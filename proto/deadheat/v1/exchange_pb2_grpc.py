@@ -45,8 +45,9 @@ class ExchangeServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Exchange(self, request_iterator, context):
-        """From a member to its parent in the tree (see Share), once for each epoch: a header, then for each
-        step the sum of the gradients below, in chunks; back comes the sum of all.
+        """From a member to its parent in the tree (see Share), once for each epoch: a header, which the
+        parent answers with a welcome when it has begun, too; then for each step the sum of the gradients
+        below, in chunks; back comes the sum of all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -32,16 +32,18 @@ class ExchangeServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ExchangeServiceAsyncStub: ...
     Exchange: _grpc.StreamStreamMultiCallable[_exchange_pb2.ExchangeServiceExchangeRequest, _exchange_pb2.ExchangeServiceExchangeResponse]
-    """From a member to its parent in the tree (see Share), once for each epoch: a header, then for each
-    step the sum of the gradients below, in chunks; back comes the sum of all.
+    """From a member to its parent in the tree (see Share), once for each epoch: a header, which the
+    parent answers with a welcome when it has begun, too; then for each step the sum of the gradients
+    below, in chunks; back comes the sum of all.
     """
 
 @_typing.type_check_only
 class ExchangeServiceAsyncStub(ExchangeServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Exchange: _aio.StreamStreamMultiCallable[_exchange_pb2.ExchangeServiceExchangeRequest, _exchange_pb2.ExchangeServiceExchangeResponse]  # type: ignore[assignment]
-    """From a member to its parent in the tree (see Share), once for each epoch: a header, then for each
-    step the sum of the gradients below, in chunks; back comes the sum of all.
+    """From a member to its parent in the tree (see Share), once for each epoch: a header, which the
+    parent answers with a welcome when it has begun, too; then for each step the sum of the gradients
+    below, in chunks; back comes the sum of all.
     """
 
 class ExchangeServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -51,8 +53,9 @@ class ExchangeServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_exchange_pb2.ExchangeServiceExchangeRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_exchange_pb2.ExchangeServiceExchangeResponse], _abc.AsyncIterator[_exchange_pb2.ExchangeServiceExchangeResponse]]:
-        """From a member to its parent in the tree (see Share), once for each epoch: a header, then for each
-        step the sum of the gradients below, in chunks; back comes the sum of all.
+        """From a member to its parent in the tree (see Share), once for each epoch: a header, which the
+        parent answers with a welcome when it has begun, too; then for each step the sum of the gradients
+        below, in chunks; back comes the sum of all.
         """
 
 def add_ExchangeServiceServicer_to_server(servicer: ExchangeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,7 +26,7 @@ from deadheat.v1 import agent_pb2 as deadheat_dot_v1_dot_agent__pb2
 from deadheat.v1 import types_pb2 as deadheat_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64\x65\x61\x64heat/v1/local.proto\x12\x0b\x64\x65\x61\x64heat.v1\x1a\x17\x64\x65\x61\x64heat/v1/agent.proto\x1a\x17\x64\x65\x61\x64heat/v1/types.proto\"\xb9\x01\n\x11\x44\x65scriptorRequest\x12\x0e\n\x06serial\x18\x01 \x01(\x04\x12\x0e\n\x06ticket\x18\x02 \x01(\t\x12%\n\x03map\x18\x03 \x01(\x0b\x32\x16.deadheat.v1.MapMatrixH\x00\x12)\n\x05unmap\x18\x04 \x01(\x0b\x32\x18.deadheat.v1.UnmapMatrixH\x00\x12\'\n\x05\x61\x64opt\x18\x05 \x01(\x0b\x32\x16.deadheat.v1.AdoptFileH\x00\x42\t\n\x07request\"0\n\tMapMatrix\x12\x11\n\tmatrix_id\x18\x01 \x01(\t\x12\x10\n\x08writable\x18\x02 \x01(\x08\"\x1c\n\x0bUnmapMatrix\x12\r\n\x05grant\x18\x01 \x01(\x04\"x\n\tAdoptFile\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x61ta_offset\x18\x03 \x01(\x03\x12%\n\x04type\x18\x04 \x01(\x0b\x32\x17.deadheat.v1.MatrixType\x12\r\n\x05owner\x18\x05 \x01(\t\"\xce\x01\n\x12\x44\x65scriptorResponse\x12\x0e\n\x06serial\x18\x01 \x01(\x04\x12*\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x14.deadheat.v1.FailureH\x00\x88\x01\x01\x12\r\n\x05grant\x18\x03 \x01(\x04\x12\x11\n\tmatrix_id\x18\x04 \x01(\t\x12%\n\x04type\x18\x05 \x01(\x0b\x32\x17.deadheat.v1.MatrixType\x12\x13\n\x0b\x64\x61ta_offset\x18\x06 \x01(\x03\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x42\n\n\x08_failure\"\xce\x02\n\x0f\x45xecutorRequest\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x17.deadheat.v1.RunSubtaskH\x00\x12-\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x1b.deadheat.v1.CancelSubtasksH\x00\x12%\n\x06resize\x18\x03 \x01(\x0b\x32\x13.deadheat.v1.ResizeH\x00\x12+\n\tcalibrate\x18\x04 \x01(\x0b\x32\x16.deadheat.v1.CalibrateH\x00\x12*\n\tkeep_open\x18\x05 \x01(\x0b\x32\x15.deadheat.v1.KeepOpenH\x00\x12\x30\n\x0crows_arrived\x18\x06 \x01(\x0b\x32\x18.deadheat.v1.RowsArrivedH\x00\x12\'\n\x06summed\x18\x07 \x01(\x0b\x32\x15.deadheat.v1.GradientH\x00\x42\t\n\x07request\"\n\n\x08KeepOpen\"\xb9\x01\n\x0bMappedBlock\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04type\x18\x02 \x01(\x0b\x32\x17.deadheat.v1.MatrixType\x12)\n\trectangle\x18\x03 \x01(\x0b\x32\x16.deadheat.v1.Rectangle\x12\x13\n\x0b\x64\x61ta_offset\x18\x04 \x01(\x03\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06inline\x18\x06 \x01(\x0c\x12\x11\n\tis_inline\x18\x07 \x01(\x08\"\xdb\x01\n\nRunSubtask\x12#\n\x06\x61ssign\x18\x01 \x01(\x0b\x32\x13.deadheat.v1.Assign\x12*\n\x08operands\x18\x02 \x03(\x0b\x32\x18.deadheat.v1.MappedBlock\x12(\n\x06result\x18\x03 \x01(\x0b\x32\x18.deadheat.v1.MappedBlock\x12\x15\n\x08row_stop\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x1b\n\x0e\x65xchange_bytes\x18\x05 \x01(\x03H\x01\x88\x01\x01\x42\x0b\n\t_row_stopB\x11\n\x0f_exchange_bytes\":\n\x08Gradient\x12\x12\n\nsubtask_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x0c\n\x04loss\x18\x03 \x01(\x01\"3\n\x0bRowsArrived\x12\x12\n\nsubtask_id\x18\x01 \x01(\t\x12\x10\n\x08row_stop\x18\x02 \x01(\x03\"4\n\tCalibrate\x12\'\n\x06points\x18\x01 \x03(\x0b\x32\x17.deadheat.v1.SpeedPoint\"\xa7\x03\n\rExecutorEvent\x12+\n\x05ready\x18\x01 \x01(\x0b\x32\x1a.deadheat.v1.ExecutorReadyH\x00\x12\x30\n\x08progress\x18\x02 \x01(\x0b\x32\x1c.deadheat.v1.SubtaskProgressH\x00\x12\x31\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1d.deadheat.v1.ExecutorFinishedH\x00\x12%\n\x06\x66\x61iled\x18\x04 \x01(\x0b\x32\x13.deadheat.v1.FailedH\x00\x12\'\n\x07resized\x18\x05 \x01(\x0b\x32\x14.deadheat.v1.ResizedH\x00\x12.\n\ncalibrated\x18\x06 \x01(\x0b\x32\x18.deadheat.v1.SpeedPointsH\x00\x12)\n\x08released\x18\x07 \x01(\x0b\x32\x15.deadheat.v1.ReleasedH\x00\x12%\n\x06\x65nding\x18\x08 \x01(\x0b\x32\x13.deadheat.v1.EndingH\x00\x12)\n\x08gradient\x18\t \x01(\x0b\x32\x15.deadheat.v1.GradientH\x00\x42\x07\n\x05\x65vent\"\x18\n\x06\x45nding\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1e\n\x08Released\x12\x12\n\nsubtask_id\x18\x01 \x01(\t\"Z\n\rExecutorReady\x12\x0f\n\x07threads\x18\x01 \x01(\x05\x12\x0f\n\x07library\x18\x02 \x01(\t\x12\'\n\x06points\x18\x03 \x03(\x0b\x32\x17.deadheat.v1.SpeedPoint\"f\n\x10\x45xecutorFinished\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.deadheat.v1.SubtaskProgress\x12\x12\n\nfinished_s\x18\x02 \x01(\x01\x12\x0e\n\x06inline\x18\x03 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64\x65\x61\x64heat/v1/local.proto\x12\x0b\x64\x65\x61\x64heat.v1\x1a\x17\x64\x65\x61\x64heat/v1/agent.proto\x1a\x17\x64\x65\x61\x64heat/v1/types.proto\"\xb9\x01\n\x11\x44\x65scriptorRequest\x12\x0e\n\x06serial\x18\x01 \x01(\x04\x12\x0e\n\x06ticket\x18\x02 \x01(\t\x12%\n\x03map\x18\x03 \x01(\x0b\x32\x16.deadheat.v1.MapMatrixH\x00\x12)\n\x05unmap\x18\x04 \x01(\x0b\x32\x18.deadheat.v1.UnmapMatrixH\x00\x12\'\n\x05\x61\x64opt\x18\x05 \x01(\x0b\x32\x16.deadheat.v1.AdoptFileH\x00\x42\t\n\x07request\"0\n\tMapMatrix\x12\x11\n\tmatrix_id\x18\x01 \x01(\t\x12\x10\n\x08writable\x18\x02 \x01(\x08\"\x1c\n\x0bUnmapMatrix\x12\r\n\x05grant\x18\x01 \x01(\x04\"x\n\tAdoptFile\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x61ta_offset\x18\x03 \x01(\x03\x12%\n\x04type\x18\x04 \x01(\x0b\x32\x17.deadheat.v1.MatrixType\x12\r\n\x05owner\x18\x05 \x01(\t\"\xce\x01\n\x12\x44\x65scriptorResponse\x12\x0e\n\x06serial\x18\x01 \x01(\x04\x12*\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x14.deadheat.v1.FailureH\x00\x88\x01\x01\x12\r\n\x05grant\x18\x03 \x01(\x04\x12\x11\n\tmatrix_id\x18\x04 \x01(\t\x12%\n\x04type\x18\x05 \x01(\x0b\x32\x17.deadheat.v1.MatrixType\x12\x13\n\x0b\x64\x61ta_offset\x18\x06 \x01(\x03\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x42\n\n\x08_failure\"C\n\x0cHandedMemory\x12\x0e\n\x06ticket\x18\x01 \x01(\t\x12\x13\n\x0b\x65xchange_id\x18\x02 \x01(\t\x12\x0e\n\x06member\x18\x03 \x01(\x05\"L\n\x12HandedMemoryAnswer\x12*\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x14.deadheat.v1.FailureH\x00\x88\x01\x01\x42\n\n\x08_failure\"\xce\x02\n\x0f\x45xecutorRequest\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x17.deadheat.v1.RunSubtaskH\x00\x12-\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x1b.deadheat.v1.CancelSubtasksH\x00\x12%\n\x06resize\x18\x03 \x01(\x0b\x32\x13.deadheat.v1.ResizeH\x00\x12+\n\tcalibrate\x18\x04 \x01(\x0b\x32\x16.deadheat.v1.CalibrateH\x00\x12*\n\tkeep_open\x18\x05 \x01(\x0b\x32\x15.deadheat.v1.KeepOpenH\x00\x12\x30\n\x0crows_arrived\x18\x06 \x01(\x0b\x32\x18.deadheat.v1.RowsArrivedH\x00\x12\'\n\x06summed\x18\x07 \x01(\x0b\x32\x15.deadheat.v1.GradientH\x00\x42\t\n\x07request\"\n\n\x08KeepOpen\"\xb9\x01\n\x0bMappedBlock\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04type\x18\x02 \x01(\x0b\x32\x17.deadheat.v1.MatrixType\x12)\n\trectangle\x18\x03 \x01(\x0b\x32\x16.deadheat.v1.Rectangle\x12\x13\n\x0b\x64\x61ta_offset\x18\x04 \x01(\x03\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06inline\x18\x06 \x01(\x0c\x12\x11\n\tis_inline\x18\x07 \x01(\x08\"\xdb\x01\n\nRunSubtask\x12#\n\x06\x61ssign\x18\x01 \x01(\x0b\x32\x13.deadheat.v1.Assign\x12*\n\x08operands\x18\x02 \x03(\x0b\x32\x18.deadheat.v1.MappedBlock\x12(\n\x06result\x18\x03 \x01(\x0b\x32\x18.deadheat.v1.MappedBlock\x12\x15\n\x08row_stop\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x1b\n\x0e\x65xchange_bytes\x18\x05 \x01(\x03H\x01\x88\x01\x01\x42\x0b\n\t_row_stopB\x11\n\x0f_exchange_bytes\":\n\x08Gradient\x12\x12\n\nsubtask_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x0c\n\x04loss\x18\x03 \x01(\x01\"3\n\x0bRowsArrived\x12\x12\n\nsubtask_id\x18\x01 \x01(\t\x12\x10\n\x08row_stop\x18\x02 \x01(\x03\"4\n\tCalibrate\x12\'\n\x06points\x18\x01 \x03(\x0b\x32\x17.deadheat.v1.SpeedPoint\"\xa7\x03\n\rExecutorEvent\x12+\n\x05ready\x18\x01 \x01(\x0b\x32\x1a.deadheat.v1.ExecutorReadyH\x00\x12\x30\n\x08progress\x18\x02 \x01(\x0b\x32\x1c.deadheat.v1.SubtaskProgressH\x00\x12\x31\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1d.deadheat.v1.ExecutorFinishedH\x00\x12%\n\x06\x66\x61iled\x18\x04 \x01(\x0b\x32\x13.deadheat.v1.FailedH\x00\x12\'\n\x07resized\x18\x05 \x01(\x0b\x32\x14.deadheat.v1.ResizedH\x00\x12.\n\ncalibrated\x18\x06 \x01(\x0b\x32\x18.deadheat.v1.SpeedPointsH\x00\x12)\n\x08released\x18\x07 \x01(\x0b\x32\x15.deadheat.v1.ReleasedH\x00\x12%\n\x06\x65nding\x18\x08 \x01(\x0b\x32\x13.deadheat.v1.EndingH\x00\x12)\n\x08gradient\x18\t \x01(\x0b\x32\x15.deadheat.v1.GradientH\x00\x42\x07\n\x05\x65vent\"\x18\n\x06\x45nding\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1e\n\x08Released\x12\x12\n\nsubtask_id\x18\x01 \x01(\t\"Z\n\rExecutorReady\x12\x0f\n\x07threads\x18\x01 \x01(\x05\x12\x0f\n\x07library\x18\x02 \x01(\t\x12\'\n\x06points\x18\x03 \x03(\x0b\x32\x17.deadheat.v1.SpeedPoint\"f\n\x10\x45xecutorFinished\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.deadheat.v1.SubtaskProgress\x12\x12\n\nfinished_s\x18\x02 \x01(\x01\x12\x0e\n\x06inline\x18\x03 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,28 +43,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADOPTFILE']._serialized_end=478
   _globals['_DESCRIPTORRESPONSE']._serialized_start=481
   _globals['_DESCRIPTORRESPONSE']._serialized_end=687
-  _globals['_EXECUTORREQUEST']._serialized_start=690
-  _globals['_EXECUTORREQUEST']._serialized_end=1024
-  _globals['_KEEPOPEN']._serialized_start=1026
-  _globals['_KEEPOPEN']._serialized_end=1036
-  _globals['_MAPPEDBLOCK']._serialized_start=1039
-  _globals['_MAPPEDBLOCK']._serialized_end=1224
-  _globals['_RUNSUBTASK']._serialized_start=1227
-  _globals['_RUNSUBTASK']._serialized_end=1446
-  _globals['_GRADIENT']._serialized_start=1448
-  _globals['_GRADIENT']._serialized_end=1506
-  _globals['_ROWSARRIVED']._serialized_start=1508
-  _globals['_ROWSARRIVED']._serialized_end=1559
-  _globals['_CALIBRATE']._serialized_start=1561
-  _globals['_CALIBRATE']._serialized_end=1613
-  _globals['_EXECUTOREVENT']._serialized_start=1616
-  _globals['_EXECUTOREVENT']._serialized_end=2039
-  _globals['_ENDING']._serialized_start=2041
-  _globals['_ENDING']._serialized_end=2065
-  _globals['_RELEASED']._serialized_start=2067
-  _globals['_RELEASED']._serialized_end=2097
-  _globals['_EXECUTORREADY']._serialized_start=2099
-  _globals['_EXECUTORREADY']._serialized_end=2189
-  _globals['_EXECUTORFINISHED']._serialized_start=2191
-  _globals['_EXECUTORFINISHED']._serialized_end=2293
+  _globals['_HANDEDMEMORY']._serialized_start=689
+  _globals['_HANDEDMEMORY']._serialized_end=756
+  _globals['_HANDEDMEMORYANSWER']._serialized_start=758
+  _globals['_HANDEDMEMORYANSWER']._serialized_end=834
+  _globals['_EXECUTORREQUEST']._serialized_start=837
+  _globals['_EXECUTORREQUEST']._serialized_end=1171
+  _globals['_KEEPOPEN']._serialized_start=1173
+  _globals['_KEEPOPEN']._serialized_end=1183
+  _globals['_MAPPEDBLOCK']._serialized_start=1186
+  _globals['_MAPPEDBLOCK']._serialized_end=1371
+  _globals['_RUNSUBTASK']._serialized_start=1374
+  _globals['_RUNSUBTASK']._serialized_end=1593
+  _globals['_GRADIENT']._serialized_start=1595
+  _globals['_GRADIENT']._serialized_end=1653
+  _globals['_ROWSARRIVED']._serialized_start=1655
+  _globals['_ROWSARRIVED']._serialized_end=1706
+  _globals['_CALIBRATE']._serialized_start=1708
+  _globals['_CALIBRATE']._serialized_end=1760
+  _globals['_EXECUTOREVENT']._serialized_start=1763
+  _globals['_EXECUTOREVENT']._serialized_end=2186
+  _globals['_ENDING']._serialized_start=2188
+  _globals['_ENDING']._serialized_end=2212
+  _globals['_RELEASED']._serialized_start=2214
+  _globals['_RELEASED']._serialized_end=2244
+  _globals['_EXECUTORREADY']._serialized_start=2246
+  _globals['_EXECUTORREADY']._serialized_end=2336
+  _globals['_EXECUTORFINISHED']._serialized_start=2338
+  _globals['_EXECUTORFINISHED']._serialized_end=2440
 # @@protoc_insertion_point(module_scope)

@@ -14,6 +14,7 @@ from tests.scheduler.planner.builders import GIGABIT, device
 
 from deadheat.runtime import descents
 from deadheat.runtime.programs import Descent, uncovered
+from deadheat.scheduler.planner import shared
 from deadheat.scheduler.planner.inputs import Device, Link, PlanningInput, Policy, Pool, Work
 from deadheat.scheduler.planner.plan import Plan
 from deadheat.scheduler.planner.planner import plan
@@ -98,6 +99,22 @@ def test_a_slow_device_or_a_slow_link_is_left_out() -> None:
     slow = Link(is_local=False, bandwidth_bytes_per_s=1e6, latency_s=0.05)
     made = planned([near("a"), near("b"), near("modem", 50.0, link=slow)])
     assert share(made, "modem") == 0.0
+
+
+def test_gradients_of_one_host_stay_in_its_memory_and_others_do_not() -> None:
+    """The same devices on the store's host, and behind links faster than chunks are made."""
+    link = Link(is_local=False, bandwidth_bytes_per_s=1e12, latency_s=0.0)
+    held = frozenset({"X", "y"})
+    seconds = []
+    for how in ({}, {"link": link, "holds": held}):
+        devices = [near("a", **how), near("b", **how)]  # type: ignore[arg-type]
+        seconds.append(planned(devices, batch_size=10_000).makespan_s)
+    program = training(1, 100_000, 10_000)
+    kind = program.operations[0].kind
+    assert isinstance(kind, Descent)
+    gradient = descents.parameters(kind) * program.types["s1"].element.itemsize
+    saved_s = gradient / shared.CHUNKS_BYTES_PER_S - gradient / shared.NEAR_BYTES_PER_S
+    assert seconds[1] - seconds[0] >= 10 * saved_s * 0.99
 
 
 def test_fast_links_are_near_the_root() -> None:

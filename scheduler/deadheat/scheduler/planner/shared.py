@@ -31,8 +31,10 @@ SHAPE: Final = "shared epoch"
 MAX_MEMBERS: Final = 16
 #: From an executor through two agents to another one and back, whatever the size (measured).
 HOP_S: Final = 0.0015
-#: Gradients on their way between two agents of one host, up and down, with their sum (measured).
-NEAR_BYTES_PER_S: Final = 3.0e8
+#: Gradients of two agents of one host, added in their memory, and the sum put there (measured).
+NEAR_BYTES_PER_S: Final = 9.0e8
+#: As chunks, up and down, however fast the link is (measured).
+CHUNKS_BYTES_PER_S: Final = 3.0e8
 #: Everybody moves all parameters; one device alone moves each when it has it in hand (measured).
 MOVED_BYTES_PER_S: Final = 1.5e9
 
@@ -137,10 +139,13 @@ def _exchange_s(prices: Prices, members: Integers, gradient_bytes: float) -> flo
     levels = count.bit_length() - 1
     near = pool.is_local[members]
     latency_s = float(np.where(near, 0.0, pool.latency_s[members]).max())
-    links: Floats = np.where(near, NEAR_BYTES_PER_S, pool.bandwidth_bytes_per_s[members])
+    # Among some that are far, those on the store's host have to do with them, too.
+    here = NEAR_BYTES_PER_S if near.all() else CHUNKS_BYTES_PER_S
+    there = np.minimum(CHUNKS_BYTES_PER_S, pool.bandwidth_bytes_per_s[members])
+    links: Floats = np.where(near, here, there)
     # The member n has as many children as there are of 2 n + 1 and 2 n + 2, and all but the root
     # have a parent; what goes up and what comes down go at the same time.
     numbers = np.arange(count)
     carried = np.clip(count - 1 - 2 * numbers, 0, 2) + (numbers > 0)
-    busiest_s = float((carried * gradient_bytes / np.minimum(links, NEAR_BYTES_PER_S)).max())
+    busiest_s = float((carried * gradient_bytes / links).max())
     return levels * (HOP_S + 2 * latency_s) + busiest_s + gradient_bytes / MOVED_BYTES_PER_S
