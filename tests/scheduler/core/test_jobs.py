@@ -60,6 +60,17 @@ def test_assignments_wait_until_there_is_room_for_the_result(pool: Pool) -> None
     assert state_of(job) == "running"
 
 
+def test_a_device_that_goes_while_room_is_made_gets_nothing(pool: Pool) -> None:
+    pool.holds_back = {effects.MakeResults}
+    job = pool.submit()
+    pool.feed(events.NodeLeft("b", "1", "killed"))
+    pool.release_answers()
+    (assigned,) = pool.take_sent(effects.SendAssign)
+    assert assigned.node == "a"
+    pool.finish(pool.core.world.subtasks[assigned.subtask])
+    assert state_of(job) == "done"
+
+
 def test_no_room_for_the_result_fails_the_job_with_the_stores_words(pool: Pool) -> None:
     pool.holds_back = {effects.MakeResults}
     job = pool.submit()

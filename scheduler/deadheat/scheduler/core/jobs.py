@@ -213,11 +213,12 @@ def on_results_made(world: World, event: events.ResultsMade) -> None:
         endings.fail(world, job, event.failure)
         return
     job.results_ready = True
-    if job.pending_plan:
-        planning.carry_out(world, job)
-        advance(world, job)
-    else:
-        advance(world, job)
+    if plan := job.pending_plan:
+        if all(planning.is_usable(world, device) for device in plan.devices):
+            planning.carry_out(world, job)
+        else:  # A device went while room was made; the store took its time.
+            planning.drop_plan(world, job)
+    advance(world, job)
 
 
 def _complete_step(world: World, job: Job, step: Step) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from deadheat.runtime.errors import DataLost
 from deadheat.runtime.programs import Program
-from deadheat.scheduler.core import endings, events, jobs, subtasks
+from deadheat.scheduler.core import endings, events, jobs, planning, subtasks
 from deadheat.scheduler.core.effects import (
     Change,
     EventRow,
@@ -135,10 +135,7 @@ def _make_again(world: World, job: Job, lost: Sequence[Step]) -> None:
         step.is_done = step.is_sealing = step.is_dropped = False
         step.result_id = _another(step.result_id)
     ids = [step.result_id for step in job.steps]
-    # A plan that is on its way knows the old ones.
-    job.planning_ticket += 1
-    job.is_planning, job.pending_plan = False, None
-    world.pending.pop(job.id, None)
+    planning.drop_plan(world, job)  # One that is on its way knows the old ones.
     job.cause = f"{', '.join(sorted(names))} was lost with the store, and is made again"
     job.results_ready = False
     world.commit(*changes, ProgramChange(job.id, job.program, ids))

@@ -126,6 +126,13 @@ def is_usable(world: World, device_id: str) -> bool:
     return device is not None and not device.yields and world.nodes[device.node].is_usable
 
 
+def drop_plan(world: World, job: Job) -> None:
+    """A plan that was made, or is being made, does not hold any more."""
+    job.planning_ticket += 1
+    job.is_planning, job.pending_plan = False, None
+    world.pending.pop(job.id, None)
+
+
 def wait_for_memory(world: World, job: Job, plan: Plan) -> None:
     """Some of it fits into no memory now: it is planned again when sub-tasks have ended."""
     world.waiting_memory.add(job.id)
