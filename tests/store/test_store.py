@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from deadheat.runtime.errors import (
     PermissionRefused,
     Unavailable,
 )
+from deadheat.runtime.frames import FrameSocket
 from deadheat.runtime.programs import MatrixType, Rectangle
 from deadheat.store import transfer
 from deadheat.store.descriptors import DescriptorClient
@@ -241,10 +243,19 @@ def test_a_users_file_is_read_in_place_and_watched(tmp_path: Path) -> None:
 def test_shared_memory_needs_the_ticket_and_the_host(tmp_path: Path) -> None:
     async def test(store: RunningStore) -> None:
         matrix_id = await store.fill(values())
-        stranger = DescriptorClient(str(store.child.ready["descriptor_socket"]), "guess")
-        with pytest.raises(PermissionRefused, match="ticket"):
-            stranger.map(matrix_id)
-        stranger.close()
+        name = str(store.child.ready["descriptor_socket"])
+        for guess in ("guess", "gueß"):
+            stranger = DescriptorClient(name, guess)
+            with pytest.raises(PermissionRefused, match="ticket"):
+                stranger.map(matrix_id)
+            stranger.close()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as nonsense:
+            nonsense.settimeout(20)
+            nonsense.connect("\0" + name)
+            frames = FrameSocket(nonsense)
+            frames.send(b"\xff\xff\xff")
+            assert frames.receive() is None
+        assert (await store.listing()).matrices
         with pytest.raises(Unavailable):
             DescriptorClient("deadheat-nowhere", "guess")
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from google.protobuf.message import DecodeError
+
 from deadheat.runtime import errors, pages, wire
 from deadheat.runtime.frames import AsyncFrames, FrameSocket
 from deadheat.runtime.programs import MatrixType
@@ -73,7 +75,13 @@ class _Connection:
         self.frames = AsyncFrames(sock, self._on_frame, self._on_close)
 
     def _on_frame(self, payload: bytes, descriptors: list[int]) -> None:
-        request = pb.DescriptorRequest.FromString(payload)
+        try:
+            request = pb.DescriptorRequest.FromString(payload)
+        except DecodeError:  # A stranger; who speaks our protocol does not send this.
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self.frames.close()
+            return
         task = asyncio.get_running_loop().create_task(self._answer(request, descriptors))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -82,7 +90,7 @@ class _Connection:
         response = pb.DescriptorResponse(serial=request.serial)
         passed: list[int] = []
         try:
-            if not hmac.compare_digest(request.ticket, self._ticket):
+            if not hmac.compare_digest(request.ticket.encode(), self._ticket.encode()):
                 raise errors.PermissionRefused("the ticket for shared memory is not valid")
             match request.WhichOneof("request"):
                 case "map":
