@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import count, pairwise
+from itertools import count, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -44,9 +44,10 @@ def run(*, chains: int = 100, repeats: int = 5, seed: int = SEED) -> Iterator[Fi
     with _agents(is_busy=False) as client:
         yield from _short(client, seed)
     with _agents(is_busy=True) as client:
+        # One at a time: a hundred of them would not leave memory for their products.
         long_ones = _long_ones(seed)
-        yield from _against_numpy(client, [next(long_ones) for _ in range(chains)], repeats)
-        few = [next(long_ones) for _ in range(max(2, chains // 10))]
+        yield from _against_numpy(client, islice(long_ones, chains), repeats)
+        few = islice(long_ones, max(2, chains // 16))
         yield from _against_one_by_one(client, few, max(repeats, ONE_BY_ONE_REPEATS))
         yield from _halves(client, repeats)
 
@@ -83,13 +84,16 @@ def _matrices(rng: np.random.Generator, sizes: Sequence[int]) -> Chain:
     return [rng.standard_normal((rows, columns)) for rows, columns in pairwise(sizes)]
 
 
-def _long_ones(seed: int) -> Iterator[Chain]:
-    """Chains that take NumPy LONG_S or more, now."""
+def _long_ones(seed: int) -> Iterator[tuple[Chain, Array, float]]:
+    """Chains that take NumPy LONG_S or more, now; their products, and the seconds of those."""
     rng = np.random.default_rng(seed)
     for number in count():
         chain = _matrices(rng, drawn(rng, is_even=number % 2 == 0))
-        if _seconds(np.linalg.multi_dot, chain) >= LONG_S:
-            yield chain
+        started_s = time.perf_counter()
+        product = np.linalg.multi_dot(chain)
+        once_s = time.perf_counter() - started_s
+        if once_s >= LONG_S:
+            yield chain, product, once_s
 
 
 def _seconds(product: Callable[[Chain], object], chain: Chain) -> float:
@@ -118,14 +122,15 @@ def _short(client: Client, seed: int) -> Iterator[Figure]:
     yield Figure(SHORT_CASE, "that became jobs", float(len(client.reports()) - jobs), target=0.0)
 
 
-def _against_numpy(client: Client, chains: Sequence[Chain], repeats: int) -> Iterator[Figure]:
+def _against_numpy(
+    client: Client, chains: Iterable[tuple[Chain, Array, float]], repeats: int
+) -> Iterator[Figure]:
     ratios = []
     jobs = len(client.reports())
-    for chain in chains:
-        expected = np.linalg.multi_dot(chain)
+    for chain, expected, once_s in chains:
         found = client.multi_dot(chain)
         assert np.allclose(found, expected, rtol=1e-6, atol=1e-9 * float(np.abs(expected).max()))
-        once_s = _seconds(np.linalg.multi_dot, chain)
+        del found
         times = max(repeats, round(ENOUGH_S / once_s))
         numpy_s, ours_s = map(statistics.median, _both(client, chain, times))
         ratios.append(ours_s / numpy_s)
@@ -136,10 +141,12 @@ def _against_numpy(client: Client, chains: Sequence[Chain], repeats: int) -> Ite
     yield Figure(CASE, "calls that became jobs", float(len(client.reports()) - jobs))
 
 
-def _against_one_by_one(client: Client, chains: Sequence[Chain], repeats: int) -> Iterator[Figure]:
+def _against_one_by_one(
+    client: Client, chains: Iterable[tuple[Chain, Array, float]], repeats: int
+) -> Iterator[Figure]:
     """Both sides on the cluster, with operands that are there."""
     ratios = []
-    for chain in chains:
+    for chain, _, _ in chains:
         put = [client.put(matrix) for matrix in chain]
         ratios.append(_ratio(client, put, repeats, "balanced"))
     name = "our order / fewest operations, one by one"
