@@ -32,6 +32,8 @@ class Fault:
     #: Of bytes from the server to the client, or else of those to the server.
     to_client: bool = True
     bit: int = 0
+    #: It waits for this: what went through before may be on its way to the other end for long.
+    due: threading.Event | None = None
     happened: threading.Event = field(default_factory=threading.Event)
 
 
@@ -145,6 +147,8 @@ class Proxy:
     async def _befall(
         self, fault: Fault, data: bytes, done: int, writers: tuple[asyncio.StreamWriter, ...]
     ) -> bytes | None:
+        if fault.due:
+            assert await asyncio.to_thread(fault.due.wait, 60)
         fault.happened.set()
         match fault.kind:
             case "flip":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -125,11 +126,20 @@ def test_as_long_as_there_is_progress_there_is_patience(tmp_path: Path) -> None:
     async def test(store: RunningStore, stub: Any, between: Proxy) -> None:
         wide = np.random.default_rng(1).random((1024, 1280))  # 10 chunks.
         matrix_id = await store.fill(wide)
-        between.add(*(Fault("reset", MIB + 100_000) for _ in range(transfer.MAX_ATTEMPTS + 1)))
+        # Each time when one chunk more has come, however long that takes.
+        due = [threading.Event() for _ in range(transfer.MAX_ATTEMPTS + 1)]
+        between.add(*(Fault("reset", MIB + 100_000, due=one) for one in due))
+        arrived = iter(due)
+
+        def on_arrived(_: int) -> bool:
+            next(arrived, threading.Event()).set()
+            return True
+
         kind = MatrixType(1024, 1280, "float64")
-        target = bytearray(kind.size_bytes)
-        await transfer.get(stub, matrix_id, kind.whole(), memoryview(target))
+        target = memoryview(bytearray(kind.size_bytes))
+        await transfer.get(stub, matrix_id, kind.whole(), target, on_arrived=on_arrived)
         assert bytes(target) == wide.tobytes()
+        assert all(one.is_set() for one in due)
 
     through_proxy(tmp_path, test)
 
