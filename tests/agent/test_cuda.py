@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.agent import cards
+from tests.agent.card_kinds import KINDS, given
 
 from deadheat.agent.executors import worker
 from deadheat.agent.executors.bounds import CARDS, STREAMS
@@ -18,40 +19,19 @@ from deadheat.agent.executors.cuda.card import Card
 from deadheat.agent.executors.cuda.compute import CardCompute
 from deadheat.agent.executors.panels import GRAIN, Panels
 from deadheat.agent.executors.pool import Block, Pool, Task
-from deadheat.runtime.dtypes import BY_NAME, element_type, numpy_dtype
+from deadheat.runtime.dtypes import BY_NAME, numpy_dtype
 from deadheat.runtime.kernels import compute_panel
 from deadheat.runtime.programs import (
-    Activation,
-    Batched,
-    Binary,
-    BinaryFunction,
-    Cast,
     Dense,
     Descent,
     Gemm,
     Loss,
     MatrixType,
     Operation,
-    Segment,
-    Softmax,
-    Sum,
-    SumAlong,
-    Transpose,
-    Unary,
-    UnaryFunction,
     needed_blocks,
     work_shape,
 )
 from deadheat.runtime.rules import is_in_samples, is_in_whole_rows, result_type
-from deadheat.runtime.windows import (
-    Convolve,
-    ConvolveBack,
-    ConvolveWeights,
-    PoolFunction,
-    Pooling,
-    PoolingBack,
-    Window,
-)
 from deadheat.v1 import local_pb2
 
 SMALL = replace(
@@ -64,7 +44,6 @@ SMALL = replace(
     max_panel_s=10.0,
     max_band_bytes=1 << 16,
 )
-RNG = np.random.default_rng(5)
 
 
 #: Each has threads that hold memory for copies.
@@ -136,13 +115,6 @@ class Bench:
             end = kind if kind == "finished" else end
 
 
-def given(dtype: str, rows: int, columns: int) -> Any:
-    if element_type(dtype).is_exact:
-        return RNG.integers(0, 2 if dtype == "bool" else 100, (rows, columns)).astype(dtype)
-    made = RNG.standard_normal((rows, columns)) + 1j * RNG.standard_normal((rows, columns))
-    return (made if "complex" in dtype else made.real).astype(numpy_dtype(dtype))
-
-
 def by_numpy(operation: Operation, arrays: Sequence[Any]) -> Any:
     types = {
         name: MatrixType(array.shape[0], array.shape[1], array.dtype.name)
@@ -183,67 +155,6 @@ def test_products_of_every_dtype_are_numpys(dtype: str, transposed: tuple[bool, 
     task = bench.task(operation, arrays)
     assert bench.run(task) == "finished"
     close(task.result.array, by_numpy(operation, arrays))
-
-
-X, Y, ROW = given("float32", 150, 90), given("float32", 90, 130), given("float32", 1, 130)
-SEGMENT = Segment(
-    (
-        Operation("H", ("A", "B"), Gemm(activation=Activation.RELU)),
-        Operation("T", ("H",), Unary(UnaryFunction.TANH)),
-        Operation("C", ("T", "V"), Gemm()),
-    )
-)
-#: With a border and steps, and without.
-WINDOW = Window(2, 9, 8, (3, 2), (2, 1), (1, 1))
-BARE = Window(1, 6, 6, (3, 3))
-IMAGES, KERNELS = given("float32", 70, WINDOW.inputs), given("float32", 1, 5 * WINDOW.depth)
-SEEN = given("float32", 70, 5 * WINDOW.places)
-POOLED = given("float32", 70, WINDOW.channels * WINDOW.places)
-IMAGE_LAYERS = Segment(
-    (
-        Operation("H", ("A", "B", "V"), Convolve(WINDOW)),
-        Operation("T", ("H",), Unary(UnaryFunction.RELU)),
-        Operation(
-            "C",
-            ("T",),
-            Pooling(Window(5, WINDOW.out_height, WINDOW.out_width, (2, 2)), PoolFunction.MAX),
-        ),
-    )
-)
-BF = [given("bfloat16", 150, 90), given("bfloat16", 150, 90)]
-
-
-KINDS: list[tuple[Any, list[Any]]] = [
-    (Gemm(alpha=0.5, activation=Activation.GELU_TANH), [X, Y, ROW]),
-    (Gemm(inner=(17, 60)), [X, Y]),
-    (Gemm(inner=(30, 30)), [X, Y]),
-    (Gemm(out_dtype="float32"), [X.astype(np.float16), Y.astype(np.float16)]),
-    (Batched(Gemm(), (3,), (3,)), [X, given("float32", 270, 130)]),
-    (Batched(Gemm(), (2, 3), (3,)), [BF[0], given("bfloat16", 270, 40)]),
-    (Sum(bias=True, activation=Activation.SIGMOID), [X @ Y, X @ Y, X @ Y, ROW]),
-    (Unary(UnaryFunction.EXP), [X]),
-    (Unary(UnaryFunction.NEGATIVE), [given("int16", 60, 80)]),
-    (Unary(UnaryFunction.RELU), [given("int8", 60, 80)]),
-    (Binary(BinaryFunction.DIVIDE), [X @ Y, ROW + 9]),
-    (Binary(BinaryFunction.ADD), [given("int32", 60, 80), given("float32", 60, 1)]),
-    (Binary(BinaryFunction.MULTIPLY), BF),
-    (Cast("bfloat16"), [X]),
-    (Softmax(), [X]),
-    (SumAlong(axis=1), [X]),
-    (SumAlong(axis=0, block=40), [given("int8", 150, 60)]),
-    (Transpose(), [X]),
-    (SEGMENT, [X, Y, given("float32", 130, 40)]),
-    (Convolve(WINDOW), [IMAGES, KERNELS]),
-    (Convolve(WINDOW), [IMAGES.astype(np.float16), KERNELS.astype(np.float16)]),
-    (Convolve(BARE), [given("float64", 70, BARE.inputs), given("float64", 1, 3 * BARE.depth)]),
-    (ConvolveBack(WINDOW), [SEEN, KERNELS]),
-    (ConvolveWeights(WINDOW, 8, bias=True), [IMAGES, SEEN]),
-    (Pooling(WINDOW, PoolFunction.MAX), [IMAGES]),
-    (Pooling(WINDOW, PoolFunction.MEAN), [IMAGES]),
-    (PoolingBack(WINDOW, PoolFunction.MAX), [IMAGES, POOLED]),
-    (PoolingBack(WINDOW, PoolFunction.MEAN), [POOLED]),
-    (IMAGE_LAYERS, [IMAGES, KERNELS, given("float32", 1, 5)]),
-]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.agent.test_cuda import KINDS, Bench, as_numpy_does, by_numpy, close, given, pools
+from tests.agent.card_kinds import KINDS, given
+from tests.agent.test_cuda import Bench, as_numpy_does, by_numpy, close, pools
 from tests.agent.test_pinning import files, product
 
 from deadheat.agent.executors.bounds import CARDS, STREAMS

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.agent import cards
-from tests.agent.test_cuda import Bench, by_numpy, close, given, pools
+from tests.agent.card_kinds import given
+from tests.agent.test_cuda import Bench, by_numpy, close, pools
 from tests.waiting import wait_until
 
 from deadheat.agent.executors.cuda.card import Card
