@@ -47,8 +47,6 @@ class Prepared:
     operands: list[local_pb2.MappedBlock] = field(default_factory=list)
     result: local_pb2.MappedBlock = field(default_factory=local_pb2.MappedBlock)
     descriptors: list[int] = field(default_factory=list)
-    #: Granted, and not among the descriptors yet.
-    unclaimed: set[int] = field(default_factory=set)
     bytes_in: int = 0
     bytes_out: int = 0
     transfer_s: float = 0.0
@@ -89,8 +87,6 @@ class Prepared:
 
     def close_descriptors(self) -> None:
         """The executor has its own copies now."""
-        self.descriptors += self.unclaimed
-        self.unclaimed.clear()
         while self.descriptors:
             os.close(self.descriptors.pop())
 
@@ -162,7 +158,7 @@ class Blocks:
                         size_bytes=pin.memory.size_bytes,
                     )
                 else:
-                    operand = _mapped(granted[index], prepared, name=block.name)
+                    operand = _mapped(granted[index], name=block.name)
                 prepared.operands.append(operand)
             await self._result(assign, prepared, granted.get(RESULT))
             if assign.HasField("share"):
@@ -225,7 +221,9 @@ class Blocks:
             needed_bytes -= place.area * matrix.element.itemsize
         self._cache.check_room(needed_bytes)
 
-    async def _grant_all(self, assign: agent_pb2.Assign, prepared: Prepared) -> dict[int, Granted]:
+    async def _grant_all(
+        self, assign: agent_pb2.Assign, prepared: Prepared
+    ) -> dict[int, local_pb2.DescriptorResponse]:
         """All that the store has of a sub-task, by the number of the operand, asked for in one go:
         each change of threads takes longer than the store does."""
         shared = self.shared
@@ -241,19 +239,21 @@ class Blocks:
             return {}
         asking = asyncio.ensure_future(asyncio.to_thread(shared.grant_all, list(wanted.values())))
         try:
-            found = dict(zip(wanted, await asyncio.shield(asking), strict=True))
+            found = await asyncio.shield(asking)
         except asyncio.CancelledError:
             # The store grants them all the same, for ever if nobody gives them back.
             asking.add_done_callback(lambda done: _give_back(shared, done))
             raise
-        for granted, _ in found.values():
+        for granted, descriptor in found:
             prepared.releases.append(partial(shared.unmap, granted.grant))
-        # Who fails before these are prepared has them closed.
-        prepared.unclaimed.update(descriptor for _, descriptor in found.values())
-        return found
+            prepared.descriptors.append(descriptor)
+        return {place: granted for place, (granted, _) in zip(wanted, found, strict=True)}
 
     async def _result(
-        self, assign: agent_pb2.Assign, prepared: Prepared, granted: Granted | None
+        self,
+        assign: agent_pb2.Assign,
+        prepared: Prepared,
+        granted: local_pb2.DescriptorResponse | None,
     ) -> None:
         if not assign.result_matrix_id:
             prepared.result = local_pb2.MappedBlock(
@@ -261,7 +261,7 @@ class Blocks:
             )
             return
         if granted:
-            prepared.result = _mapped(granted, prepared)
+            prepared.result = _mapped(granted)
             return
         matrix = wire.matrix_type_from_wire(assign.result_type, field="result_type")
         rectangle = wire.rectangle_from_wire(assign.rectangle, within=matrix, field="rectangle")
@@ -321,16 +321,13 @@ def _give_back(shared: DescriptorClient, asked: asyncio.Future[list[Granted]]) -
         shared.give_back(asked.result())
 
 
-def _mapped(granted: Granted, prepared: Prepared, *, name: str = "") -> local_pb2.MappedBlock:
-    found, descriptor = granted
-    prepared.unclaimed.discard(descriptor)
-    prepared.descriptors.append(descriptor)
+def _mapped(granted: local_pb2.DescriptorResponse, *, name: str = "") -> local_pb2.MappedBlock:
     return local_pb2.MappedBlock(
         name=name,
-        type=found.type,
-        rectangle=_whole(found.type),
-        data_offset=found.data_offset,
-        size_bytes=found.size_bytes,
+        type=granted.type,
+        rectangle=_whole(granted.type),
+        data_offset=granted.data_offset,
+        size_bytes=granted.size_bytes,
     )
 
 

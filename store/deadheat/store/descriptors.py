@@ -188,8 +188,7 @@ class DescriptorClient:
 
     def map(self, matrix_id: str, *, writable: bool = False) -> Mapping:
         """Maps a whole matrix: shared if writable, else private (copy on write)."""
-        request = pb.DescriptorRequest(map=pb.MapMatrix(matrix_id=matrix_id, writable=writable))
-        response, (descriptor,) = self._call(request, ())
+        ((response, descriptor),) = self.grant_all([(matrix_id, writable)])
         matrix_type = wire.matrix_type_from_wire(response.type, field="type")
         length = response.data_offset + response.size_bytes
         try:

@@ -34,7 +34,8 @@ Compute = Callable[["Task", Panel], None]
 PROGRESS_INTERVAL_S: Final = 0.1
 
 
-def _never() -> bool:
+def never() -> bool:
+    """Of memory that no card reads and writes by itself."""
     return False
 
 
@@ -45,7 +46,7 @@ class Block:
     array: Array
     rectangle: Rectangle
     #: Whether a card reads and writes `array` by itself now; once it does, it does to the end.
-    is_pinned: Callable[[], bool] = _never
+    is_pinned: Callable[[], bool] = never
 
 
 @dataclass(eq=False)

@@ -22,7 +22,15 @@ from deadheat.agent.executors.bounds import CORES, Bounds
 from deadheat.agent.executors.calibrate import Point, calibrate, shapes
 from deadheat.agent.executors.epochs import Epoch, Exchanged
 from deadheat.agent.executors.panels import GRAIN, Panels
-from deadheat.agent.executors.pool import PROGRESS_INTERVAL_S, Block, Compute, Pool, Task, part_of
+from deadheat.agent.executors.pool import (
+    PROGRESS_INTERVAL_S,
+    Block,
+    Compute,
+    Pool,
+    Task,
+    never,
+    part_of,
+)
 from deadheat.agent.executors.sources import Source
 from deadheat.runtime import dtypes, pages, wire
 from deadheat.runtime.cores import only_on_cores
@@ -68,7 +76,7 @@ class MapFile(Protocol):
 def _map_file(
     descriptor: int, length: int, *, is_writable: bool
 ) -> tuple[memoryview, Callable[[], bool]]:
-    return pages.map_file(descriptor, length, is_writable=is_writable), lambda: False
+    return pages.map_file(descriptor, length, is_writable=is_writable), never
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ def _take_plan(world: World, event: events.PlanMade) -> None:
         endings.fail(world, job, event.outcome)
         return
     plan = event.outcome
-    if any(not planning.is_usable(world, device) for device in plan.devices):
+    if not planning.is_possible(world, plan):
         advance(world, job)  # A device went while the plan was made.
         return
     refusal = planning.exceeds_limit(world, job, plan) if job.plans == 0 else None
@@ -214,7 +214,7 @@ def on_results_made(world: World, event: events.ResultsMade) -> None:
         return
     job.results_ready = True
     if plan := job.pending_plan:
-        if all(planning.is_usable(world, device) for device in plan.devices):
+        if planning.is_possible(world, plan):
             planning.carry_out(world, job)
         else:  # A device went while room was made; the store took its time.
             planning.drop_plan(world, job)

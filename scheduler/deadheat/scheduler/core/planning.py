@@ -126,6 +126,11 @@ def is_usable(world: World, device_id: str) -> bool:
     return device is not None and not device.yields and world.nodes[device.node].is_usable
 
 
+def is_possible(world: World, plan: Plan) -> bool:
+    """Whether all its devices can be used still."""
+    return all(is_usable(world, device) for device in plan.devices)
+
+
 def drop_plan(world: World, job: Job) -> None:
     """A plan that was made, or is being made, does not hold any more."""
     job.planning_ticket += 1

@@ -29,6 +29,7 @@ import numpy as np
 import psutil
 
 from deadheat.agent.executors.cuda.card import Card
+from deadheat.agent.executors.pool import never
 from deadheat.runtime import logs, pages
 
 log = logs.get("gpu")
@@ -100,7 +101,7 @@ class Mappings:
         descriptor stays the caller's. Raises OSError and ValueError as `pages.map_file` does."""
         found = os.fstat(descriptor)
         if length < MIN_BYTES:
-            return pages.map_file(descriptor, length, is_writable=is_writable), lambda: False
+            return pages.map_file(descriptor, length, is_writable=is_writable), never
         key = (found.st_dev, found.st_ino, is_writable)
         with self._changed:
             self._end_leases()
@@ -164,8 +165,7 @@ class Mappings:
         self._end_leases()
         limit_bytes = self._limit_bytes - needed_bytes
         for key, one in list(self._known.items()):
-            pinned_bytes = sum(m.size_bytes for m in self._known.values() if m.is_pinned)
-            is_over = (one.is_pinned and pinned_bytes > limit_bytes) or (
+            is_over = (one.is_pinned and self.pinned_bytes > limit_bytes) or (
                 len(self._known) > MAX_MAPPINGS
             )
             if not one.leases and (key[0] < 0 or is_over or one.is_deleted):
@@ -202,8 +202,7 @@ class Mappings:
                 if mapping is None:
                     continue
                 self._sweep(mapping.size_bytes)
-                pinned_bytes = sum(m.size_bytes for m in self._known.values() if m.is_pinned)
-                fits = pinned_bytes + mapping.size_bytes <= self._limit_bytes
+                fits = self.pinned_bytes + mapping.size_bytes <= self._limit_bytes
                 mapping.leases += 1
             is_pinned = fits and self._pin(mapping)
             with self._changed:
