@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+import pytest
 from tests.scheduler.core.harness import Pool
 
 from deadheat.scheduler.core import effects, events
@@ -37,6 +38,14 @@ class Store:
         assert job
         assert len(matrices) == 1
         self.asked.set()
+
+
+class BrokenStore(Store):
+    """Raises what nobody foresaw."""
+
+    async def make_results(self, job: str, matrices: Sequence[object]) -> None:
+        await super().make_results(job, matrices)
+        raise RuntimeError("nobody foresaw this")
 
 
 class Outbox:
@@ -83,3 +92,31 @@ def test_room_for_a_result_is_made_meanwhile_and_nothing_is_assigned_before_it_i
         writer.stop(5)
 
     asyncio.run(run())
+
+
+def test_a_job_hears_of_an_error_that_nobody_foresaw(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "deadheat.db"
+    database.migrate(path)
+
+    async def run() -> None:
+        clock = Clock.start()
+        writer = Writer(database.open_engine(path, writes=True), clock)
+        pool = Fed()
+        store = cast("StoreLink", BrokenStore())
+        shell = pool.shell = Shell(pool.core, writer, clock, store, Outbox())
+        pool.now = clock.now()
+        pool.join("a")
+        pool.submit(2048, 2048, 2048)
+        (job,) = pool.core.world.jobs.values()
+        async with asyncio.timeout(60):
+            while not job.state.is_final:
+                await shell.commit()
+        assert job.failure is not None
+        assert job.failure.message == "RuntimeError in the scheduler; see its log"
+        shell.close()
+        writer.stop(5)
+
+    asyncio.run(run())
+    assert "nobody foresaw this" in caplog.text

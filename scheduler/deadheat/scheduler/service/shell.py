@@ -221,9 +221,8 @@ class Shell:
     async def _find(self, wanted: effects.FindMatrices) -> None:
         try:
             missing = await self._store.missing(wanted.matrix_ids)
-        except errors.DeadheatError as error:
-            failure = events.Failure(error.code, error.message)
-            self.feed(events.MatricesFound(wanted.job, failure=failure))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job must go on.
+            self.feed(events.MatricesFound(wanted.job, failure=_failure(error)))
         else:
             self.feed(events.MatricesFound(wanted.job, missing))
 
@@ -257,17 +256,26 @@ def _planned(wanted: effects.MakePlan, now: float) -> events.PlanMade:
     outcome: Plan | events.Failure
     try:
         outcome = plan(wanted.given, now=now)
-    except errors.DeadheatError as error:
-        outcome = events.Failure(error.code, error.message)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the job must hear of it.
+        outcome = _failure(error)
     return events.PlanMade(wanted.job, wanted.ticket, outcome, time.perf_counter() - started_s)
 
 
 async def _failure_of(work: Coroutine[Any, Any, None]) -> events.Failure | None:
     try:
         await work
-    except errors.DeadheatError as error:
-        return events.Failure(error.code, error.message)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the job must hear of it.
+        return _failure(error)
     return None
+
+
+def _failure(error: Exception) -> events.Failure:
+    """What a job hears; of what is none of our errors its traceback is in the log."""
+    if isinstance(error, errors.DeadheatError):
+        return events.Failure(error.code, error.message)
+    log.error("an effect failed", exc_info=error, extra=logs.keys("effect"))
+    name = type(error).__name__
+    return events.Failure(errors.DeadheatError.code, f"{name} in the scheduler; see its log")
 
 
 Translate = Callable[[float], float]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import grpc
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay
+from tenacity.wait import wait_random_exponential
 
 from deadheat.runtime import logs, rpc, wire
 from deadheat.runtime.children import Child
-from deadheat.runtime.errors import ClusterError, DeadheatError
+from deadheat.runtime.errors import ClusterError, DeadheatError, TimedOut, Unavailable
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.programs import MatrixType
 from deadheat.runtime.settings import SchedulerSettings
@@ -31,6 +33,10 @@ START_TIMEOUT_S: Final = 15.0
 MAX_DEATHS: Final = 5
 DEATHS_WINDOW_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 3.6
+#: How long what is asked of a store that does not answer waits for it, as agents do.
+PATIENCE_S: Final = 60.0
+
+Answer = TypeVar("Answer")
 
 
 def holder_of(job: str) -> str:
@@ -48,6 +54,7 @@ class StoreLink:
         self._stub: MatrixServiceAsyncStub | None = None
         self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
         self._stopping = False
+        self._closing: set[asyncio.Task[None]] = set()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.endpoint = cluster_pb2.StoreEndpoint()
 
@@ -85,7 +92,7 @@ class StoreLink:
     @property
     def stub(self) -> MatrixServiceAsyncStub:
         if self._stub is None:
-            raise ClusterError("the store is not running")
+            raise Unavailable("the store is not running")
         return self._stub
 
     async def watch(self) -> None:
@@ -102,14 +109,22 @@ class StoreLink:
             if recent and self._deaths[-1] - self._deaths[0] < DEATHS_WINDOW_S:
                 self.failed.set_exception(ClusterError(f"the store died {MAX_DEATHS} times"))
                 return
+            self._leave_channel()
             try:
-                if self._channel:
-                    await self._channel.close()
                 await self.start()
             except DeadheatError as error:
                 self.failed.set_exception(error)
                 return
             self._on_restart()
+
+    def _leave_channel(self) -> None:
+        """What is being asked through it ends by itself: closing would cancel it, and whoever waits
+        for an answer would take that for his own end."""
+        left, self._channel, self._stub = self._channel, None, None
+        if left:
+            closing = asyncio.get_running_loop().create_task(left.close(rpc.CALL_TIMEOUT_S))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def stop(self) -> None:
         self._stopping = True
@@ -126,6 +141,21 @@ class StoreLink:
 
     # What the scheduler asks of it
 
+    async def _ask(
+        self, doing: str, call: Callable[[MatrixServiceAsyncStub], Awaitable[Answer]]
+    ) -> Answer:
+        """Asks the store. One that dies meanwhile is asked again when it is back: whatever the
+        scheduler asks may be done twice."""
+        async for attempt in AsyncRetrying(
+            stop=stop_after_delay(PATIENCE_S),
+            wait=wait_random_exponential(multiplier=0.1, max=2.0),
+            retry=retry_if_exception_type((Unavailable, TimedOut)),
+            reraise=True,
+        ):
+            with attempt, rpc.translated(doing):
+                return await call(self.stub)
+        raise AssertionError("the last attempt returns or raises")
+
     async def hold(self, job: str, matrix_ids: Sequence[str]) -> list[pb.MatrixInfo]:
         """Keeps operands for a job; raises NotFound for one that is not there."""
         return await self.hold_for(holder_of(job), matrix_ids)
@@ -135,41 +165,56 @@ class StoreLink:
         request = pb.MatrixServiceHoldRequest(
             request_id=new_id("r"), matrix_ids=matrix_ids, holder=holder
         )
-        with rpc.translated("holding operands"):
-            answer = await self.stub.Hold(request, timeout=rpc.CALL_TIMEOUT_S)
+        answer = await self._ask(
+            "holding operands", lambda stub: stub.Hold(request, timeout=rpc.CALL_TIMEOUT_S)
+        )
         return list(answer.matrices)
 
     async def make_results(self, job: str, matrices: Sequence[tuple[str, MatrixType]]) -> None:
         for matrix_id, matrix_type in matrices:
-            request = pb.MatrixServiceCreateRequest(
-                request_id=f"result-{matrix_id}",
-                type=wire.matrix_type_to_wire(matrix_type),
-                matrix_id=matrix_id,
-                holder=holder_of(job),
+            await self._make_result(
+                pb.MatrixServiceCreateRequest(
+                    request_id=f"result-{matrix_id}",
+                    type=wire.matrix_type_to_wire(matrix_type),
+                    matrix_id=matrix_id,
+                    holder=holder_of(job),
+                )
             )
-            with rpc.translated("making room for the result"):
-                await self.stub.Create(request, timeout=rpc.CALL_TIMEOUT_S)
+
+    async def _make_result(self, request: pb.MatrixServiceCreateRequest) -> None:
+        await self._ask(
+            "making room for the result",
+            lambda stub: stub.Create(request, timeout=rpc.CALL_TIMEOUT_S),
+        )
 
     async def seal(self, matrix_id: str, check_ids: Sequence[str]) -> None:
         """Seals a result, after a look at the files it was made from."""
-        with rpc.translated("sealing the result"):
-            for operand in check_ids:
-                check = pb.MatrixServiceSealRequest(request_id=new_id("r"), matrix_id=operand)
-                await self.stub.Seal(check, timeout=rpc.CALL_TIMEOUT_S)
-            request = pb.MatrixServiceSealRequest(request_id=new_id("r"), matrix_id=matrix_id)
-            await self.stub.Seal(request, timeout=rpc.CALL_TIMEOUT_S)
+        for one in (*check_ids, matrix_id):
+            await self._seal(pb.MatrixServiceSealRequest(request_id=new_id("r"), matrix_id=one))
+
+    async def _seal(self, request: pb.MatrixServiceSealRequest) -> None:
+        await self._ask(
+            "sealing the result", lambda stub: stub.Seal(request, timeout=rpc.CALL_TIMEOUT_S)
+        )
 
     async def missing(self, matrix_ids: Sequence[str]) -> list[str]:
         """Those of these matrices that it does not have."""
-        with rpc.translated("looking for matrices"):
-            answer = await self.stub.List(pb.MatrixServiceListRequest(), timeout=rpc.CALL_TIMEOUT_S)
-        return sorted({*matrix_ids} - {matrix.id for matrix in answer.matrices})
+        found = await self._listed("looking for matrices")
+        return sorted({*matrix_ids} - {matrix.id for matrix in found})
+
+    async def _listed(self, doing: str) -> Sequence[pb.MatrixInfo]:
+        request = pb.MatrixServiceListRequest()
+        answer = await self._ask(doing, lambda stub: stub.List(request, timeout=rpc.CALL_TIMEOUT_S))
+        return answer.matrices
 
     async def delete(self, matrix_ids: Sequence[str]) -> None:
-        with rpc.translated("deleting matrices"):
-            for matrix_id in matrix_ids:
-                request = pb.MatrixServiceDeleteRequest(request_id=new_id("r"), matrix_id=matrix_id)
-                await self.stub.Delete(request, timeout=rpc.CALL_TIMEOUT_S)
+        for one in matrix_ids:
+            await self._delete(pb.MatrixServiceDeleteRequest(request_id=new_id("r"), matrix_id=one))
+
+    async def _delete(self, request: pb.MatrixServiceDeleteRequest) -> None:
+        await self._ask(
+            "deleting matrices", lambda stub: stub.Delete(request, timeout=rpc.CALL_TIMEOUT_S)
+        )
 
     async def release(self, job: str, give_up: Sequence[str]) -> None:
         await self.delete(give_up)
@@ -178,17 +223,17 @@ class StoreLink:
     async def release_of(self, holder: str) -> None:
         """Ends all that somebody holds."""
         request = pb.MatrixServiceReleaseRequest(request_id=new_id("r"), holder=holder)
-        with rpc.translated("releasing matrices"):
-            await self.stub.Release(request, timeout=rpc.CALL_TIMEOUT_S)
+        await self._ask(
+            "releasing matrices", lambda stub: stub.Release(request, timeout=rpc.CALL_TIMEOUT_S)
+        )
 
     async def matrices(self, open_jobs: Sequence[str], others: Sequence[str]) -> Matrices:
         """What is there after a restart; holds of jobs that are not open any more, and of anybody
         else but these `others`, are ended."""
-        with rpc.translated("listing matrices"):
-            answer = await self.stub.List(pb.MatrixServiceListRequest(), timeout=rpc.CALL_TIMEOUT_S)
+        found = await self._listed("listing matrices")
         wanted = {*map(holder_of, open_jobs), *others}
-        stale = {holder for info in answer.matrices for holder in info.holders} - wanted
+        stale = {holder for info in found for holder in info.holders} - wanted
         for holder in stale:
             await self.release_of(holder)
-        sealed = {m.id for m in answer.matrices if m.state == pb.MATRIX_STATE_SEALED}
-        return Matrices(frozenset(m.id for m in answer.matrices), frozenset(sealed))
+        sealed = {m.id for m in found if m.state == pb.MATRIX_STATE_SEALED}
+        return Matrices(frozenset(m.id for m in found), frozenset(sealed))
