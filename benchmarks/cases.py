@@ -140,7 +140,7 @@ FULL = (
     SAME_B,
     SERVING,
     Case("forward-2048", "forward", 60),
-    Case("chains-100", "chains", 680, {"chains": 100, "repeats": 3}),
+    Case("chains-100", "chains", 1500, {"chains": 100, "repeats": 7}),
     Case("memory-4gib", "memory", 45, {"gib": 4.0, "target_mib": 64.0}),
     *OURS,
     *PLANNER,

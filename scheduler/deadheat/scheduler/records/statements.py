@@ -229,10 +229,13 @@ def _program(change: effects.ProgramChange, clock: Clock) -> Iterator[Statement]
 
 
 def _operations(job: str, program: Program, result_ids: Sequence[str]) -> Iterator[Statement]:
-    for number, operation in enumerate(program.operations):
-        matrix, matrix_id = program.types[operation.result], result_ids[number]
+    """All rows of one table after the other, so that each table takes one statement."""
+    for operation, matrix_id in zip(program.operations, result_ids):
         role = "result" if operation.result in program.results else "intermediate"
-        yield from _matrix(job, operation.result, role, matrix, matrix_id)
+        name = operation.result
+        yield from _matrix(job, name, role, program.types[name], matrix_id)
+    for number, operation in enumerate(program.operations):
+        matrix = program.types[operation.result]
         row = {
             "job_id": job,
             "number": number,
@@ -242,7 +245,7 @@ def _operations(job: str, program: Program, result_ids: Sequence[str]) -> Iterat
             "columns": matrix.columns,
             "dtype": matrix.dtype,
             "flops": program.flops_of(operation),
-            "matrix_id": matrix_id or None,
+            "matrix_id": result_ids[number] or None,
         }
         yield "insert", _OPERATIONS, (), row
 
