@@ -99,7 +99,12 @@ def _long_ones(seed: int) -> Iterator[tuple[Chain, Array, float]]:
 
 
 def _seconds(chain: Chain) -> float:
-    return statistics.median(alternate(lambda: np.linalg.multi_dot(chain), repeats=LOOKS)[0])
+    """NumPy's; one call tells where it takes far longer, or less, than is looked for."""
+    first_s, *_ = alternate(lambda: np.linalg.multi_dot(chain), repeats=1)[0]
+    if not LONG_S / 3 < first_s < LONG_S * 3:
+        return first_s
+    more_s = alternate(lambda: np.linalg.multi_dot(chain), repeats=LOOKS - 1)[0]
+    return statistics.median([first_s, *more_s])
 
 
 def _jobs(client: Client) -> int:
@@ -107,7 +112,7 @@ def _jobs(client: Client) -> int:
 
 
 def _sides(client: Client, chain: Chain) -> list[Callable[[], object]]:
-    """NumPy, we, and NumPy once more: what it differs from itself is what is not our doing."""
+    """NumPy, we, and NumPy once more."""
 
     def numpy() -> object:
         return np.linalg.multi_dot(chain)
@@ -136,15 +141,16 @@ def _against_numpy(
 ) -> Iterator[Figure]:
     ratios, floor = [], []
     jobs = _jobs(client)
-    for chain, expected, once_s in chains:
+    for number, (chain, expected, once_s) in enumerate(chains):
         found = client.multi_dot(chain)
         assert np.allclose(found, expected, rtol=1e-6, atol=1e-9 * float(np.abs(expected).max()))
         del found
         times = max(repeats, round(ENOUGH_S / once_s))
-        sides = alternate(*_sides(client, chain), repeats=times)
-        numpy_s, ours_s, again_s = map(statistics.median, sides)
-        ratios.append(ours_s / numpy_s)
-        floor.append(again_s / numpy_s)
+        # Of a third of the chains also what NumPy differs from itself, which is not our doing.
+        sides = _sides(client, chain)[: 2 if number % 3 else 3]
+        numpy_s, *others = map(statistics.median, alternate(*sides, repeats=times))
+        for seconds, kept in zip(others, (ratios, floor)):
+            kept.append(seconds / numpy_s)
     name = "our time / multi_dot's"
     yield summary(CASE, f"{name}, median", ratios, target=1.0)
     yield percentile(CASE, f"{name}, 95 of 100", ratios, 95, target=1.10)
