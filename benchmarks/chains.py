@@ -139,7 +139,8 @@ def _short(client: Client, seed: int) -> Iterator[Figure]:
 def _against_numpy(
     client: Client, chains: Iterable[tuple[Chain, Array, float]], repeats: int
 ) -> Iterator[Figure]:
-    ratios, floor = [], []
+    ratios: list[float] = []
+    floor: list[float] = []
     jobs = _jobs(client)
     for number, (chain, expected, once_s) in enumerate(chains):
         found = client.multi_dot(chain)
