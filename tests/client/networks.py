@@ -69,7 +69,7 @@ def stored(client: Client) -> set[str]:
 
     async def ask() -> set[str]:
         request = matrix_pb2.MatrixServiceListRequest()
-        answer = await client._connection.matrices.List(request, timeout=rpc.CALL_TIMEOUT_S)
+        answer = await client._link.connection.matrices.List(request, timeout=rpc.CALL_TIMEOUT_S)
         return {matrix.id for matrix in answer.matrices}
 
-    return client._call(ask())
+    return client._link.call(ask())

@@ -307,7 +307,7 @@ def test_a_client_without_a_scheduler_brings_its_own(
     a = RNG.standard_normal((300, 300))
     with Client() as client:
         assert np.array_equal(client.matmul(a, a), a @ a)
-        assert client._own_cluster is None, "a product in this process needs no cluster"
+        assert client._link.own_cluster is None, "a product in this process needs no cluster"
         assert client.address != "127.0.0.1:9"
         close_to_numpy(client.matmul(a, a, where="cluster"), a, a)
 

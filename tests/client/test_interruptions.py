@@ -22,9 +22,9 @@ MIB = 1 << 20
 def matrices(client: Client) -> int:
     async def count() -> int:
         request = matrix_pb2.MatrixServiceListRequest()
-        return len((await client._connection.matrices.List(request, timeout=10)).matrices)
+        return len((await client._link.connection.matrices.List(request, timeout=10)).matrices)
 
-    return client._loop.call(count())
+    return client._link.loop.call(count())
 
 
 def test_operands_of_which_one_does_not_fit_leave_none_behind(
@@ -56,13 +56,13 @@ def test_who_is_interrupted_while_submitting_leaves_no_job(
 
     monkeypatch.setattr(Client, "_ask_to_submit", slowly)
     calls: list[Any] = []
-    call = client._loop.submit
+    call = client._link.loop.submit
 
     def remembered(work: Any) -> Any:
         calls.append(call(work))
         return calls[-1]
 
-    monkeypatch.setattr(client._loop, "submit", remembered)
+    monkeypatch.setattr(client._link.loop, "submit", remembered)
     a = np.ones((5000, 5000))
     caller = threading.Thread(target=_ignoring, args=(client.submit_matmul, a, a))
     caller.start()

@@ -23,7 +23,7 @@ B = RNG.standard_normal((SIZE, SIZE))
 def streaming(cluster: LocalCluster) -> Iterator[Client]:
     """A client that streams, as from another host."""
     with Client(cluster.address) as client:
-        shared, client._connection.shared = client._connection.shared, None
+        shared, client._link.connection.shared = client._link.connection.shared, None
         assert shared
         shared.close()
         yield client
@@ -40,9 +40,9 @@ def stored(client: Client) -> dict[str, tuple[int, int]]:
 
     async def ask() -> pb.MatrixServiceListResponse:
         request = pb.MatrixServiceListRequest()
-        return await client._connection.matrices.List(request, timeout=20)
+        return await client._link.connection.matrices.List(request, timeout=20)
 
-    found = client._loop.call(ask()).matrices
+    found = client._link.loop.call(ask()).matrices
     return {one.id: (one.type.rows, one.type.columns) for one in found}
 
 
@@ -80,8 +80,8 @@ def test_an_array_that_was_changed_in_place_is_another_operand(far: Client) -> N
 
 def test_what_the_store_has_lost_is_sent_again(far: Client) -> None:
     multiply(far, B)
-    for id_ in list(far._transfers._kept._entries):
-        far._loop.call(far._transfers.give_up(id_))
+    for id_ in list(far._link.transfers._kept._entries):
+        far._link.loop.call(far._link.transfers.give_up(id_))
     multiply(far, B)
 
 
@@ -96,14 +96,14 @@ def test_a_client_that_closes_leaves_nothing(cluster: LocalCluster, client: Clie
 def test_what_must_be_durable_is_sent_each_time(far: Client) -> None:
     a = RNG.standard_normal((SIZE, SIZE))
     far.matmul(a, B, durability="power")
-    assert not far._transfers._kept.used_bytes
+    assert not far._link.transfers._kept.used_bytes
 
 
 def test_kept_operands_are_bounded(far: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    far._transfers._kept.limit_bytes = 3 * B.nbytes
+    far._link.transfers._kept.limit_bytes = 3 * B.nbytes
     for _ in range(4):
         multiply(far, RNG.standard_normal((SIZE, SIZE)), rows=100)
-        assert far._transfers._kept.used_bytes <= 3 * B.nbytes
+        assert far._link.transfers._kept.used_bytes <= 3 * B.nbytes
     monkeypatch.setattr(moving, "LEAST_BYTES", 1 << 40)
     multiply(far, B)  # Without keeping it all is as before.
 

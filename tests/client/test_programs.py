@@ -195,6 +195,6 @@ def test_what_cannot_be_computed_is_refused(client: Client) -> None:
     on_disk = client.put(np.ones((300, 300)), durability="power")
     assert (on_disk + 1).compute(durability="power").sum() == 2 * 300 * 300
     gone = client.put(np.zeros((300, 300)))
-    client._call(client._transfers.give_up(id_of(gone)))
+    client._link.call(client._link.transfers.give_up(id_of(gone)))
     with pytest.raises(NotFound, match="is not in the store"):
         (gone + 1).compute(where="cluster")

@@ -93,7 +93,7 @@ def far_cluster(
 
 def _store_port(address: str) -> int:
     with Client(address) as client:
-        return int(client._connection._store.port)
+        return int(client._link.connection._store.port)
 
 
 def _other_port(address: str, before: int) -> int | None:

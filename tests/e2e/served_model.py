@@ -30,10 +30,10 @@ def main(address: str, calls: int) -> None:
             )
 
             async def call(asked: Request = request) -> tuple[str, bytes]:
-                answer = await client._connection.models.Forward(asked, timeout=30)
+                answer = await client._link.connection.models.Forward(asked, timeout=30)
                 return answer.job_id, answer.data
 
-            job, data = client._call(call())
+            job, data = client._link.call(call())
             assert np.allclose(np.frombuffer(data, "float32"), numpys(network, row), atol=1e-4)
             reports.append(client.report(job).as_dict())
         size = client.models.show("far").size_bytes

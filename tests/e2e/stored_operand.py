@@ -29,10 +29,10 @@ class StoredOperands:
         self._client = client
 
     def put(self, name: str, array: np.ndarray) -> Operand:
-        upload = self._client._transfers.upload(
+        upload = self._client._link.transfers.upload(
             Source(name, array), array.dtype.name, inline=False, durable=False
         )
-        return self._client._loop.call(upload)
+        return self._client._link.loop.call(upload)
 
     def multiply(self, a: Operand, b: Operand, cut: str) -> str:
         program = gemm_program((replace(a, name="A"), replace(b, name="B")), Gemm())
@@ -43,7 +43,7 @@ class StoredOperands:
             user=hosts.user_name(),
             policy=job_pb2.JobPolicy(cut=CUTS[cut]),
         )
-        answer = self._client._loop.call(self._client._ask_to_submit(request))
+        answer = self._client._link.loop.call(self._client._ask_to_submit(request))
         return str(answer.job_id)
 
 

@@ -172,7 +172,7 @@ def test_an_operand_that_comes_again_is_sent_to_agents_once(tmp_path: Path) -> N
             a = rng.standard_normal((600, 700))
             assert np.allclose(client.matmul(a, b, where="cluster"), a @ b, rtol=1e-9, atol=1e-9)
             # What the client made is looked into beside the job.
-            wait_until(lambda: not client._transfers._looking, "hashes")
+            wait_until(lambda: not client._link.transfers._looking, "hashes")
             return client.report("last").bytes_moved or 0
 
         assert client.shares_memory

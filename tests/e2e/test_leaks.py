@@ -47,7 +47,7 @@ def run(client: Client, jobs: int, pids: dict[str, int]) -> dict[str, Usage]:
         for job, _ in running:
             for result in job._last.results if job._last else ():
                 if result.matrix_id:
-                    client._loop.call(client._transfers.give_up(result.matrix_id))
+                    client._link.loop.call(client._link.transfers.give_up(result.matrix_id))
         seen.append({name: Usage.of(pid) for name, pid in pids.items()})
     return {
         name: Usage(

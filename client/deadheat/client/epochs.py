@@ -91,7 +91,7 @@ class Epochs(Networks):
         found = self._get(job_id)
         if found.kind != job_pb2.JOB_KIND_TRAIN:
             raise InvalidInput(f"job {found.id} trains nothing", field="job_id")
-        return self._followed(self._call(self._resumed(found.id)), Pupil(network, on_epoch))
+        return self._followed(self._link.call(self._resumed(found.id)), Pupil(network, on_epoch))
 
     async def _resumed(self, job_id: str) -> Job:
         job = Job(self, job_id)
@@ -104,6 +104,8 @@ class Epochs(Networks):
         return job
 
     def _descend(self, lesson: Lesson, policy: job_pb2.JobPolicy, pupil: Pupil) -> Training:
+        if self._linked is None:
+            return descend_here(lesson, pupil)
         given = {
             "X": lesson.samples,
             "y": lesson.targets,
@@ -118,7 +120,7 @@ class Epochs(Networks):
         work = self._submit_lowered(
             lowered, policy, self._final_state, keep=True, kind=job_pb2.JOB_KIND_TRAIN
         )
-        return self._followed(self._call(work), pupil)
+        return self._followed(self._link.call(work), pupil)
 
     async def _final_state(self, results: Sequence[types_pb2.Result]) -> Array:
         return (await self._fetched(results, keep=False))[0]
@@ -130,7 +132,7 @@ class Epochs(Networks):
             kept = self._brought_on(job, pupil)
             if kept is not None and (job.cancelled() or job.exception() is not None):
                 with suppress(DeadheatError):  # The network has it now.
-                    self._call(self._transfers.give_up(kept.matrix_id))
+                    self._link.call(self._link.transfers.give_up(kept.matrix_id))
             pupil.take(job.result())
         except InvalidInput as error:
             raise pupil.diverged(error) from None
@@ -163,7 +165,7 @@ class Epochs(Networks):
         """None where the next one has taken its place meanwhile, or the store is away: whoever
         follows gets that one, or the last."""
         try:
-            return self._call(self._transfers.download(checkpoint))
+            return self._link.call(self._link.transfers.download(checkpoint))
         except (NotFound, Unavailable):
             return None
 

@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from deadheat.client import estimates
 from deadheat.client.arrays import ArrayLike
 from deadheat.client.choices import CUTS, PRECISIONS, CutName, PrecisionName, choice, number
-from deadheat.client.connection import Connection, LoopThread
 from deadheat.client.estimates import Estimate
+from deadheat.client.link import Link
 from deadheat.client.reports import Report, job_state_name, node_as_dict
 from deadheat.runtime import hosts, rpc, wire
+from deadheat.runtime.errors import Unavailable
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.precisions import with_precision
 from deadheat.v1 import cluster_pb2, job_pb2
-
-T = TypeVar("T")
 
 
 class Inquiries:
     """The part of `Client` that only asks and operates. `job_id` may be "last": the newest job of
     this user."""
 
-    _loop: LoopThread
-    _connection: Connection
+    def __init__(self, link: Link | None) -> None:
+        #: None: there is no cluster, and all is computed in this process.
+        self._linked = link
 
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs `work` on the client's loop, once there is a cluster to speak to; `Client` does."""
-        raise NotImplementedError
+    @property
+    def _link(self) -> Link:
+        """The way to the cluster; raises Unavailable where there is none."""
+        if self._linked is None:
+            raise Unavailable("there is no cluster: this client only computes by itself")
+        return self._linked
 
     def _get(self, job_id: str) -> job_pb2.Job:
         request = job_pb2.JobServiceGetRequest(job_id=job_id, user=hosts.user_name())
 
         async def get() -> job_pb2.Job:
             with rpc.translated(f"asking for job {job_id}"):
-                answer = await self._connection.jobs.Get(request, timeout=rpc.CALL_TIMEOUT_S)
+                answer = await self._link.connection.jobs.Get(request, timeout=rpc.CALL_TIMEOUT_S)
             return answer.job
 
-        return self._call(get())
+        return self._link.call(get())
 
     def report(self, job_id: str) -> Report:
         """The report of a job; raises NotFound."""
@@ -50,10 +53,10 @@ class Inquiries:
 
         async def list_jobs() -> Sequence[job_pb2.Job]:
             with rpc.translated("listing jobs"):
-                answer = await self._connection.jobs.List(request, timeout=rpc.CALL_TIMEOUT_S)
+                answer = await self._link.connection.jobs.List(request, timeout=rpc.CALL_TIMEOUT_S)
             return answer.jobs
 
-        return [Report.of(job) for job in self._call(list_jobs())]
+        return [Report.of(job) for job in self._link.call(list_jobs())]
 
     def cancel(self, job_id: str) -> str:
         """Cancels a job; returns its state then. One that had ended stays as it is."""
@@ -63,10 +66,12 @@ class Inquiries:
 
         async def cancel() -> str:
             with rpc.translated(f"cancelling job {job_id}"):
-                answer = await self._connection.jobs.Cancel(request, timeout=rpc.CALL_TIMEOUT_S)
+                answer = await self._link.connection.jobs.Cancel(
+                    request, timeout=rpc.CALL_TIMEOUT_S
+                )
             return job_state_name(answer.state)
 
-        return self._call(cancel())
+        return self._link.call(cancel())
 
     def explain(self, job_id: str, *, as_json: bool = False) -> str:
         """Why each device got its share of a job, as text or as a JSON document."""
@@ -74,10 +79,12 @@ class Inquiries:
 
         async def explain() -> str:
             with rpc.translated(f"explaining job {job_id}"):
-                answer = await self._connection.jobs.Explain(request, timeout=rpc.CALL_TIMEOUT_S)
+                answer = await self._link.connection.jobs.Explain(
+                    request, timeout=rpc.CALL_TIMEOUT_S
+                )
             return answer.json if as_json else answer.text
 
-        return self._call(explain())
+        return self._link.call(explain())
 
     def estimate(
         self,
@@ -114,9 +121,11 @@ class Inquiries:
 
         async def ask() -> job_pb2.JobServiceEstimateResponse:
             with rpc.translated("estimating"):
-                return await self._connection.jobs.Estimate(request, timeout=rpc.CALL_TIMEOUT_S)
+                return await self._link.connection.jobs.Estimate(
+                    request, timeout=rpc.CALL_TIMEOUT_S
+                )
 
-        return Estimate.of(program, self._call(ask()))
+        return Estimate.of(program, self._link.call(ask()))
 
     def nodes(self) -> list[dict[str, Any]]:
         """The pool: each node with its devices, as `deadheat nodes --json` prints them."""
@@ -124,12 +133,12 @@ class Inquiries:
         async def list_nodes() -> Sequence[cluster_pb2.Node]:
             request = cluster_pb2.ClusterServiceListNodesRequest()
             with rpc.translated("listing nodes"):
-                answer = await self._connection.cluster.ListNodes(
+                answer = await self._link.connection.cluster.ListNodes(
                     request, timeout=rpc.CALL_TIMEOUT_S
                 )
             return answer.nodes
 
-        return [node_as_dict(node) for node in self._call(list_nodes())]
+        return [node_as_dict(node) for node in self._link.call(list_nodes())]
 
     def drain(self, node: str, reason: str = "") -> None:
         """No new work for a node; what it has, it finishes."""
@@ -139,9 +148,9 @@ class Inquiries:
 
         async def drain() -> None:
             with rpc.translated(f"draining {node}"):
-                await self._connection.cluster.Drain(request, timeout=rpc.CALL_TIMEOUT_S)
+                await self._link.connection.cluster.Drain(request, timeout=rpc.CALL_TIMEOUT_S)
 
-        self._call(drain())
+        self._link.call(drain())
 
     def resume(self, node: str) -> None:
         """Undoes `drain`."""
@@ -149,6 +158,6 @@ class Inquiries:
 
         async def resume() -> None:
             with rpc.translated(f"resuming {node}"):
-                await self._connection.cluster.Resume(request, timeout=rpc.CALL_TIMEOUT_S)
+                await self._link.connection.cluster.Resume(request, timeout=rpc.CALL_TIMEOUT_S)
 
-        self._call(resume())
+        self._link.call(resume())

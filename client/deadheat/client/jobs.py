@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deadheat.client.inquiries import Inquiries
 from deadheat.client.reports import Report, job_state_name
 from deadheat.runtime.errors import DeadheatError, InvalidInput, JobCancelled, JobFailed, TimedOut
 from deadheat.v1 import job_pb2 as pb
 from deadheat.v1 import types_pb2
+
+if TYPE_CHECKING:
+    from deadheat.client.inquiries import Inquiries
 
 
 class Job(Future[Any]):

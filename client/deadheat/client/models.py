@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -18,9 +17,9 @@ from tenacity.wait import wait_random_exponential
 from deadheat.client import arrays
 from deadheat.client.arrays import Array, ArrayLike, Source
 from deadheat.client.choices import number
-from deadheat.client.connection import Connection
 from deadheat.client.expressions import Held, leaf
 from deadheat.client.lazy import Lazy
+from deadheat.client.link import Link
 from deadheat.client.lowering import lower
 from deadheat.client.model_reports import Model, content_hash
 from deadheat.client.nn.description import described, rebuilt
@@ -30,7 +29,7 @@ from deadheat.client.nn.passes import forward
 from deadheat.client.nn.sequential import Sequential
 from deadheat.client.ordering import without_chains
 from deadheat.client.programs import Programs
-from deadheat.client.transfers import Transfers, as_array
+from deadheat.client.transfers import as_array
 from deadheat.runtime import hosts, rpc, wire
 from deadheat.runtime.dtypes import name_of
 from deadheat.runtime.errors import InvalidInput, Unavailable
@@ -57,22 +56,12 @@ class Reported(Protocol):
     def as_dict(self) -> dict[str, Any]: ...
 
 
-@dataclass(frozen=True)
-class Link:
-    """What models need of their client. `owner` is whose expressions are written down."""
-
-    owner: Programs
-    call: Callable[[Coroutine[Any, Any, Any]], Any]
-    submit: Callable[[Coroutine[Any, Any, Any]], Future[Any]]
-    connection: Callable[[], Connection]
-    transfers: Callable[[], Transfers]
-    download: Callable[[types_pb2.Result], Coroutine[Any, Any, Array]]
-
-
 class Models:
     """The models of a cluster. Names are letters, digits, '.', '_' and '-', 64 at most."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, owner: Programs, link: Link) -> None:
+        """`owner` is whose expressions are written down."""
+        self._owner = owner
         self._link = link
 
     # Keeping
@@ -117,12 +106,11 @@ class Models:
             code_version=VERSION,
             training=_json(training.as_dict(), "training") if training is not None else "",
         )
-        version: int = self._link.call(self._save(request, network))
-        return version
+        return self._link.call(self._save(request, network))
 
     async def _save(self, request: pb.ModelServiceSaveRequest, network: Sequential) -> int:
-        await self._link.connection().open()  # The store may have been started anew since.
-        transfers, sent = self._link.transfers(), []
+        await self._link.connection.open()  # The store may have been started anew since.
+        transfers, sent = self._link.transfers, []
         try:
             for array in network.parameters:
                 flat = np.atleast_2d(matrix_of(array))
@@ -130,7 +118,7 @@ class Models:
                 sent.append(await transfers.upload(source, dtype, inline=False, durable=True))
                 parameter = request.parameters.add(matrix_id=sent[-1].matrix_id, shape=array.shape)
                 parameter.type.CopyFrom(wire.matrix_type_to_wire(sent[-1].type))
-            if found := _outline(self._link.owner, network, sent):
+            if found := _outline(self._owner, network, sent):
                 request.program.CopyFrom(wire.program_to_wire(found[0]))
                 request.samples = found[1]
             answer = await self._asked("saving a model", "Save", request)
@@ -149,7 +137,7 @@ class Models:
 
         async def load() -> Sequential:
             model = await self._got(name, version)
-            await self._link.connection().open()
+            await self._link.connection.open()
             parameters = []
             for one in model.parameters:
                 result = types_pb2.Result(name="parameter", type=one.type, matrix_id=one.matrix_id)
@@ -157,8 +145,7 @@ class Models:
                 parameters.append(made.reshape(tuple(one.shape)))
             return rebuilt(json.loads(model.layers), parameters)
 
-        network: Sequential = self._link.call(load())
-        return network
+        return self._link.call(load())
 
     def export(self, name: str, version: int | None, path: str | Path) -> None:
         """Writes a version (None: the newest) to a safetensors file, as `nn.save` does."""
@@ -306,7 +293,7 @@ class Models:
         ):
             with attempt, rpc.translated(doing):
                 try:
-                    call = getattr(self._link.connection().models, method)
+                    call = getattr(self._link.connection.models, method)
                     return await call(request, timeout=timeout_s)
                 except grpc.aio.UsageError:
                     raise Unavailable("the client is closed") from None

@@ -11,11 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from deadheat.client import arrays
-from deadheat.client.arrays import Array, ArrayLike
+from deadheat.client.arrays import Array, ArrayLike, Source
 from deadheat.client.choices import CutName, DurabilityName, PrecisionName, WhereName, place_of
 from deadheat.client.expressions import Held, leaf
 from deadheat.client.jobs import Job
 from deadheat.client.lazy import Lazy
+from deadheat.client.link import Link
 from deadheat.client.nn.graphs import Graph
 from deadheat.client.nn.images import Image, Unflatten
 from deadheat.client.nn.layers import Activation, Flatten, Linear
@@ -37,8 +38,10 @@ Resident = dict[tuple[int, str], tuple[weakref.ref[Array], Held]]
 class Networks(Programs):
     """The part of `Client` that computes networks."""
 
-    #: Parameters that are on the cluster: they are sent once, and go when the network does.
-    _resident: Resident
+    def __init__(self, link: Link | None) -> None:
+        super().__init__(link)
+        #: Parameters that are on the cluster: they are sent once, and go when the network does.
+        self._resident: Resident = {}
 
     def forward(
         self,
@@ -118,10 +121,6 @@ class Networks(Programs):
         work = self._work(network, self._outlined(network, X, False, False))
         return "local" if self._places.is_here(work) else "cluster"
 
-    def _borrowing(self) -> Networks:
-        """A client that computes in this process, and copies nothing to do so."""
-        raise NotImplementedError
-
     def _outlined(
         self,
         network: Sequential | Graph,
@@ -131,7 +130,7 @@ class Networks(Programs):
     ) -> Lazy:
         """The pass as an expression of this process: nothing of it moves. For a Lazy something
         of its type stands in."""
-        here = self._borrowing()
+        here = _Borrowing(None)
         is_lazy = isinstance(X, Lazy)
         x = Lazy(here, leaf(Held(X.node.type)), X.shape) if is_lazy else X
         made = here._applied(network, x, softmax, is_checked)  # noqa: SLF001 - it is one of ours.
@@ -307,6 +306,16 @@ class Networks(Programs):
     def _forget_if_failed(self, job: Any) -> None:
         if not job.cancelled() and job.exception() is not None:
             self._resident.clear()
+
+
+class _Borrowing(Networks):
+    """Reads operands where they are, for one computation in this process that ends before anybody
+    can change them."""
+
+    def _keep(self, source: Source, *, durable: bool) -> Held:
+        del durable
+        matrix = source.stored_type(name_of(source.array.dtype, field="the matrix"))
+        return Held(matrix, np.ascontiguousarray(source.array, numpy_dtype(matrix.dtype)))
 
 
 def _check_network(network: object) -> None:

@@ -27,7 +27,7 @@ from deadheat.client.choices import (
 )
 from deadheat.client.jobs import Job
 from deadheat.client.local import at_once
-from deadheat.client.places import Places, Work
+from deadheat.client.places import Work
 from deadheat.client.progress import shown
 from deadheat.client.submissions import Asked, Submissions
 from deadheat.runtime.errors import DeadheatError, InvalidInput
@@ -44,8 +44,6 @@ from deadheat.v1 import job_pb2
 
 class Products(Submissions):
     """The part of `Client` that multiplies."""
-
-    _places: Places
 
     # Products
 

@@ -26,11 +26,13 @@ from deadheat.client.choices import (
 from deadheat.client.expressions import Held, leaf, located, transposed
 from deadheat.client.jobs import Job
 from deadheat.client.lazy import Lazy
+from deadheat.client.link import Link
 from deadheat.client.lowering import Lowered, lower
 from deadheat.client.ordering import without_chains
-from deadheat.client.places import Places, work_of_program
+from deadheat.client.outcomes import Collect
+from deadheat.client.places import work_of_program
 from deadheat.client.products import awaited, policy_of
-from deadheat.client.submissions import WAIT_S, Collect, Submissions
+from deadheat.client.submissions import WAIT_S, Submissions
 from deadheat.runtime import hosts, rpc, wire
 from deadheat.runtime.dtypes import name_of, numpy_dtype
 from deadheat.runtime.errors import InvalidInput, LimitReached
@@ -49,9 +51,10 @@ PLACES: Final[Mapping[str, Literal["cluster", "local"]]] = {"cluster": "cluster"
 class Programs(Submissions):
     """The part of `Client` that computes expressions."""
 
-    #: Matrices in the store that somebody here may still use.
-    _held: set[str]
-    _places: Places
+    def __init__(self, link: Link | None) -> None:
+        super().__init__(link)
+        #: Matrices in the store that somebody here may still use.
+        self._held: set[str] = set()
 
     @located
     def put(self, array: ArrayLike, *, durability: DurabilityName = "process") -> Lazy:
@@ -174,6 +177,9 @@ class Programs(Submissions):
         kind: job_pb2.JobKind.ValueType,
         precision: PrecisionName = "strict",
     ) -> Sequence[Lazy]:
+        if self._linked is None:
+            made = self.compute(*matrices, precision=precision, where="local")
+            return [self.put(value) for value in (made if len(matrices) > 1 else (made,))]
         lowered = self._lowered(matrices, precision)
         held = dict(lowered.held)
         if lowered.program is not None:
@@ -181,8 +187,8 @@ class Programs(Submissions):
             async def collect(results: Sequence[types_pb2.Result]) -> Mapping[str, Held]:
                 return {result.name: self._adopted(result) for result in results}
 
-            job = self._call(self._submit_lowered(lowered, policy, collect, keep=True, kind=kind))
-            held.update(awaited(job, progress))
+            work = self._submit_lowered(lowered, policy, collect, keep=True, kind=kind)
+            held.update(awaited(self._link.call(work), progress))
         return [
             Lazy(self, leaf(held[name]), matrix.shape)
             for name, matrix in zip(lowered.outputs, matrices, strict=True)
@@ -238,7 +244,7 @@ class Programs(Submissions):
                     made[name] = np.array(await self._fetch_held(lowered.held[name]))
             return _shaped([made[name] for name in lowered.outputs], matrices)
 
-        return self._call(self._submit_lowered(lowered, policy, collect, keep=keep, kind=kind))
+        return self._link.call(self._submit_lowered(lowered, policy, collect, keep=keep, kind=kind))
 
     async def _submit_lowered(
         self,
@@ -278,8 +284,9 @@ class Programs(Submissions):
         here = [held for held in lowered.held.values() if held.array is not None]
         here = [held for held in here if not held.matrix_id]
         total = sum(held.type.size_bytes for held in here)
+        limit_bytes = self._link.connection.inline_limit_bytes
         for held in sorted(here, key=lambda one: -one.type.size_bytes):
-            if total <= self._connection.inline_limit_bytes or held.type.size_bytes <= TINY_BYTES:
+            if total <= limit_bytes or held.type.size_bytes <= TINY_BYTES:
                 return
             assert held.array is not None
             await self._upload(held, Source("operand", held.array), durable)
@@ -288,17 +295,19 @@ class Programs(Submissions):
     # Operands
 
     def _keep(self, source: Source, *, durable: bool) -> Held:
-        """Takes an operand: what is small stays here, to travel with each job."""
+        """Takes an operand: what is small stays here, to travel with each job; without a cluster
+        everything does."""
         matrix = source.stored_type(name_of(source.array.dtype, field="the matrix"))
-        if matrix.size_bytes <= rpc.INLINE_LIMIT_BYTES:
+        if self._linked is None or matrix.size_bytes <= rpc.INLINE_LIMIT_BYTES:
             return here(source)
         held = Held(matrix)
-        self._call(self._upload(held, source, durable))
+        self._link.call(self._upload(held, source, durable))
         return held
 
     async def _upload(self, held: Held, source: Source, durable: bool) -> None:
-        await self._connection.open()  # The store may have been started anew since.
-        moved = await self._transfers.upload(source, held.type.dtype, inline=False, durable=durable)
+        link = self._link
+        await link.connection.open()  # The store may have been started anew since.
+        moved = await link.transfers.upload(source, held.type.dtype, inline=False, durable=durable)
         self._own(held, moved.matrix_id)
 
     def _adopted(self, result: types_pb2.Result) -> Held:
@@ -319,25 +328,25 @@ class Programs(Submissions):
         finalizer.atexit = False
 
     def _forget(self, matrix_id: str) -> None:
-        if matrix_id in self._held and not self._loop.loop.is_closed():
+        if matrix_id in self._held and not self._link.loop.loop.is_closed():
             self._held.discard(matrix_id)
-            self._loop.submit(self._transfers.give_up_all([_stored(matrix_id)]))
+            self._link.loop.submit(self._link.transfers.give_up_all([_stored(matrix_id)]))
 
     async def _let_go(self) -> None:
         """Gives up everything at the end of the client."""
         given_up, self._held = self._held, set()
         await asyncio.gather(
-            *(self._transfers.give_up_all([_stored(matrix_id)]) for matrix_id in given_up)
+            *(self._link.transfers.give_up_all([_stored(matrix_id)]) for matrix_id in given_up)
         )
 
     def _fetch(self, held: Held) -> Array:
-        return held.array if held.array is not None else self._call(self._fetch_held(held))
+        return held.array if held.array is not None else self._link.call(self._fetch_held(held))
 
     async def _fetch_held(self, held: Held) -> Array:
         """An operand's bytes, here."""
         if held.array is not None:
             return held.array
-        return await self._download(
+        return await self._link.download(
             types_pb2.Result(
                 name="operand",
                 type=wire.matrix_type_to_wire(held.type),

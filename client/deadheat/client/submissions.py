@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,10 +11,10 @@ from typing import Any, Final
 import grpc
 
 from deadheat.client.arrays import Array, Checked, Source
-from deadheat.client.inquiries import Inquiries
 from deadheat.client.jobs import Job
-from deadheat.client.places import Work
-from deadheat.client.transfers import Transfers
+from deadheat.client.link import Link
+from deadheat.client.outcomes import Outcomes
+from deadheat.client.places import Places, Work
 from deadheat.runtime import hosts, rpc, wire
 from deadheat.runtime.errors import DeadheatError
 from deadheat.runtime.ids import new_id
@@ -26,12 +26,6 @@ WAIT_S: Final = 0.5
 
 #: A job's program, once its operands are known by their ids in the store.
 MakeProgram = Callable[[Sequence[Operand]], Program]
-
-#: What becomes of a job's results when it is done.
-Collect = Callable[[Sequence[types_pb2.Result]], Awaitable[Any]]
-
-Request = job_pb2.JobServiceSubmitRequest
-Response = job_pb2.JobServiceSubmitResponse
 
 
 @dataclass(frozen=True)
@@ -61,22 +55,25 @@ class Asked:
         return Asked(checked, program, kind, compute, work)
 
 
-class Submissions(Inquiries):
+class Submissions(Outcomes):
     """The part of `Client` that submits."""
 
-    _transfers: Transfers
+    def __init__(self, link: Link | None) -> None:
+        super().__init__(link)
+        #: Whether to submit at all: what is small is computed in this process.
+        self._places = Places(None)
 
     def _submit_checked(self, asked: Asked, policy: job_pb2.JobPolicy, *, keep: bool) -> Job:
-        return self._call(self._submit(asked, policy, keep))
+        return self._link.call(self._submit(asked, policy, keep))
 
     async def _submit(self, asked: Asked, policy: job_pb2.JobPolicy, keep: bool) -> Job:
         """The job of which somebody keeps the id, or (not `keep`) waits for the result only."""
         firsts, places = _distinct(asked.checked)
         total = sum(first.stored_type(asked.checked.dtype).size_bytes for first in firsts)
-        inline = total <= self._connection.inline_limit_bytes
+        inline = total <= self._link.connection.inline_limit_bytes
         if not inline:
-            await self._connection.open()  # The store may have been started anew since.
-        moved = await self._transfers.upload_all(
+            await self._link.connection.open()  # The store may have been started anew since.
+        moved = await self._link.transfers.upload_all(
             firsts,
             asked.checked.dtype,
             inline=inline,
@@ -94,7 +91,7 @@ class Submissions(Inquiries):
             accepted = await self._accepted(request)
         finally:
             # The job holds what it needs; for anybody else these matrices have no name.
-            await self._transfers.give_up_all(moved)
+            await self._link.transfers.give_up_all(moved)
         job = Job(self, accepted.job_id)
         said = accepted.update if accepted.HasField("update") else None
         shape = asked.checked.result_shape
@@ -105,15 +102,6 @@ class Submissions(Inquiries):
 
         self._watch(job, collect, said)
         return job
-
-    async def _fetched(self, results: Sequence[types_pb2.Result], *, keep: bool) -> Sequence[Array]:
-        """The results, here; the cluster may forget them unless it is to `keep` them."""
-        found = []
-        for result in results:
-            found.append(await self._download(result))
-            if not keep and result.matrix_id:
-                await self._transfers.give_up(result.matrix_id)
-        return found
 
     async def _accepted(
         self, request: job_pb2.JobServiceSubmitRequest
@@ -128,27 +116,14 @@ class Submissions(Inquiries):
                 withdrawal = job_pb2.JobServiceCancelRequest(
                     request_id=new_id("r"), job_id=(await asking).job_id, user=request.user
                 )
-                await self._connection.jobs.Cancel(withdrawal, timeout=rpc.CALL_TIMEOUT_S)
+                await self._link.connection.jobs.Cancel(withdrawal, timeout=rpc.CALL_TIMEOUT_S)
             raise
 
     async def _ask_to_submit(
         self, request: job_pb2.JobServiceSubmitRequest
     ) -> job_pb2.JobServiceSubmitResponse:
         with rpc.translated("submitting"):
-            return await self._connection.jobs.Submit(request, timeout=rpc.CALL_TIMEOUT_S)
-
-    def _watch(
-        self,
-        job: Job,
-        collect: Collect,
-        said: job_pb2.JobServiceWatchResponse | None = None,
-    ) -> None:
-        """Follows a job, of which `said` is known already, to its end; `Client` does."""
-        raise NotImplementedError
-
-    async def _download(self, result: types_pb2.Result) -> Array:
-        """Fetches a result; `Client` does."""
-        raise NotImplementedError
+            return await self._link.connection.jobs.Submit(request, timeout=rpc.CALL_TIMEOUT_S)
 
 
 def _distinct(checked: Checked) -> tuple[list[Source], list[int]]:

@@ -63,7 +63,7 @@ class Trainings(Epochs):
         Takes what `train` takes, and raises what it raises. The loss is a mean over the rows.
         """
         if choice(where, "where", PLACES) == "local":
-            return self._here().gradients(network, X, y, loss=loss, cut=cut, timeout=timeout)
+            return Trainings(None).gradients(network, X, y, loss=loss, cut=cut, timeout=timeout)
         task = self._task(network, X, y, loss, policy_of(cut, "process", timeout))
         parameters = [self.put(matrix_of(array)) for array in network.parameters]
         output, made = self._backward(task, np.arange(len(task.x)), parameters)
@@ -129,7 +129,7 @@ class Trainings(Epochs):
             JobFailed: The cluster could not compute a step; `cause` is the reason's code.
 
         """
-        by = self._here() if choice(where, "where", PLACES) == "local" else self
+        by = Trainings(None) if choice(where, "where", PLACES) == "local" else self
         epochs, batch_size = _count(epochs, "epochs"), _count(batch_size, "batch_size")
         rule = Rule(_between(learning_rate, "learning_rate"), _between(momentum, "momentum"))
         task = self._task(network, X, y, loss, policy_of(cut, "process", None))
@@ -222,10 +222,6 @@ class Trainings(Epochs):
 
     def _persisted(self, matrices: Sequence[Lazy], policy: job_pb2.JobPolicy) -> Sequence[Lazy]:
         return self._persist_as(matrices, policy, progress=False, kind=job_pb2.JOB_KIND_TRAIN)
-
-    def _here(self) -> Trainings:
-        """One that computes in this process; `Client` knows."""
-        raise NotImplementedError
 
 
 def _lesson(task: _Task, kind: Descent, order: Array) -> Lesson:

@@ -37,8 +37,8 @@ def stub(cluster: LocalCluster) -> Iterator[Any]:
 
 def uploaded(client: Client, *, durable: bool = True) -> list[Operand]:
     async def upload() -> list[Operand]:
-        await client._connection.open()
-        transfers = client._transfers
+        await client._link.connection.open()
+        transfers = client._link.transfers
         return [
             await transfers.upload(
                 Source("p", array.reshape(-1, 3)), "float32", inline=False, durable=durable
@@ -46,7 +46,7 @@ def uploaded(client: Client, *, durable: bool = True) -> list[Operand]:
             for array in NETWORK.parameters
         ]
 
-    return client._call(upload())
+    return client._link.call(upload())
 
 
 def program(weight: Operand, bias: Operand, *, mixes: bool = False) -> Program:
