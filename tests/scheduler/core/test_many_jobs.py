@@ -88,7 +88,7 @@ def test_a_job_that_cannot_meet_its_limit_is_refused_with_the_predicted_time(poo
     assert hopeless.failure is not None
     assert hopeless.failure.code == "timed_out"
     assert "it would take 11" in hopeless.failure.message
-    assert f"the limit is {0.5 * alone_s:g} s" in hopeless.failure.message
+    assert f"not finished within {0.5 * alone_s:g} s" in hopeless.failure.message
     assert pool.take_sent(effects.SendAssign) == []
 
 

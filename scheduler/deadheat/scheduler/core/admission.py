@@ -3,11 +3,15 @@ that does not fit. Shapes and dtypes have been checked by then (a `Program` exis
 
 from __future__ import annotations
 
+from typing import Final
+
 from deadheat.runtime.errors import LimitReached, TimedOut
 from deadheat.runtime.units import format_seconds
 from deadheat.scheduler.core.events import Failure, JobPolicy
-from deadheat.scheduler.core.jobs import MAX_OPEN_JOBS
 from deadheat.scheduler.core.world import World
+
+#: Jobs that have not ended; one more is refused (the shell checks before it submits).
+MAX_OPEN_JOBS: Final = 10_000
 
 
 def room_refusal(world: World, writer_problem: str = "") -> Failure | None:
@@ -22,16 +26,17 @@ def room_refusal(world: World, writer_problem: str = "") -> Failure | None:
     return None
 
 
-def time_refusal(policy: JobPolicy, makespan_s: float) -> Failure | None:
-    """Why a job with that prediction, counted from now, is not worth starting.
+def time_refusal(policy: JobPolicy, predicted_s: float) -> Failure | None:
+    """Why a job that is predicted to take so long, from its submission to its end, is not worth
+    starting.
 
     It is the failure that the job would end with, only sooner and before it took anything from
     others; so its code is the same.
     """
-    if policy.timeout_s is None or makespan_s <= policy.timeout_s:
+    if policy.timeout_s is None or predicted_s <= policy.timeout_s:
         return None
     message = (
         f"not finished within {policy.timeout_s:g} s, by prediction: it would take "
-        f"{format_seconds(makespan_s)} on this pool as it is now"
+        f"{format_seconds(predicted_s)} on this pool as it is now"
     )
     return Failure(TimedOut.code, message)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from deadheat.runtime.errors import JobCancelled, NotFound, TimedOut
-from deadheat.scheduler.core import endings, epochs, events, lineage, planning, rebalance
+from deadheat.scheduler.core import admission, endings, epochs, events, lineage, planning, rebalance
 from deadheat.scheduler.core.effects import (
     EventRow,
     JobRow,
@@ -22,8 +22,6 @@ from deadheat.scheduler.core.world import World
 from deadheat.scheduler.planner.inputs import Cut, Work
 from deadheat.scheduler.planner.plan import Plan
 
-#: Jobs that have not ended; one more is refused (the shell checks before it submits).
-MAX_OPEN_JOBS: Final = 10_000
 #: So many of those that wait for memory are looked at when some is free, the first in rank first:
 #: each look is a plan. Those behind them wait for them, too.
 MAX_RETRIED: Final = 16
@@ -178,7 +176,10 @@ def _take_plan(world: World, event: events.PlanMade) -> None:
     if not planning.is_possible(world, plan):
         advance(world, job)  # A device went while the plan was made.
         return
-    refusal = planning.exceeds_limit(world, job, plan) if job.plans == 0 else None
+    refusal = None
+    if job.plans == 0:
+        predicted_s = world.now + plan.makespan_s - job.submitted_s
+        refusal = admission.time_refusal(job.policy, predicted_s)
     if refusal and job.is_urgent:
         endings.fail(world, job, refusal)
     elif refusal:

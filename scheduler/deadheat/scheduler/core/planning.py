@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from deadheat.runtime.errors import TimedOut
 from deadheat.runtime.programs import Operation, Program
-from deadheat.scheduler.core import events, rebalance, snapshot, subtasks
+from deadheat.scheduler.core import rebalance, snapshot, subtasks
 from deadheat.scheduler.core.effects import (
     Change,
     DropMatrices,
@@ -149,16 +148,6 @@ def wait_for_memory(world: World, job: Job, plan: Plan) -> None:
     if not any(step.active for step in job.steps):
         job.note = NO_MEMORY
         world.emit(NotifyJob(job.id))
-
-
-def exceeds_limit(world: World, job: Job, plan: Plan) -> events.Failure | None:
-    """What a job is refused with that would miss its time limit even if it went before others."""
-    limit_s = job.policy.timeout_s
-    if limit_s is None or world.now + plan.makespan_s <= job.submitted_s + limit_s:
-        return None
-    takes_s = world.now + plan.makespan_s - job.submitted_s
-    message = f"it would take {takes_s:.3g} s on this pool now; the limit is {limit_s:g} s"
-    return events.Failure(TimedOut.code, message)
 
 
 def hurry(world: World, job: Job) -> None:
