@@ -1,8 +1,7 @@
 """Memory of gradients between agents of one host: a child hands its own to its parent to add there.
 
-The socket's name is abstract, so it exists only in the parent's own network namespace: whoever can
-connect is on this host. The ticket, had over the connection between the agents, says that the
-caller is one of those who share the epoch.
+The socket's name is abstract, so whoever can connect is on this host. The ticket, had over the
+connection between the agents, says that the caller is one of those who share the epoch.
 
 Rules of this file: memory is handed before the first gradient or never; where anything is in the
 way, gradients travel as chunks. What is mapped cannot be made shorter by anybody (a seal): to read
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import hmac
 import os
 import secrets
 import socket
@@ -23,13 +21,9 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from deadheat.runtime import pages
-from deadheat.runtime.errors import (
-    DeadheatError,
-    InvalidInput,
-    LimitReached,
-    PermissionRefused,
-)
+from deadheat.runtime.errors import DeadheatError, InvalidInput, LimitReached
 from deadheat.runtime.frames import AsyncFrames
+from deadheat.runtime.sockets import Listener, check_ticket, connected
 from deadheat.v1 import exchange_pb2, local_pb2, types_pb2
 
 #: A parent on this host answers at once; without an answer gradients travel as chunks.
@@ -48,24 +42,16 @@ class Desk:
         self._take = take
         self._name = f"deadheat-gradients-{secrets.token_hex(16)}"
         self._ticket = secrets.token_hex(16)
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         self._connections: set[AsyncFrames] = set()
 
     def welcome(self) -> exchange_pb2.ExchangeWelcome:
         """Where it is; it opens when somebody is told."""
         if self._listener is None:
-            self._listener = listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            listener.bind("\0" + self._name)
-            listener.listen(MAX_CONNECTIONS)
-            listener.setblocking(False)
-            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+            self._listener = Listener(self._name, self._connect, backlog=MAX_CONNECTIONS)
         return exchange_pb2.ExchangeWelcome(socket=self._name, ticket=self._ticket)
 
-    def _accept(self, listener: socket.socket) -> None:
-        try:
-            sock, _ = listener.accept()
-        except BlockingIOError:
-            return
+    def _connect(self, sock: socket.socket) -> None:
         if len(self._connections) >= MAX_CONNECTIONS:
             sock.close()
             return
@@ -79,8 +65,7 @@ class Desk:
     def _answer(self, payload: bytes, descriptors: list[int]) -> local_pb2.HandedMemoryAnswer:
         try:
             handed = _handed(payload)
-            if not hmac.compare_digest(handed.ticket.encode(), self._ticket.encode()):
-                raise PermissionRefused("the ticket for memory of gradients is not valid")
+            check_ticket(handed.ticket, self._ticket, "memory of gradients")
             if len(descriptors) != 1:
                 raise InvalidInput(f"{len(descriptors)} descriptors came where one should be")
             self._take(handed.exchange_id, handed.member, descriptors[0])
@@ -94,7 +79,6 @@ class Desk:
 
     def close(self) -> None:
         if self._listener is not None:
-            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
         for frames in list(self._connections):
@@ -131,12 +115,9 @@ async def hand(
     """Hands memory to a parent; whether it has it now. It does not if it is on another host."""
     if not welcome.socket:
         return False
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.setblocking(False)
     try:
-        sock.connect("\0" + welcome.socket)
+        sock = connected(welcome.socket, timeout_s=0)
     except OSError:  # Also where more wait there than may.
-        sock.close()
         return False
     answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 

@@ -1,7 +1,6 @@
 """Shared memory between processes of one host: descriptors passed over a Unix socket.
 
-The socket's name is abstract, so it exists only in the store's own network namespace: whoever
-can connect is on this host, and needs no path that both can see. A ticket, had from the
+The socket's name is abstract, so whoever can connect is on this host. A ticket, had from the
 scheduler, says that the caller may use this store. Every mapping is a grant that ends with the
 connection: a holder that was killed holds nothing, one that is merely stopped still does.
 """
@@ -9,7 +8,6 @@ connection: a holder that was killed holds nothing, one that is merely stopped s
 from __future__ import annotations
 
 import asyncio
-import hmac
 import os
 import socket
 import threading
@@ -23,6 +21,7 @@ from google.protobuf.message import DecodeError
 from deadheat.runtime import errors, pages, wire
 from deadheat.runtime.frames import AsyncFrames, FrameSocket
 from deadheat.runtime.programs import MatrixType
+from deadheat.runtime.sockets import Listener, check_ticket, connected
 from deadheat.store.matrices import Store
 from deadheat.v1 import local_pb2 as pb
 from deadheat.v1 import types_pb2
@@ -32,6 +31,8 @@ Granted = tuple[pb.DescriptorResponse, int]
 
 _REQUEST_TIMEOUT_S: Final = 20.0
 _CONNECT_TIMEOUT_S: Final = 2.0
+#: Connections that wait to be accepted.
+_BACKLOG: Final = 128
 
 
 class DescriptorServer:
@@ -40,22 +41,13 @@ class DescriptorServer:
     def __init__(self, store: Store, name: str, ticket: str) -> None:
         self._store = store
         self._ticket = ticket
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._listener.bind("\0" + name)
-        self._listener.listen(128)
-        self._listener.setblocking(False)
         self._connections: set[_Connection] = set()
-        asyncio.get_running_loop().add_reader(self._listener, self._accept)
+        self._listener = Listener(name, self._connect, backlog=_BACKLOG)
 
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except BlockingIOError:
-            return
+    def _connect(self, sock: socket.socket) -> None:
         _Connection(self._store, self._ticket, sock, self._connections)
 
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._listener)
         self._listener.close()
         for connection in list(self._connections):
             connection.frames.close()
@@ -90,8 +82,7 @@ class _Connection:
         response = pb.DescriptorResponse(serial=request.serial)
         passed: list[int] = []
         try:
-            if not hmac.compare_digest(request.ticket.encode(), self._ticket.encode()):
-                raise errors.PermissionRefused("the ticket for shared memory is not valid")
+            check_ticket(request.ticket, self._ticket, "shared memory")
             match request.WhichOneof("request"):
                 case "map":
                     passed = self._map(request.map, response)
@@ -163,12 +154,9 @@ class DescriptorClient:
 
     def __init__(self, name: str, ticket: str) -> None:
         """Raises Unavailable if no such socket is on this host."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        sock.settimeout(_CONNECT_TIMEOUT_S)
         try:
-            sock.connect("\0" + name)
+            sock = connected(name, timeout_s=_CONNECT_TIMEOUT_S)
         except OSError as error:
-            sock.close()
             raise errors.Unavailable(f"shared memory: {error}") from None
         sock.settimeout(_REQUEST_TIMEOUT_S)
         self._frames = FrameSocket(sock)
