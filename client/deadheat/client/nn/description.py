@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -47,16 +46,15 @@ def rebuilt(layers: Description, parameters: Sequence[Array]) -> Sequential:
     Raises InvalidInput where they do not fit, or for a layer of a newer deadheat.
     """
     left = iter(parameters)
-    stored = {number: _stored(number, one, left) for number, one in enumerate(layers)}
+    numbered = enumerate(layers)
+    stored = {number: _stored(number, one, left) for number, one in numbered if "bias" in one}
     if (more := len(list(left))) > 0:
         raise InvalidInput(f"{more} parameters belong to no layer")
     words = [{key: value for key, value in one.items() if key not in _SIZES} for one in layers]
-    return listed(json.dumps(words), {number: one for number, one in stored.items() if one})
+    return listed(words, stored)
 
 
 def _stored(number: int, layer: Mapping[str, Any], left: Iterator[Array]) -> Stored:
-    if "bias" not in layer:
-        return {}
     try:
         weight = next(left)
         bias = {"bias": next(left)} if layer["bias"] else {}

@@ -19,9 +19,9 @@ from typing import Any, Final
 import numpy as np
 
 from deadheat.client.arrays import Array
-from deadheat.client.nn.layers import Linear, Weighted
+from deadheat.client.nn.layers import Weighted
 from deadheat.client.nn.sequential import MLP, Sequential
-from deadheat.client.nn.words import Stored, alike, linear, listed, word
+from deadheat.client.nn.words import Stored, Word, alike, linear, listed, stored_of, word
 from deadheat.runtime.errors import InvalidInput, NotFound, Unavailable
 
 #: The key of the header under which the layers are listed, in JSON.
@@ -47,10 +47,8 @@ def save(path: str | Path, network: Sequential) -> None:
     arrays: dict[str, Array] = {}
     for number, layer in enumerate(network):
         if isinstance(layer, Weighted):
-            stored = layer.weight.T if isinstance(layer, Linear) else layer.weight
-            arrays[f"{number}.weight"] = np.ascontiguousarray(stored)
-            if layer.bias is not None:
-                arrays[f"{number}.bias"] = layer.bias
+            for what, stored in stored_of(layer).items():
+                arrays[f"{number}.{what}"] = np.ascontiguousarray(stored)
     header = {LAYERS: json.dumps([word(layer) for layer in network])}
     target = Path(os.path.realpath(Path(path).expanduser()))
     part = ""
@@ -117,7 +115,7 @@ def load(
             return MLP(pairs, activations)
         if activations is not None:
             raise InvalidInput("activations are in the file already", field="activations")
-        return listed(header[LAYERS], stored)
+        return listed(_words(header[LAYERS]), stored)
     except InvalidInput as error:
         raise InvalidInput(f"{file}: {error.message}", field=error.field) from None
 
@@ -144,6 +142,16 @@ def _read(file: Path) -> tuple[Mapping[str, Array], Mapping[str, str]]:
             return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
     except (OSError, KeyError, TypeError, AttributeError, ValueError, _safetensor_error()) as error:
         raise InvalidInput(f"{file} is no safetensors file, or damaged: {error}") from None
+
+
+def _words(text: str) -> list[Word]:
+    try:
+        words = json.loads(text)
+    except ValueError:
+        words = None
+    if not isinstance(words, list) or not all(isinstance(one, str | dict) for one in words):
+        raise InvalidInput(f"{LAYERS} in the header is no list of names")
+    return words
 
 
 def _safetensor_error() -> type[Exception]:

@@ -1,12 +1,12 @@
-"""Layers as a file's header lists them, and the parameters that belong to each.
+"""What a layer is, in words that JSON can say, and the parameters that belong to each.
 
-Rules of this file: what came from a file is checked, and said by the number of the layer.
+Rules of this file: what came from a file or a cluster is checked, and said by the number of the
+layer. Parameters are stored as PyTorch does: a Linear's weight is outputs x inputs.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
 from deadheat.client.arrays import Array
@@ -18,17 +18,17 @@ from deadheat.client.nn.images import (
     Pooling,
     Unflatten,
 )
-from deadheat.client.nn.layers import Activation, Flatten, Linear
+from deadheat.client.nn.layers import Activation, Flatten, Linear, Weighted
 from deadheat.client.nn.sequential import Sequential
 from deadheat.runtime.errors import InvalidInput
 
-#: Parameters of a layer by their names, as they are stored: a Linear's weight is outputs x inputs.
+#: Parameters of a layer by their names, as they are stored.
 Stored = Mapping[str, Array]
 Word = str | dict[str, Any]
 
 
 def word(layer: Layer) -> Word:
-    """What a header says of a layer: its name, and what its parameters do not say."""
+    """Its name, and what its parameters do not say."""
     match layer:
         case Activation():
             return layer.name
@@ -45,14 +45,13 @@ def word(layer: Layer) -> Word:
             assert_never(other)
 
 
-def listed(text: str, stored: Mapping[int, Stored]) -> Sequential:
-    """The network that a header lists; raises InvalidInput where parameters do not fit it."""
-    try:
-        words = json.loads(text)
-    except ValueError:
-        words = None
-    if not isinstance(words, list) or not all(isinstance(one, str | dict) for one in words):
-        raise InvalidInput("deadheat.layers in the header is no list of names")
+def stored_of(layer: Weighted) -> Stored:
+    weight = layer.weight.T if isinstance(layer, Linear) else layer.weight
+    return {"weight": weight} if layer.bias is None else {"weight": weight, "bias": layer.bias}
+
+
+def listed(words: Sequence[Word], stored: Mapping[int, Stored]) -> Sequential:
+    """The network of these layers; raises InvalidInput where parameters do not fit it."""
     names = [one if isinstance(one, str) else str(one.get("layer")) for one in words]
     needed = {number for number, name in enumerate(names) if name in ("linear", "conv2d")}
     if needed != set(stored):
@@ -72,9 +71,9 @@ def _layer(number: int, name: str, sizes: dict[str, Any], stored: Stored) -> Lay
     try:
         match name:
             case "linear":
-                return Linear.of(stored["weight"].T, stored.get("bias"), name=label)
+                return _linear(stored, label)
             case "conv2d":
-                return Conv2d.of(stored["weight"], stored.get("bias"), name=label, **sizes)
+                return _conv2d(stored, label, sizes)
             case "flatten":
                 return Flatten()
             case "maxpool2d" | "avgpool2d":
@@ -88,6 +87,14 @@ def _layer(number: int, name: str, sizes: dict[str, Any], stored: Stored) -> Lay
         raise InvalidInput(
             f"{label} ({name}) is described wrongly in the header: {error}"
         ) from None
+
+
+def _linear(stored: Stored, label: str) -> Linear:
+    return Linear.of(stored["weight"].T, stored.get("bias"), name=label)
+
+
+def _conv2d(stored: Stored, label: str, sizes: Mapping[str, Any]) -> Conv2d:
+    return Conv2d.of(stored["weight"], stored.get("bias"), name=label, **sizes)
 
 
 def alike(like: Sequential, stored: Mapping[int, Stored]) -> Sequential:
@@ -106,10 +113,9 @@ def alike(like: Sequential, stored: Mapping[int, Stored]) -> Sequential:
         given, label = stored[number], f"layer {number}"
         made: Linear | Conv2d
         if isinstance(layer, Linear):
-            made = Linear.of(given["weight"].T, given.get("bias"), name=label)
+            made = _linear(given, label)
         else:
-            sizes = {"stride": layer.stride, "padding": layer.padding}
-            made = Conv2d.of(given["weight"], given.get("bias"), name=label, **sizes)
+            made = _conv2d(given, label, {"stride": layer.stride, "padding": layer.padding})
         if repr(made) != repr(layer) or (made.bias is None) != (layer.bias is None):
             raise InvalidInput(
                 f"{label} in the file is {_told(made)}, but in like it is {_told(layer)}",
@@ -133,6 +139,6 @@ def linear(stored: Mapping[int, Stored]) -> list[tuple[Array, Array | None]]:
                 "is between: give like=, a network of the same layers",
                 field="like",
             )
-        layer = Linear.of(one["weight"].T, one.get("bias"), name=f"layer {number}")
+        layer = _linear(one, f"layer {number}")
         pairs.append((layer.weight, layer.bias))
     return pairs
