@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deadheat.client import Client, InvalidInput, LimitReached, Offline, Unavailable
+from deadheat.client import Client, InvalidInput, LimitReached, Offline, Unavailable, nn
 from deadheat.client.ordering import best_cuts
 from deadheat.runtime.dtypes import BY_NAME, numpy_dtype
 
@@ -212,6 +213,27 @@ def test_a_client_of_no_cluster_computes_by_itself() -> None:
     assert np.array_equal(offline.matmul(a, a.T), a @ a.T)
     with pytest.raises(Unavailable, match="there is no cluster"):
         offline.matmul(a, a.T, where="cluster")
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda it: it.nodes(),
+        lambda it: it.report("last"),
+        lambda it: it.job("last"),
+        lambda it: it.cancel("last"),
+        lambda it: it.estimate(10, 10, 10),
+        lambda it: it.submit_matmul(np.eye(3), np.eye(3)),
+        lambda it: it.submit(it.put(np.eye(3)) @ np.eye(3)),
+        lambda it: it.submit_forward(nn.MLP([3, 2]), np.eye(3)),
+        lambda it: it.follow(nn.MLP([3, 2]), "last"),
+    ],
+)
+def test_what_only_a_cluster_can_do_is_refused_without_one(
+    ask: Callable[[Offline], object],
+) -> None:
+    with pytest.raises(Unavailable, match="there is no cluster"):
+        ask(Offline())
 
 
 def test_plain_matrices_are_multiplied_without_a_program(client: Client) -> None:
