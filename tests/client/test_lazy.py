@@ -134,6 +134,18 @@ def test_numbers_take_the_dtype_of_the_array_beside_them(dtype: str) -> None:
         assert np.array_equal(found.compute(where="local"), expected)
 
 
+@pytest.mark.parametrize("shape", [(), (5,), (4, 5)])
+def test_an_ellipsis_stands_for_the_dimensions_that_are_not_named(shape: tuple[int, ...]) -> None:
+    x = RNG.standard_normal(shape)
+    lazy = HERE.put(x)
+    indices: list[Any] = [(..., 0), (0, ...), (..., slice(1, 3)), (slice(1, 3), ...), ..., ()]
+    for index in indices:
+        if len(shape) or index in (..., ()):
+            found = lazy[index].compute(where="local")
+            assert np.array_equal(found, x[index])
+            assert np.shape(found) == np.shape(x[index])
+
+
 def test_sums_of_tall_matrices_are_cut() -> None:
     x = np.linspace(-1, 1, 9000 * 3).reshape(9000, 3).astype("float16")
     lazy = HERE.put(x)
@@ -181,6 +193,18 @@ def test_matrices_of_other_libraries_and_layouts(tmp_path: Any) -> None:
         (lambda: put(3, 4)[7], "index 7 is out of bounds"),
         (lambda: put(3, 4)[0, 0, 0], "3 indices for 2 dimensions"),
         (lambda: put(3, 4)[[0, 1]], "it may be an integer or a slice"),  # type: ignore[index]
+        (lambda: put(3, 4)[True], "and no mask"),
+        (lambda: put(3, 4)[..., ...], "2 times; it may have it once"),
+        (lambda: put(3, 4)[..., 0, 0, 0], "3 indices for 2 dimensions"),
+        (lambda: put(3, 4)["a":], "slice indices must be integers"),  # type: ignore[misc]
+        (lambda: put(3, 4)[::0], "step cannot be zero"),
+        (lambda: put(3, 4).sum(axis=(0, 1)), "it must be one whole number"),  # type: ignore[arg-type]
+        (lambda: put(3, 4).softmax(1.0), "it must be one whole number"),  # type: ignore[arg-type]
+        (lambda: put(3, 4).astype("flout"), "dtype is 'flout'"),
+        (lambda: np.sum(put(3, 4), dtype="float32"), "takes a, axis, keepdims: .*'dtype'"),
+        (lambda: np.transpose(put(3, 4), (1, 0)), "transpose of a lazy matrix takes a: too many"),
+        (lambda: np.linalg.multi_dot([put(3, 4), put(4), put(3, 4)]), "M2 has 1 dimensions"),
+        (lambda: np.linalg.multi_dot([put(3, 4)]), "a chain has 2 at least"),
         (lambda: HERE.put(np.ones((2, 2), "int8")) * 1000, "1000 is no int8"),
         (lambda: HERE.put(np.ones((2, 2, 2))), "3 dimensions"),
         (lambda: put(2, 2) + np.array([[None]]), "dtype"),

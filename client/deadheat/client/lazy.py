@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Final, SupportsIndex
 
@@ -160,13 +162,17 @@ class Lazy:
     def gelu(self, approximate: str = "none") -> Lazy:
         """`approximate` is "none" (exact, with erf) or "tanh"."""
         functions = {"none": UnaryFunction.GELU, "tanh": UnaryFunction.GELU_TANH}
-        if approximate not in functions:
+        if not isinstance(approximate, str) or approximate not in functions:
             raise InvalidInput(f"approximate is {approximate!r}; it may be none, tanh")
         return self._unary(functions[approximate])
 
     @located
     def astype(self, dtype: Any) -> Lazy:
-        name = name_of(np.dtype(dtype), field="dtype")
+        try:
+            wanted = np.dtype(dtype)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"dtype is {dtype!r}: {error}") from None
+        name = name_of(wanted, field="dtype")
         return self._like(ex.cast(self.node, name))
 
     # Along an axis
@@ -215,9 +221,13 @@ class Lazy:
         return Lazy(self.client, made if at == 0 else ex.transposed(made), (self.shape[1 - at],))
 
     def _axis(self, axis: int) -> int:
-        if not -self.ndim <= axis < self.ndim:
-            raise InvalidInput(f"axis is {axis}, but there are {self.ndim} dimensions")
-        return axis % self.ndim
+        try:
+            at = operator.index(axis)
+        except TypeError:
+            raise InvalidInput(f"axis is {axis!r}; it must be one whole number") from None
+        if not -self.ndim <= at < self.ndim:
+            raise InvalidInput(f"axis is {at}, but there are {self.ndim} dimensions")
+        return at % self.ndim
 
     # Rearranged
 
@@ -231,11 +241,7 @@ class Lazy:
     @located
     def __getitem__(self, index: Index | tuple[Index, ...]) -> Lazy:
         """Rows and columns by integers and slices, without a step."""
-        given = index if isinstance(index, tuple) else (index,)
-        given = tuple(one for one in given if one is not Ellipsis)
-        if len(given) > self.ndim:
-            raise InvalidInput(f"{len(given)} indices for {self.ndim} dimensions")
-        given = (*given, *(slice(None) for _ in range(self.ndim - len(given))))
+        given = _for_each(index if isinstance(index, tuple) else (index,), self.ndim)
         ranges = [_range(one, size) for one, size in zip(given, self.shape, strict=True)]
         rows, columns = [(0, 1)] * (2 - len(ranges)) + ranges
         node = self.node
@@ -275,6 +281,14 @@ class Lazy:
         call = _FUNCTIONS.get(function.__name__)
         if call is None:
             return NotImplemented
+        taken = inspect.signature(call)
+        try:
+            taken.bind(self, *args, **options)
+        except TypeError as error:
+            _, *names = taken.parameters
+            raise InvalidInput(
+                f"{function.__name__} of a lazy matrix takes {', '.join(names)}: {error}"
+            ) from None
         return call(self, *args, **options)
 
     def _read(self, value: ArrayLike, beside: Lazy | None = None) -> Lazy:
@@ -290,12 +304,32 @@ class Lazy:
         return self.client.put(value)
 
 
+def _for_each(given: tuple[Index, ...], ndim: int) -> tuple[Index, ...]:
+    """An index for each dimension: those that are not named, where `...` stands or at the end, are
+    taken whole."""
+    # By identity: an array among them would be compared element by element.
+    dots = [at for at, one in enumerate(given) if one is Ellipsis]
+    if len(dots) > 1:
+        raise InvalidInput(f"an index has ... {len(dots)} times; it may have it once")
+    at = dots[0] if dots else len(given)
+    before, behind = given[:at], given[at + 1 :]
+    missing = ndim - len(before) - len(behind)
+    if missing < 0:
+        raise InvalidInput(f"{ndim - missing} indices for {ndim} dimensions")
+    return (*before, *[slice(None)] * missing, *behind)
+
+
 def _range(index: Index, size: int) -> tuple[int, int]:
     if isinstance(index, slice):
-        start, stop, step = index.indices(size)
+        try:
+            start, stop, step = index.indices(size)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"an index is {index!r}: {error}") from None
         if step != 1:
             raise InvalidInput(f"a slice has step {step}; only consecutive rows can be taken")
         return start, max(start, stop)
+    if isinstance(index, (bool, np.bool_)):
+        raise InvalidInput(f"an index is {index!r}; it may be an integer or a slice, and no mask")
     try:
         at = operator.index(index)  # type: ignore[arg-type]
     except TypeError:
@@ -311,10 +345,15 @@ def _dot(_: Lazy, a: ArrayLike, b: ArrayLike) -> Any:
 
 
 def _multi_dot(self: Lazy, arrays: Sequence[ArrayLike]) -> Lazy:
-    first, *rest = (self._read(value) for value in arrays)
-    for other in rest:
-        first = first @ other
-    return first
+    given = [self._read(value) for value in arrays]
+    if len(given) < 2:
+        raise InvalidInput(f"arrays has {len(given)} entries; a chain has 2 at least")
+    for number, one in enumerate(given[1:-1], 2):
+        if one.ndim != 2:  # Multiplied from left to right it would be another product.
+            raise InvalidInput(
+                f"M{number} has {one.ndim} dimensions; in the middle of a chain it must have 2"
+            )
+    return reduce(operator.matmul, given)
 
 
 _UFUNCS: Final[Mapping[str, Callable[..., Any]]] = {
@@ -329,11 +368,11 @@ _UFUNCS: Final[Mapping[str, Callable[..., Any]]] = {
     "tanh": Lazy.tanh,
 }
 _FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
-    "sum": lambda _, x, axis=None, keepdims=False: x.sum(axis, keepdims=keepdims),
-    "mean": lambda _, x, axis=None, keepdims=False: x.mean(axis, keepdims=keepdims),
-    "transpose": lambda _, x: x.T,
+    "sum": lambda _, a, axis=None, keepdims=False: a.sum(axis, keepdims=keepdims),
+    "mean": lambda _, a, axis=None, keepdims=False: a.mean(axis, keepdims=keepdims),
+    "transpose": lambda _, a: a.T,
     "dot": _dot,
     "multi_dot": _multi_dot,
-    "shape": lambda _, x: x.shape,
-    "ndim": lambda _, x: x.ndim,
+    "shape": lambda _, a: a.shape,
+    "ndim": lambda _, a: a.ndim,
 }
