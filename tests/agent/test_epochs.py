@@ -91,6 +91,24 @@ def test_progress_grows_and_rows_count_at_the_end_only() -> None:
     assert len(set(seen)) > 5
 
 
+def test_a_thread_that_does_all_of_it_in_one_turn_has_waited_for_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("deadheat.agent.executors.epochs.TURN_S", float("inf"))
+    parts = operands(SMALL, 30)
+    for threads, waiting in ((1, 0.0), (2, 0.5)):
+        made = task(SMALL, parts, threads)
+        panels = made.panels
+        assert isinstance(panels, Epoch)
+        turn = panels.take()
+        assert turn is not None
+        panels.do(turn)
+        panels.finish(turn, 0.1)
+        assert panels.is_done
+        (found,) = descents.records(descents.parameters(SMALL), made.result.array)[:1]
+        assert found[3] == waiting
+
+
 def test_nothing_of_an_epoch_is_given_away_and_a_cancelled_one_ends() -> None:
     told = Told()
     pool = Pool(2, told.events.put)

@@ -154,6 +154,7 @@ CONV = nn.Conv2d(2, 4, 3)
         (lambda: nn.MaxPool2d(3, padding=2), "padding is 2; it may be half of the kernel, 3"),
         (lambda: nn.Unflatten(0, (1, 2, 2)), "dim is 0"),
         (lambda: nn.Unflatten(1, (1, 2)), "it must be channels, height, width"),
+        (lambda: nn.Unflatten(1, 4), "it must be channels, height, width"),  # type: ignore[arg-type]
         (lambda: nn.Sequential(nn.MaxPool2d(2)), "needs a Linear layer, or a Conv2d"),
         (
             lambda: nn.Sequential(CONV, nn.Conv2d(3, 4, 3)),

@@ -106,6 +106,18 @@ def test_a_network_of_images_is_kept_and_served(client: Client, name: str) -> No
     np.testing.assert_allclose(served, client.forward(made, x, where="local"), atol=1e-5)
 
 
+def test_a_network_that_takes_images_of_any_size_is_kept_and_not_served(
+    client: Client, name: str
+) -> None:
+    made = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1, seed=1), "relu", nn.MaxPool2d(2))
+    client.models.save(name, made)
+    (found,) = client.models.list(name)
+    assert (found.inputs, found.outputs, found.dtype) == (None, None, None)
+    assert same(client.models.load(name), made)
+    with pytest.raises(InvalidInput, match="cannot be served: it takes images of any size"):
+        client.models.forward(name, np.ones((2, 1, 4, 4), np.float32))
+
+
 def test_two_who_save_at_once_get_two_versions(
     cluster: LocalCluster, client: Client, name: str
 ) -> None:
@@ -150,6 +162,7 @@ def test_what_a_model_is_made_of_is_held_on_disk_until_it_is_deleted(
         ({"name": "no name"}, "must be 1 to 64 letters"),
         ({"name": ""}, "name is ''"),
         ({"network": np.ones(3)}, "network is a ndarray"),
+        ({"metadata": {"training": 3}}, "training is a int; it must be what Client.train returned"),
         ({"metadata": {"a": float("nan")}}, "metadata is not what JSON can say"),
         ({"metadata": {"a": object()}}, "metadata is not what JSON can say"),
         ({"metadata": {"a": "x" * 20_000}}, "metadata has 20009 bytes; the limit is 16384"),

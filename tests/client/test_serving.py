@@ -84,6 +84,27 @@ def test_a_single_sample_is_one_dimension_and_images_are_rows(client: Client, na
     assert close(client.models.forward(name, np.asfortranarray(x), max_wait_s=0), expected)
 
 
+def test_samples_become_the_models_dtype_where_numpy_makes_it_of_both(
+    client: Client, name: str
+) -> None:
+    client.models.save(name, network())
+    x = np.arange(24).reshape(2, 12) % 5
+    for dtype in ("int8", "uint16", "bool", "float16"):
+        given = x.astype(dtype)
+        found = client.models.forward(name, given)
+        assert found.dtype == np.float32
+        assert close(found, numpys(network(), given.astype(np.float32)))
+    for dtype in ("int64", "float64"):
+        with pytest.raises(InvalidInput, match=f"X is {dtype}, but model .* is float32"):
+            client.models.forward(name, x.astype(dtype))
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_a_call_has_a_time_limit_above_zero(client: Client, timeout: float) -> None:
+    with pytest.raises(InvalidInput, match="timeout is .*; it must be above 0 and finite"):
+        client.models.forward("m", samples(1), timeout=timeout)
+
+
 def test_calls_can_be_awaited(client: Client, name: str) -> None:
     client.models.save(name, network())
     x = samples(8)

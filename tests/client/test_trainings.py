@@ -234,6 +234,8 @@ def test_a_loss_that_runs_away_stops_and_keeps_the_last_good_parameters() -> Non
         ({"y": np.full((3, 3), np.nan), "loss": "mse"}, r"y\[0, 0\] is nan"),
         ({"loss": "hinge"}, "loss is 'hinge'; it may be cross_entropy, mse"),
         ({"x": np.full((3, 6), np.inf)}, r"X\[0, 0\] is inf"),
+        ({"x": np.full((3, 6), 1e39)}, r"X\[0, 0\] is 1e\+39; the network is float32, which goes up"),
+        ({"y": np.full((3, 3), -1e39), "loss": "mse"}, r"y\[0, 0\] is -1e\+39; the network is float"),
         ({"x": np.ones((3, 5))}, r"X is 3 x 5, but layer 0 \(Linear 6 x 5\) takes 6 columns"),
         ({"x": np.ones((0, 6)), "y": np.zeros(0, int)}, "it must have a row at least"),
         ({"x": np.ones(6)}, r"X has shape \(6,\)"),
@@ -248,7 +250,8 @@ def test_a_loss_that_runs_away_stops_and_keeps_the_last_good_parameters() -> Non
     ],
 )
 def test_what_does_not_fit_is_refused(changed: dict[str, Any], message: str) -> None:
-    network, x, _ = task("relu", "cross_entropy", rows=3)
+    _, x, _ = task("relu", "cross_entropy", rows=3)
+    network = nn.MLP([6, 5, 3], seed=1)
     given = {"network": network, "x": x, "y": np.array([0, 1, 2]), "epochs": 1, **changed}
     with pytest.raises(InvalidInput, match=message):
         Offline().train(given.pop("network"), given.pop("x"), given.pop("y"), **given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -96,6 +97,11 @@ class Models:
         if not isinstance(network, Sequential):
             kind = type(network).__name__
             raise InvalidInput(f"network is a {kind}; it must be an nn.MLP or nn.Sequential")
+        if training is not None and not hasattr(training, "as_dict"):
+            kind = type(training).__name__
+            raise InvalidInput(
+                f"training is a {kind}; it must be what Client.train returned", field="training"
+            )
         request = pb.ModelServiceSaveRequest(
             request_id=new_id("r"),
             name=_name(name),
@@ -249,6 +255,10 @@ class Models:
                 field="X",
             )
         limit_s = rpc.CALL_TIMEOUT_S if timeout is None else number(timeout, "timeout")
+        if not 0 < limit_s < math.inf:
+            raise InvalidInput(
+                f"timeout is {timeout!r}; it must be above 0 and finite", field="timeout"
+            )
 
         async def ask() -> Array:
             answer = await self._asked("calling a model", "Forward", request, limit_s)
@@ -309,7 +319,10 @@ class Models:
 def _outline(
     owner: Programs, network: Sequential, parameters: Sequence[Operand]
 ) -> tuple[Program, str] | None:
-    """The forward pass, and what it calls the samples; None if it is too long for one segment."""
+    """The forward pass, and what it calls the samples; None if it is too long for one segment, or
+    takes images, whose size nobody knows before they come."""
+    if network.takes_images:
+        return None
     dtype = name_of(network.dtype, field="network")
     samples = Held(MatrixType(_OUTLINE_ROWS, network.inputs, dtype))
     x = Lazy(owner, leaf(samples), (_OUTLINE_ROWS, network.inputs))

@@ -17,7 +17,7 @@ from deadheat.client.lazy import Lazy
 from deadheat.client.nn.descent import Far, Near, Rule, begin
 from deadheat.client.nn.layers import Seed, generator
 from deadheat.client.nn.losses import LOSSES, Epoch, Gradients, LossName, Targets, Training
-from deadheat.client.nn.parameters import matrix_of
+from deadheat.client.nn.parameters import matrix_of, taken_as
 from deadheat.client.nn.passes import backward, forward
 from deadheat.client.nn.sequential import Sequential
 from deadheat.client.nn.states import descent_of, orders
@@ -35,7 +35,7 @@ TRAINED: Final = ("float32", "float64")
 
 @dataclass(frozen=True)
 class _Task:
-    """What a training is about, checked."""
+    """What a training is about, checked; samples are of the network's dtype."""
 
     network: Sequential
     x: Array
@@ -194,7 +194,7 @@ class Trainings(Epochs):
     ) -> tuple[Lazy, Sequence[Lazy]]:
         """What the network makes of some of the samples, and the gradients of their mean loss."""
         loss = LOSSES[task.loss]
-        x = self.put(task.x[rows].astype(task.network.dtype, copy=False))
+        x = self.put(task.x[rows])
         goal = self.put(loss.goal(task.targets[rows], task.network))
         steps = forward(task.network, x, parameters)
         output = steps[-1].after
@@ -218,6 +218,7 @@ class Trainings(Epochs):
             )
         if x.ndim != 2 or not len(x):
             raise InvalidInput(f"X has shape {x.shape}; it must have a row at least", field="X")
+        x = taken_as(x, network.dtype, "X")
         return _Task(network, x, chosen.targets(network, y, len(x)), loss, policy)
 
     def _persisted(self, matrices: Sequence[Lazy], policy: job_pb2.JobPolicy) -> Sequence[Lazy]:
@@ -226,8 +227,7 @@ class Trainings(Epochs):
 
 def _lesson(task: _Task, kind: Descent, order: Array) -> Lesson:
     """Samples and targets as the devices read them."""
-    x = task.x.astype(task.network.dtype, copy=False)
-    return Lesson(task.network, kind, x, task.targets.reshape(len(x), -1), order)
+    return Lesson(task.network, kind, task.x, task.targets.reshape(len(task.x), -1), order)
 
 
 def _batches(source: np.random.Generator, count: int, batch_size: int) -> Sequence[Array]:

@@ -141,7 +141,8 @@ class Epoch:
             assert made is not None
             made.do(piece)
             return
-        until_s = time.monotonic() + TURN_S
+        turned_s = time.monotonic()
+        until_s = turned_s + TURN_S
         if made is None:
             self._began_s = time.monotonic()
             made = self._pass = self._begun()
@@ -156,7 +157,7 @@ class Epoch:
                 piece.flops += one.flops
             made.proceed()
         if made.is_over:
-            self._record(made)
+            self._record(made, turned_s)
         elif self.exchange and isinstance(made, SharedPass) and made.given:
             self.exchange.tell(made.given)
 
@@ -175,9 +176,13 @@ class Epoch:
         args = np, self.kind, self.parts, state, self.threads, work
         return SharedPass(*args, part, self.out, self.exchange.total)
 
-    def _record(self, made: Pass) -> None:
-        elapsed_s = max(1e-9, time.monotonic() - self._began_s)
-        waiting = max(0.0, 1.0 - self._busy_s / (self.threads * elapsed_s))
+    def _record(self, made: Pass, turned_s: float) -> None:
+        """What was measured of the epoch, in its last turn, which has begun at this moment."""
+        now_s = time.monotonic()
+        elapsed_s = max(1e-9, now_s - self._began_s)
+        # This turn is not over, so nobody has counted it; of small steps it may be the only one.
+        busy_s = self._busy_s + now_s - max(turned_s, self._began_s)
+        waiting = max(0.0, 1.0 - busy_s / (self.threads * elapsed_s))
         made.record(elapsed_s, waiting, self._apart_s / elapsed_s)
         _KEPT.keep(self._key, made.work)
 

@@ -8,7 +8,7 @@ said here; sizes are checked when they are known (`shapes`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -201,7 +201,8 @@ class Unflatten:
     def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
         if dim != 1:
             raise InvalidInput(f"dim is {dim!r}; a sample's elements are dimension 1", field="dim")
-        if isinstance(unflattened_size, str) or len(tuple(unflattened_size)) != 3:
+        is_list = isinstance(unflattened_size, Iterable) and not isinstance(unflattened_size, str)
+        if not is_list or len(tuple(unflattened_size)) != 3:
             raise InvalidInput(
                 f"unflattened_size is {unflattened_size!r}; it must be channels, height, width",
                 field="unflattened_size",
@@ -218,7 +219,7 @@ Layer = Linear | Conv2d | Pooling | Activation | Flatten | Unflatten
 
 def pair(value: Any, name: str, *, least: int = 1) -> tuple[int, int]:
     """One number for both directions, or one for each; raises InvalidInput for others."""
-    given = (value, value) if np.ndim(value) == 0 else tuple(value)
+    given = tuple(value) if isinstance(value, Iterable) and np.ndim(value) else (value, value)
     if len(given) != 2:
         raise InvalidInput(f"{name} is {value!r}; it must be one number or two", field=name)
     rows, columns = (size(one, name, least=least) for one in given)

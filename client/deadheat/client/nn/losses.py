@@ -16,7 +16,7 @@ from deadheat.client import arrays
 from deadheat.client.arrays import Array, ArrayLike
 from deadheat.client.lazy import Lazy
 from deadheat.client.nn.layers import Activation
-from deadheat.client.nn.parameters import check_finite
+from deadheat.client.nn.parameters import check_finite, taken_as
 from deadheat.client.nn.sequential import Sequential
 from deadheat.runtime.errors import InvalidInput
 
@@ -89,7 +89,7 @@ class MeanSquares:
                 field="y",
             )
         check_finite(wanted, "y")
-        return wanted.astype(network.dtype)
+        return taken_as(wanted, network.dtype, "y")
 
     @staticmethod
     def goal(targets: Array, network: Sequential) -> Array:

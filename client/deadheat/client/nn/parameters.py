@@ -71,3 +71,18 @@ def check_finite(array: Array, name: str) -> None:
             raise InvalidInput(
                 f"{name}[{index}] is {part[(first, *rest)]}; it must be a finite number", field=name
             )
+
+
+def taken_as(array: Array, dtype: np.dtype[Any], name: str) -> Array:
+    """Finite elements in another dtype; raises InvalidInput naming the first one that is too large
+    for it."""
+    with np.errstate(over="ignore"):  # What overflows is said here.
+        made = array.astype(dtype, copy=False)
+    if made.dtype != array.dtype and array.size and not np.isfinite(made).all():
+        at = tuple(int(one) for one in np.argwhere(~np.isfinite(made))[0])
+        raise InvalidInput(
+            f"{name}[{', '.join(map(str, at))}] is {array[at]}; the network is {dtype}, which goes "
+            f"up to {np.finfo(dtype).max:.3g}",
+            field=name,
+        )
+    return made

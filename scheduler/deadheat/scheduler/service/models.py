@@ -9,8 +9,10 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 import grpc
+import numpy as np
 
 from deadheat.runtime import logs, wire
+from deadheat.runtime.dtypes import numpy_dtype, promoted
 from deadheat.runtime.errors import Conflict, DeadheatError, InvalidInput, NotFound
 from deadheat.runtime.ids import new_id
 from deadheat.runtime.programs import MatrixType, Program
@@ -190,10 +192,15 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             raise InvalidInput(
                 f"X has {given.columns} columns, but model {version} takes {row.columns}", field="X"
             )
-        if given.dtype != row.dtype:
-            raise InvalidInput(f"X is {given.dtype}, but model {version} is {row.dtype}", field="X")
+        if given.dtype != row.dtype and promoted(given.dtype, row.dtype) != row.dtype:
+            raise InvalidInput(
+                f"X is {given.dtype}, but model {version} is {row.dtype}, which NumPy does not make "
+                "of both",
+                field="X",
+            )
         wait_s = request.max_wait_s if request.HasField("max_wait_s") else None
-        data, job_id = await self._serving.forward(version, pass_, given.rows, request.data, wait_s)
+        rows = _as_dtype(request.data, given, row.dtype)
+        data, job_id = await self._serving.forward(version, pass_, given.rows, rows, wait_s)
         outputs = wire.matrix_type_to_wire(pass_.outputs)
         outputs.rows = given.rows
         return pb.ModelServiceForwardResponse(
@@ -204,8 +211,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         record = await self._record(version)
         if record.program is None:
             raise InvalidInput(
-                f"model {version} cannot be served: its forward pass does not go row by row; load "
-                "it, and compute it with client.forward",
+                f"model {version} cannot be served: it takes images of any size, or its forward "
+                "pass is too long; load it, and compute it with client.forward",
                 field="name",
             )
         made = served(_program(types_pb2.Program.FromString(record.program)), record.samples)
@@ -237,6 +244,13 @@ def _model(record: ModelRecord, clock: Clock, *, is_whole: bool) -> pb.Model:
         message.layers = record.layers
         message.parameters.extend(_parameter_to_wire(one) for one in record.parameters)
     return message
+
+
+def _as_dtype(data: bytes, given: MatrixType, dtype: str) -> bytes:
+    """The elements in a wider dtype: at most a message of them."""
+    if given.dtype == dtype or len(data) != given.size_bytes:  # Said by who checks the rows.
+        return data
+    return np.frombuffer(data, numpy_dtype(given.dtype)).astype(numpy_dtype(dtype)).tobytes()
 
 
 def _check_documents(request: pb.ModelServiceSaveRequest) -> None:
