@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.client.expressions import values
 from tests.client.networks import stored
 
-from deadheat.client import Client, InvalidInput, Lazy, LocalCluster, NotFound
+from deadheat.client import Client, InvalidInput, Lazy, LocalCluster, NotFound, Unavailable
 
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(7)
@@ -140,6 +140,15 @@ def test_a_client_that_is_closed_gives_up_what_it_held(
         assert id_of(kept) in stored(client)
     wait_until_gone(client, before)
     assert kept.shape == (300, 300)
+    calls: list[Callable[[], Any]] = [
+        lambda: kept.compute(where="cluster"),
+        lambda: other.put(np.zeros((300, 300))),
+        lambda: other.models.list(),
+        lambda: other.submit(other.put(1.0) + 1),
+    ]
+    for call in calls:
+        with pytest.raises(Unavailable, match="the client is closed"):
+            call()
 
 
 def test_chains_of_a_program_are_put_in_order(client: Client) -> None:

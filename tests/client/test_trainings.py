@@ -234,8 +234,14 @@ def test_a_loss_that_runs_away_stops_and_keeps_the_last_good_parameters() -> Non
         ({"y": np.full((3, 3), np.nan), "loss": "mse"}, r"y\[0, 0\] is nan"),
         ({"loss": "hinge"}, "loss is 'hinge'; it may be cross_entropy, mse"),
         ({"x": np.full((3, 6), np.inf)}, r"X\[0, 0\] is inf"),
-        ({"x": np.full((3, 6), 1e39)}, r"X\[0, 0\] is 1e\+39; the network is float32, which goes up"),
-        ({"y": np.full((3, 3), -1e39), "loss": "mse"}, r"y\[0, 0\] is -1e\+39; the network is float"),
+        (
+            {"x": np.full((3, 6), 1e39)},
+            r"X\[0, 0\] is 1e\+39; the network is float32, which goes up",
+        ),
+        (
+            {"y": np.full((3, 3), -1e39), "loss": "mse"},
+            r"y\[0, 0\] is -1e\+39; the network is float",
+        ),
         ({"x": np.ones((3, 5))}, r"X is 3 x 5, but layer 0 \(Linear 6 x 5\) takes 6 columns"),
         ({"x": np.ones((0, 6)), "y": np.zeros(0, int)}, "it must have a row at least"),
         ({"x": np.ones(6)}, r"X has shape \(6,\)"),

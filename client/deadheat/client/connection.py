@@ -50,7 +50,12 @@ class LoopThread:
         self.loop.run_forever()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self.loop)
+        """Raises Unavailable after `stop`."""
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self.loop)
+        except RuntimeError:  # That the loop is closed.
+            work.close()
+            raise Unavailable("the client is closed") from None
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine there and waits; Ctrl-C cancels it, and waits until it has undone what
@@ -63,7 +68,11 @@ class LoopThread:
             finally:
                 ended.set()
 
-        future = self.submit(run())
+        try:
+            future = self.submit(run())
+        except Unavailable:
+            work.close()  # Nobody has begun it.
+            raise
         try:
             return future.result()
         except KeyboardInterrupt:

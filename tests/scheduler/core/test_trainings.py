@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.scheduler.core.harness import Pool, check_cover, state_of
@@ -13,9 +14,9 @@ from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.operations import Dense, Descent, LayerFunction, Loss, Operation
 from deadheat.runtime.programs import Operand, Program
 from deadheat.runtime.rectangles import MatrixType
-from deadheat.scheduler.core import effects, events
+from deadheat.scheduler.core import effects, epochs, events
 from deadheat.scheduler.core.restore import Matrices
-from deadheat.scheduler.core.state import Job
+from deadheat.scheduler.core.state import Job, Subtask
 from deadheat.scheduler.planner.inputs import Cut
 
 KIND = Descent(
@@ -185,3 +186,19 @@ def test_a_training_whose_states_are_gone_begins_anew(pool: Pool, tmp_path: Path
     after.join("b", gflops=60.0)
     (assigned,) = after.take_sent(effects.SendAssign)
     assert assigned.operands[3].name == "s0"
+
+
+def test_parts_are_looked_through_once_however_many_epochs_are_left(pool: Pool) -> None:
+    class Counted(dict[str, Subtask]):
+        looks = 0
+
+        def values(self) -> Any:
+            Counted.looks += 1
+            return super().values()
+
+    job = pool.submit(program=training(epochs=50))
+    work_on(pool, job)
+    job.subtasks = Counted(job.subtasks)
+    epochs.keep_whole(pool.core.world, job)
+    assert Counted.looks == 1
+    assert sum(bool(step.gaps) for step in job.steps) == 48

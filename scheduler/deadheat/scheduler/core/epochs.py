@@ -12,6 +12,8 @@ this one dies. That a state is complete, the store knows: its seal is durable by
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from deadheat.scheduler.core import learning, subtasks
 from deadheat.scheduler.core.effects import NotifyJob, SendCancel, SendSettled
 from deadheat.scheduler.core.machine import SUBTASK, SubtaskEvent, SubtaskState
@@ -22,20 +24,23 @@ from deadheat.scheduler.planner.wholes import is_whole
 
 def keep_whole(world: World, job: Job) -> None:
     """Opens every epoch again of which a part has no device any more."""
-    for step in job.steps:
-        if step.gaps and not step.is_done and is_whole(step.operation):
-            _open_again(world, job, step)
+    # Each epoch that has not begun has a gap, too. Looking through all parts for each of them would
+    # take longer than the work: a training has thousands, and this is asked at every event.
+    gapped = {
+        step.index: step
+        for step in job.steps
+        if step.gaps and not step.is_done and is_whole(step.operation)
+    }
+    rest: dict[int, list[Subtask]] = {}
+    for subtask in job.subtasks.values() if gapped else ():
+        is_part = subtask.state.is_active or subtask.state is SubtaskState.DONE
+        if is_part and subtask.operation in gapped:
+            rest.setdefault(subtask.operation, []).append(subtask)
+    for index in sorted(rest):
+        _open_again(world, job, gapped[index], rest[index])
 
 
-def _open_again(world: World, job: Job, step: Step) -> None:
-    rest = [
-        subtask
-        for subtask in job.subtasks.values()
-        if subtask.operation == step.index
-        and (subtask.state.is_active or subtask.state is SubtaskState.DONE)
-    ]
-    if not rest:
-        return
+def _open_again(world: World, job: Job, step: Step, rest: Sequence[Subtask]) -> None:
     cancelled: dict[str, list[str]] = {}
     for subtask in rest:
         if subtask.state.is_active:
