@@ -143,7 +143,7 @@ def test_a_client_that_is_closed_gives_up_what_it_held(
     calls: list[Callable[[], Any]] = [
         lambda: kept.compute(where="cluster"),
         lambda: other.put(np.zeros((300, 300))),
-        lambda: other.models.list(),
+        other.models.list,
         lambda: other.submit(other.put(1.0) + 1),
     ]
     for call in calls:

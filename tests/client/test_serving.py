@@ -101,7 +101,7 @@ def test_samples_become_the_models_dtype_where_numpy_makes_it_of_both(
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
 def test_a_call_has_a_time_limit_above_zero(client: Client, timeout: float) -> None:
-    with pytest.raises(InvalidInput, match="timeout is .*; it must be above 0 and finite"):
+    with pytest.raises(InvalidInput, match=r"timeout is .*; it must be above 0 and finite"):
         client.models.forward("m", samples(1), timeout=timeout)
 
 

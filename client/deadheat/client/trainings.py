@@ -97,9 +97,9 @@ class Trainings(Epochs):
         training, it has those of the last complete one.
 
         The training is one job, which goes on if this process ends (`follow` finds it) and if the
-        scheduler is started anew; that of a network with layers for images is a job for each step,
-        as with `share`, and ends with this process. Each epoch is worked by one device with all of its cores, or by
-        several, each with a part of every batch; the weights stay there between its steps.
+        scheduler is started anew (one of images is a job for each step, as with `share`). Each
+        epoch is worked by one device with all of its cores, or by several, each with a part of
+        every batch; the weights stay there between its steps.
 
         Args:
             network: Of float32 or float64.

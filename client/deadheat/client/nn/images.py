@@ -219,7 +219,7 @@ Layer = Linear | Conv2d | Pooling | Activation | Flatten | Unflatten
 
 def pair(value: Any, name: str, *, least: int = 1) -> tuple[int, int]:
     """One number for both directions, or one for each; raises InvalidInput for others."""
-    given = tuple(value) if isinstance(value, Iterable) and np.ndim(value) else (value, value)
+    given = (value, value) if np.ndim(value) == 0 else tuple(value)
     if len(given) != 2:
         raise InvalidInput(f"{name} is {value!r}; it must be one number or two", field=name)
     rows, columns = (size(one, name, least=least) for one in given)

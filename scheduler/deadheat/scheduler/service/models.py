@@ -194,8 +194,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             )
         if given.dtype != row.dtype and promoted(given.dtype, row.dtype) != row.dtype:
             raise InvalidInput(
-                f"X is {given.dtype}, but model {version} is {row.dtype}, which NumPy does not make "
-                "of both",
+                f"X is {given.dtype}, but model {version} is {row.dtype}, to which NumPy does "
+                "not promote it",
                 field="X",
             )
         wait_s = request.max_wait_s if request.HasField("max_wait_s") else None
