@@ -13,6 +13,7 @@ from tests.cli.running import deadheat
 
 from deadheat.agent.probes.gpus import Gpu, Gpus
 from deadheat.cli import checks_gpu, checks_machine
+from deadheat.cli.checks import room_in
 from deadheat.cli.findings import Finding
 
 
@@ -75,6 +76,14 @@ def test_missing_and_ailing_gpus_are_bad_and_none_is_a_note() -> None:
     assert judge(Gpus(0.0, (lost,)), "0000:01:00.0") == [("gpu", "bad")]
     hot = Gpu("GPU-a", "H100", busy=0.5, throttle=("heat",))
     assert judge(Gpus(0.0, (hot,))) == [("gpu", "note")]
+
+
+def test_room_on_disks_is_told_and_too_little_is_bad(tmp_path: Path) -> None:
+    well = room_in(tmp_path / "new", "things are there", "elsewhere")
+    assert (well.verdict, well.advice) == ("ok", "")
+    assert f"free in {tmp_path / 'new'}: things are there" in well.text
+    full = room_in(tmp_path, "things are there", "elsewhere", 1 << 62)
+    assert (full.verdict, full.advice) == ("bad", "elsewhere")
 
 
 def test_no_silent_fall_back() -> None:

@@ -96,7 +96,7 @@ def test_agents_take_only_cores_that_they_may_use() -> None:
 
 
 def test_agents_serve_each_other_beyond_loopback_only_with_certificates() -> None:
-    with pytest.raises(InvalidInput, match="peers is 10.0.0.1:7434, which other machines"):
+    with pytest.raises(InvalidInput, match=r"peers is 10\.0\.0\.1:7434, which other machines"):
         AgentSettings.load(Sources("agent", {"peers": "10.0.0.1:7434"}, environment={}))
     for peers in ("off", "127.0.0.1:0"):
         assert AgentSettings.load(Sources("agent", {"peers": peers}, environment={})).peers == peers

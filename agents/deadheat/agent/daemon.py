@@ -23,6 +23,7 @@ from deadheat.agent.gpuwatch import GpuWatch
 from deadheat.agent.peers import Peers
 from deadheat.agent.presence import LEAD_S, Presence
 from deadheat.agent.probes.cgroups import IDLE_WEIGHT, Cgroups
+from deadheat.agent.probes.host import HostProbe
 from deadheat.agent.probes.limits import Limits
 from deadheat.agent.probes.nvml import NvmlProbe
 from deadheat.agent.probes.sampler import Sampler
@@ -251,6 +252,11 @@ class Daemon:
             look,
             lambda gpu: loop.call_soon_threadsafe(self.gpus.appear, gpu),
             gpu_pids=self.cards.pids,
+            memory_idle_bytes=lambda: self.blocks.memory_idle_bytes,
+            host=HostProbe(
+                own_pids=lambda: (os.getpid(), *self.cores.pids, *self.cards.all_pids),
+                folder=self.settings.cache_dir,
+            ),
         )
 
     async def _announce(self, ready_fd: int | None) -> None:

@@ -10,16 +10,21 @@ from pathlib import Path
 from typing import Final
 
 from deadheat.cli.findings import Finding
-from deadheat.runtime.units import GIB, format_bytes
+from deadheat.runtime.units import GIB, MIB, format_bytes
 
 #: Less shared memory than this holds no matrix worth sharing out.
 MIN_SHARED_BYTES: Final = GIB // 4
+#: Of disk: a database and its backups want some, too.
+MIN_DISK_BYTES: Final = GIB
+#: A network's file system that does not answer for so long hangs.
+DISK_ANSWER_S: Final = 5.0
 
 
 def examine(scheduler: str | None) -> Iterator[Finding]:
     yield _versions()
     yield from _machine()
     yield _shared_memory()
+    yield from _disk()
     yield from _kernel()
     yield from _calibrations()
     yield from _giving_way()
@@ -69,6 +74,41 @@ def _shared_memory() -> Finding:
         advice = "make it larger (in containers: --shm-size), or matrices spill to disk"
         return Finding("shared memory", "bad", text, advice)
     return Finding("shared memory", "ok", text)
+
+
+def _disk() -> Iterator[Finding]:
+    from deadheat.runtime.errors import DeadheatError
+    from deadheat.runtime.settings import SchedulerSettings, Sources, cache_dir
+
+    yield room_in(cache_dir(), "calibrations are kept there", "choose another: --cache-dir")
+    try:
+        folder = SchedulerSettings.load(Sources("scheduler", {})).state_dir
+    except DeadheatError as error:
+        text = f"no scheduler can be started with them: {error.message}"
+        yield Finding("settings", "bad", text)
+        return
+    yield room_in(
+        folder,
+        "a scheduler here keeps its database there, and matrices that memory does not hold",
+        "free some, or choose another: --state-dir",
+        MIN_DISK_BYTES,
+    )
+
+
+def room_in(folder: Path, what: str, advice: str, least_bytes: int = MIB) -> Finding:
+    """How much of a disk is free where something is kept, and whether that is enough."""
+    from deadheat.agent.probes.room import Room
+
+    asking = Room(folder)
+    room = asking.first(DISK_ANSWER_S)
+    asking.stop()
+    if room is None:
+        text = f"{folder} does not answer: {what}"
+        return Finding("disk", "bad", text, advice)
+    text = f"{format_bytes(room[1])} of {format_bytes(room[0])} free in {folder}: {what}"
+    if room[1] < least_bytes:
+        return Finding("disk", "bad", text, advice)
+    return Finding("disk", "ok", text)
 
 
 def _kernel() -> Iterator[Finding]:
@@ -156,6 +196,8 @@ def _scheduler(address: str | None) -> Iterator[Finding]:
     for device in (device for node in nodes for device in node["devices"]):
         if device["yields"]:
             yield Finding("giving way", "note", f"{device['id']}: {device['yields']}")
+        if device["problem"]:
+            yield Finding("device", "note", f"{device['id']}: {device['problem']}")
 
 
 if sys.platform != "linux":  # pragma: no cover

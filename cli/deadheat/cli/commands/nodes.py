@@ -54,6 +54,8 @@ def nodes(scheduler: str | None, as_json: bool) -> int:
         for device in node["devices"]:
             if device["yields"]:
                 click.echo(f"{device['id']} gives way: {device['yields']}")
+            if device["problem"]:
+                click.echo(f"{device['id']}: {device['problem']}")
     return 0
 
 
