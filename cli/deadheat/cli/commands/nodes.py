@@ -50,6 +50,8 @@ def nodes(scheduler: str | None, as_json: bool) -> int:
         *("FREE", "QUEUE"),
     ]
     print_table(headers, rows, right=frozenset(range(3, 10)))
+    if not found:
+        click.echo("no agent has registered yet; start one with: deadheat agent", err=True)
     for node in found:
         for device in node["devices"]:
             if device["yields"]:
