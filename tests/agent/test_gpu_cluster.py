@@ -65,6 +65,20 @@ def test_a_gpu_that_goes_in_mid_job_disturbs_neither_job_nor_node(driver: Stub, 
         wait_until(lambda: gpu(client)["busy"] == 0.55, "it to be back")
 
 
+def test_a_gpu_that_an_agent_counts_on_and_that_is_not_there_is_missed_in_nodes(
+    driver: Stub,
+) -> None:
+    driver.say(T4)
+    agent = {"cpus": [CORES[0]], "name": "n", "gpus": "GPU-a"}
+    with LocalCluster([agent]) as cluster, Client(cluster.address) as client:
+        found = wait_until(lambda: (client.nodes()[0]["host"] or {}).get("problem"), "the word")
+        assert (
+            found == "GPUs are missing: NVML does not show GPU-a, which this agent was told to use"
+        )
+        shown = deadheat("nodes", environment={"DEADHEAT_SCHEDULER": cluster.address}).stdout
+        assert f"n: {found}" in shown.splitlines()
+
+
 def test_a_gpu_that_appears_late_is_registered_then_and_shown_with_all_figures(
     driver: Stub,
 ) -> None:

@@ -256,6 +256,7 @@ class Daemon:
             host=HostProbe(
                 own_pids=lambda: (os.getpid(), *self.cores.pids, *self.cards.all_pids),
                 folder=self.settings.cache_dir,
+                problem=lambda: self._missing,
             ),
         )
 
@@ -280,9 +281,15 @@ class Daemon:
         notes = (
             self.presence.note if self.presence else "",
             f"{', '.join(idle)} out of order, see the log" if idle else "",
-            f"GPUs are missing: {self.gpus.missing}" if self.gpus.missing else "",
+            self._missing,
         )
         return "; ".join((text, *filter(None, notes)))
+
+    @property
+    def _missing(self) -> str:
+        """From any thread."""
+        missing = self.gpus.missing
+        return f"GPUs are missing: {missing}" if missing else ""
 
     def _problem(self) -> str:
         """What is wrong with this process, and what a restart would mend."""

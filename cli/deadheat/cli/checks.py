@@ -193,6 +193,9 @@ def _scheduler(address: str | None) -> Iterator[Finding]:
         yield Finding("scheduler", "bad", text, "start an agent with: deadheat agent")
     else:
         yield Finding("scheduler", "ok", text)
+    for node in nodes:
+        if node["host"] and node["host"]["problem"]:
+            yield Finding("node", "note", f"{node['name']}: {node['host']['problem']}")
     for device in (device for node in nodes for device in node["devices"]):
         if device["yields"]:
             yield Finding("giving way", "note", f"{device['id']}: {device['yields']}")

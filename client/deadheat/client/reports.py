@@ -198,6 +198,7 @@ def _host_as_dict(host: cluster_pb2.HostSample) -> dict[str, Any]:
     return {
         **{name: getattr(host, name) for name in _HOST_FIGURES},
         **{name: optional(host, name) for name in _HOST_OPTIONAL},
+        "problem": host.problem or None,
     }
 
 

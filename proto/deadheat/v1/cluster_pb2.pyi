@@ -221,6 +221,7 @@ class HostSample(_message.Message):
     THROTTLED_FIELD_NUMBER: _builtins.int
     DISK_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     DISK_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     load_1m: _builtins.float
     memory_total_bytes: _builtins.int
     memory_available_bytes: _builtins.int
@@ -242,6 +243,8 @@ class HostSample(_message.Message):
     disk_total_bytes: _builtins.int
     """Room where the agent keeps its calibrations; absent where the file system does not answer."""
     disk_free_bytes: _builtins.int
+    problem: _builtins.str
+    """What ought to be there and is not, in words; empty if all is."""
     def __init__(
         self,
         *,
@@ -260,10 +263,11 @@ class HostSample(_message.Message):
         throttled: _builtins.float | None = ...,
         disk_total_bytes: _builtins.int | None = ...,
         disk_free_bytes: _builtins.int | None = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_disk_free_bytes", b"_disk_free_bytes", "_disk_total_bytes", b"_disk_total_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_pressure_cpu", b"_pressure_cpu", "_pressure_io", b"_pressure_io", "_pressure_memory", b"_pressure_memory", "_throttled", b"_throttled", "disk_free_bytes", b"disk_free_bytes", "disk_total_bytes", b"disk_total_bytes", "memory_limit_bytes", b"memory_limit_bytes", "pressure_cpu", b"pressure_cpu", "pressure_io", b"pressure_io", "pressure_memory", b"pressure_memory", "throttled", b"throttled"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_disk_free_bytes", b"_disk_free_bytes", "_disk_total_bytes", b"_disk_total_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_pressure_cpu", b"_pressure_cpu", "_pressure_io", b"_pressure_io", "_pressure_memory", b"_pressure_memory", "_throttled", b"_throttled", "disk_free_bytes", b"disk_free_bytes", "disk_read_bytes_per_s", b"disk_read_bytes_per_s", "disk_total_bytes", b"disk_total_bytes", "disk_write_bytes_per_s", b"disk_write_bytes_per_s", "load_1m", b"load_1m", "memory_available_bytes", b"memory_available_bytes", "memory_limit_bytes", b"memory_limit_bytes", "memory_own_bytes", b"memory_own_bytes", "memory_total_bytes", b"memory_total_bytes", "network_in_bytes_per_s", b"network_in_bytes_per_s", "network_out_bytes_per_s", b"network_out_bytes_per_s", "pressure_cpu", b"pressure_cpu", "pressure_io", b"pressure_io", "pressure_memory", b"pressure_memory", "throttled", b"throttled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_disk_free_bytes", b"_disk_free_bytes", "_disk_total_bytes", b"_disk_total_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_pressure_cpu", b"_pressure_cpu", "_pressure_io", b"_pressure_io", "_pressure_memory", b"_pressure_memory", "_throttled", b"_throttled", "disk_free_bytes", b"disk_free_bytes", "disk_read_bytes_per_s", b"disk_read_bytes_per_s", "disk_total_bytes", b"disk_total_bytes", "disk_write_bytes_per_s", b"disk_write_bytes_per_s", "load_1m", b"load_1m", "memory_available_bytes", b"memory_available_bytes", "memory_limit_bytes", b"memory_limit_bytes", "memory_own_bytes", b"memory_own_bytes", "memory_total_bytes", b"memory_total_bytes", "network_in_bytes_per_s", b"network_in_bytes_per_s", "network_out_bytes_per_s", b"network_out_bytes_per_s", "pressure_cpu", b"pressure_cpu", "pressure_io", b"pressure_io", "pressure_memory", b"pressure_memory", "problem", b"problem", "throttled", b"throttled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__disk_free_bytes: _TypeAlias = _typing.Literal["disk_free_bytes"]  # noqa: Y015
     _WhichOneofArgType__disk_free_bytes: _TypeAlias = _typing.Literal["_disk_free_bytes", b"_disk_free_bytes"]  # noqa: Y015

@@ -16,7 +16,7 @@ from deadheat.v1 import cluster_pb2 as pb
 
 class HostProbe:
     """Counters as rates since the sample before. Limits are those of this process; `own_pids` are
-    all processes of ours; `folder` is where files are kept."""
+    all processes of ours; `folder` is where files are kept; `problem` says what is missing here."""
 
     def __init__(
         self,
@@ -26,6 +26,7 @@ class HostProbe:
         pid: int | None = None,
         own_pids: Callable[[], Iterable[int]] = lambda: (os.getpid(),),
         folder: Path | None = None,
+        problem: Callable[[], str] = str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root
@@ -33,6 +34,7 @@ class HostProbe:
         self._own_pids = own_pids
         self._limits = Limits(cgroups, root)
         self._room = Room(folder) if folder else None
+        self._problem = problem
         self._clock = clock
         self._before: tuple[float, tuple[int, ...]] | None = None
         self._periods: tuple[int, int] | None = None
@@ -58,6 +60,7 @@ class HostProbe:
             throttled=self._throttled(),
             disk_total_bytes=room[0] if room else None,
             disk_free_bytes=room[1] if room else None,
+            problem=self._problem(),
         )
 
     def stop(self) -> None:

@@ -144,6 +144,8 @@ class HostFacts:
     throttled: float | None = None
     disk_total_bytes: int | None = None
     disk_free_bytes: int | None = None
+    #: What ought to be there and is not; empty if all is.
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from deadheat.scheduler.core.events import HostFacts
+from deadheat.scheduler.core.events import MAX_PROBLEM, HostFacts
 from deadheat.v1 import cluster_pb2 as pb
 
 _PLAIN: Final = (
@@ -38,12 +38,12 @@ def from_wire(message: pb.HostSample) -> HostFacts:
     known: dict[str, Any] = {name: _number(getattr(message, name)) or 0 for name in _PLAIN}
     for name in _OPTIONAL:
         known[name] = _number(getattr(message, name)) if message.HasField(name) else None
-    return HostFacts(**known)
+    return HostFacts(**known, problem=message.problem[:MAX_PROBLEM])
 
 
 def to_wire(facts: HostFacts) -> pb.HostSample:
     known: dict[str, Any] = {name: getattr(facts, name) for name in (*_PLAIN, *_OPTIONAL)}
-    return pb.HostSample(**known)
+    return pb.HostSample(**known, problem=facts.problem)
 
 
 def _number(value: float) -> float | None:
