@@ -7,10 +7,13 @@ import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from deadheat.cli.findings import Finding
 from deadheat.runtime.units import GIB, MIB, format_bytes
+
+if TYPE_CHECKING:
+    from deadheat.runtime.settings import AgentSettings
 
 #: Less shared memory than this holds no matrix worth sharing out.
 MIN_SHARED_BYTES: Final = GIB // 4
@@ -53,13 +56,27 @@ def _machine() -> Iterator[Finding]:
 def _gpus() -> str:
     """Which GPUs an agent that is started here would use; all where its settings cannot be read, of
     which another finding speaks."""
+    settings = _agent_settings()
+    return "all" if isinstance(settings, str) else settings.gpus
+
+
+def _cache_dir() -> Path:
+    """Where such an agent would keep its calibrations; the default's place likewise."""
+    from deadheat.runtime.settings import cache_dir
+
+    settings = _agent_settings()
+    return cache_dir() if isinstance(settings, str) else settings.cache_dir
+
+
+def _agent_settings() -> AgentSettings | str:
+    """Those of an agent that is started here, or why there can be none."""
     from deadheat.runtime.errors import DeadheatError
     from deadheat.runtime.settings import AgentSettings, Sources
 
     try:
-        return AgentSettings.load(Sources("agent", {})).gpus
-    except DeadheatError:
-        return "all"
+        return AgentSettings.load(Sources("agent", {}))
+    except DeadheatError as error:
+        return error.message
 
 
 def _shared_memory() -> Finding:
@@ -78,9 +95,9 @@ def _shared_memory() -> Finding:
 
 def _disk() -> Iterator[Finding]:
     from deadheat.runtime.errors import DeadheatError
-    from deadheat.runtime.settings import SchedulerSettings, Sources, cache_dir
+    from deadheat.runtime.settings import SchedulerSettings, Sources
 
-    yield room_in(cache_dir(), "calibrations are kept there", "choose another: --cache-dir")
+    yield room_in(_cache_dir(), "calibrations are kept there", "choose another: --cache-dir")
     try:
         folder = SchedulerSettings.load(Sources("scheduler", {})).state_dir
     except DeadheatError as error:
@@ -136,9 +153,8 @@ def _kernel() -> Iterator[Finding]:
 def _calibrations() -> Iterator[Finding]:
     from deadheat.agent import calibration
     from deadheat.cli import calibrations
-    from deadheat.runtime.settings import cache_dir
 
-    directory = cache_dir()
+    directory = _cache_dir()
     found = list(calibration.all_kept(directory))
     if not found:
         text = f"none in {directory / 'calibration'}; the first agent makes one"
@@ -155,14 +171,11 @@ def _giving_way() -> Iterator[Finding]:
     """What an agent that is started here, with these settings, would make of now."""
     import time
 
-    from deadheat.runtime.errors import DeadheatError
     from deadheat.runtime.moments import minute_of_day
-    from deadheat.runtime.settings import AgentSettings, Sources
 
-    try:
-        settings = AgentSettings.load(Sources("agent", {}))
-    except DeadheatError as error:
-        yield Finding("settings", "bad", f"no agent can be started with them: {error.message}")
+    settings = _agent_settings()
+    if isinstance(settings, str):
+        yield Finding("settings", "bad", f"no agent can be started with them: {settings}")
         return
     minute, parts = minute_of_day(time.time()), []
     if settings.yield_above is not None:
@@ -181,6 +194,10 @@ def _scheduler(address: str | None) -> Iterator[Finding]:
 
     try:
         chosen = ClientSettings.load(Sources("client", {"scheduler": address})).scheduler
+    except DeadheatError as error:
+        yield Finding("settings", "bad", f"no scheduler can be asked with them: {error.message}")
+        return
+    try:
         with Client(chosen) as client:
             nodes = client.nodes()
             way = "shares memory" if client.shares_memory else "streams"
