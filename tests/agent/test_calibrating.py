@@ -103,6 +103,16 @@ def test_another_library_or_pool_is_measured_anew(tmp_path: Path, other: Fingerp
     assert rows(machine) == [1, 2, 3, 4] * 2
 
 
+def test_a_directory_that_cannot_be_written_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    machine = Machine(tmp_path / "file", lambda _: 0.0)
+    assert len(machine.run()) == len(WANTED)
+    said = [one for one in caplog.messages if "cannot be kept" in one]
+    assert len(said) == 1
+
+
 def test_it_waits_for_quiet(tmp_path: Path) -> None:
     """Others work in two bursts, together shorter than its patience."""
     machine = Machine(tmp_path, lambda now: 0.9 if now < 3.0 or 4.0 <= now < 7.0 else None)

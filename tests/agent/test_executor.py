@@ -297,6 +297,19 @@ def test_an_executor_that_dies_is_replaced() -> None:
     with_executor(test)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_that_reach_every_process_are_the_agents_to_heed(number: signal.Signals) -> None:
+    async def test(harness: Harness) -> None:
+        result = harness.run(*LARGE)
+        await harness.next("progress")
+        os.kill(harness.link.pid, number)
+        await harness.next("finished")
+        assert np.allclose(result, LARGE[0] @ LARGE[1])
+        assert harness.deaths.empty()
+
+    with_executor(test)
+
+
 def test_a_task_that_cannot_be_mapped_fails_and_harms_nobody() -> None:
     async def test(harness: Harness) -> None:
         broken = agent_pb2.Assign(

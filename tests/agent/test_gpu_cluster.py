@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.agent.nvml import H100, LOST, STATE_VARIABLE, T4, Stub
+from tests.cli.running import deadheat
 from tests.conftest import CORES
 from tests.waiting import wait_until
 
@@ -54,9 +55,28 @@ def test_a_gpu_that_goes_in_mid_job_disturbs_neither_job_nor_node(driver: Stub, 
         driver.say(H100, T4.replace("util=0", "util=90"), fault)
         # The other GPU's new load arrives: the agent goes on looking, and saying.
         wait_until(lambda: gpu(client, 1)["busy"] == 0.9, "the other GPU's load")
+        words = "GPU is lost" if "fail" in fault else "the driver does not answer"
+        wait_until(lambda: words in gpu(client)["problem"], "what is wrong with it")
+        assert gpu(client)["busy"] is None
+        shown = deadheat("nodes", environment={"DEADHEAT_SCHEDULER": cluster.address}).stdout
+        assert any(one.startswith("n/gpu0: ") and words in one for one in shown.splitlines())
         np.testing.assert_allclose(job.result(timeout=120), a @ b)
         driver.say(H100.replace("util=37", "util=55"), T4)
         wait_until(lambda: gpu(client)["busy"] == 0.55, "it to be back")
+
+
+def test_a_gpu_that_an_agent_counts_on_and_that_is_not_there_is_missed_in_nodes(
+    driver: Stub,
+) -> None:
+    driver.say(T4)
+    agent = {"cpus": [CORES[0]], "name": "n", "gpus": "GPU-a"}
+    with LocalCluster([agent]) as cluster, Client(cluster.address) as client:
+        found = wait_until(lambda: (client.nodes()[0]["host"] or {}).get("problem"), "the word")
+        assert (
+            found == "GPUs are missing: NVML does not show GPU-a, which this agent was told to use"
+        )
+        shown = deadheat("nodes", environment={"DEADHEAT_SCHEDULER": cluster.address}).stdout
+        assert f"n: {found}" in shown.splitlines()
 
 
 def test_a_gpu_that_appears_late_is_registered_then_and_shown_with_all_figures(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from tests.agent.machines import plant
+from tests.waiting import wait_until
 
 from deadheat.agent.probes import cards, topology
 from deadheat.agent.probes.cgroups import Cgroups
 from deadheat.agent.probes.gpus import Gpu, Gpus
+from deadheat.agent.probes.host import HostProbe
 from deadheat.agent.probes.limits import Limits, Throttling
+from deadheat.agent.probes.room import Room
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.settings import parse_cpus
 
@@ -115,6 +119,40 @@ def test_throttling_is_counted_in_both_versions(tmp_path: Path) -> None:
     assert limits(step).throttling(7) == Throttling(1000, 20, 3.5)
     for root, cores in ((pod, 1.5), (step, 4.0)):
         assert Cgroups(root / "sys/fs/cgroup", root / "proc").quota_cores(7) == cores
+
+
+def test_a_machine_is_told_with_its_limits_and_what_holds_it_back(tmp_path: Path) -> None:
+    root, now = plant("pod", tmp_path), 0.0
+    (root / "proc/7/status").write_text("Name:\tagent\nVmRSS:\t 900 kB\nRssAnon:\t 500 kB\n")
+    probe = HostProbe(
+        root=root / "proc",
+        cgroups=root / "sys/fs/cgroup",
+        pid=7,
+        own_pids=lambda: (7, 8),  # One has ended.
+        clock=lambda: now,
+    )
+    first = probe.sample()
+    assert first.memory_limit_bytes == GIB
+    assert first.memory_available_bytes == GIB - 950_000_000
+    assert first.memory_own_bytes == 500 * 1024
+    assert first.throttled == 0.0, "what was before is over"
+    stat = root / "sys/fs/cgroup/cpu.stat"
+    stat.write_text("nr_periods 610\nnr_throttled 245\nthrottled_usec 42000000\n")
+    now = 1.0
+    assert probe.sample().throttled == 0.5
+    assert not first.HasField("disk_free_bytes"), "nobody asked"
+    free = HostProbe(root=plant("laptop", tmp_path / "free") / "proc", pid=7).sample()
+    assert not free.HasField("throttled")
+    assert not free.HasField("memory_limit_bytes")
+
+
+def test_room_is_that_of_the_folder_that_would_be_made(tmp_path: Path) -> None:
+    room = Room(tmp_path / "not" / "yet", interval_s=0.01)
+    found = wait_until(room.latest, "an answer")
+    room.stop()
+    assert found is not None
+    assert found[0] == shutil.disk_usage(tmp_path).total
+    assert 0 < found[1] <= found[0]
 
 
 def test_pressure_is_the_own_groups_where_there_is_one(tmp_path: Path) -> None:

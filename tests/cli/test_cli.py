@@ -198,8 +198,15 @@ def test_a_scheduler_that_is_not_there_is_one_line(files: Path) -> None:
     for arguments in (("jobs",), ("nodes",), ("job", "show", "last")):
         found = deadheat(*arguments, environment=at)
         assert found.returncode == 1
-        assert found.stderr.startswith("error: no scheduler answers at 127.0.0.1:9")
-        assert len(found.stderr.splitlines()) == 1
+        assert found.stderr == "error: no scheduler answers at 127.0.0.1:9: Connection refused\n"
+
+
+def test_a_cluster_without_agents_is_said_to_be_so() -> None:
+    with LocalCluster([]) as empty:
+        found = deadheat("nodes", environment={"DEADHEAT_SCHEDULER": empty.address})
+    assert found.returncode == 0
+    assert found.stdout.split()[:2] == ["DEVICE", "STATE"]
+    assert found.stderr == "no agent has registered yet; start one with: deadheat agent\n"
 
 
 def test_ctrl_c_cancels_the_job_and_says_so(cluster: LocalCluster, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tests.cli.running import deadheat
 
 from deadheat.agent.probes.gpus import Gpu, Gpus
 from deadheat.cli import checks_gpu, checks_machine
+from deadheat.cli.checks import room_in
 from deadheat.cli.findings import Finding
 
 
@@ -75,6 +76,33 @@ def test_missing_and_ailing_gpus_are_bad_and_none_is_a_note() -> None:
     assert judge(Gpus(0.0, (lost,)), "0000:01:00.0") == [("gpu", "bad")]
     hot = Gpu("GPU-a", "H100", busy=0.5, throttle=("heat",))
     assert judge(Gpus(0.0, (hot,))) == [("gpu", "note")]
+
+
+def test_room_on_disks_is_told_and_too_little_is_bad(tmp_path: Path) -> None:
+    well = room_in(tmp_path / "new", "things are there", "elsewhere")
+    assert (well.verdict, well.advice) == ("ok", "")
+    assert f"free in {tmp_path / 'new'}: things are there" in well.text
+    full = room_in(tmp_path, "things are there", "elsewhere", 1 << 62)
+    assert (full.verdict, full.advice) == ("bad", "elsewhere")
+
+
+def test_it_looks_where_the_configuration_says(tmp_path: Path) -> None:
+    text = f'[agent]\ncache_dir = "{tmp_path}/kept"\n[scheduler]\nstate_dir = "{tmp_path}/state"\n'
+    (tmp_path / "deadheat.toml").write_text(text)
+    environment = {
+        "CONFIGURATION_DIRECTORY": str(tmp_path),
+        "DEADHEAT_CACHE_DIR": "",  # It would win.
+        "DEADHEAT_STATE_DIR": "",
+    }
+    shown = deadheat("doctor", "--scheduler", "127.0.0.1:9", environment=environment).stdout
+    assert f"free in {tmp_path}/kept: calibrations" in shown
+    assert f"none in {tmp_path}/kept/calibration; the first agent makes one" in shown
+    assert f"free in {tmp_path}/state: a scheduler here" in shown
+    (tmp_path / "deadheat.toml").write_text("x")
+    shown = deadheat("doctor", "--json", environment=environment).stdout
+    ailing = [one for one in json.loads(shown)["findings"] if "deadheat.toml" in one["text"]]
+    assert [one["subject"] for one in ailing] == ["settings"] * 3
+    assert not any(one["advice"] for one in ailing), "to start anything would not help"
 
 
 def test_no_silent_fall_back() -> None:

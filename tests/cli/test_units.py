@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from tests.cli.running import deadheat
 
 from deadheat.cli import installation
-from deadheat.runtime.errors import InvalidInput
+from deadheat.cli.main import root
+from deadheat.runtime.errors import InvalidInput, PermissionRefused
 
 UNITS = "usr/local/lib/systemd/system"
 
@@ -105,6 +108,23 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert made.returncode == 1
     assert str(tmp_path / "usr") in made.stderr
     assert "Traceback" not in made.stderr
+
+
+def test_who_is_not_root_is_told_so(tmp_path: Path) -> None:
+    arguments = ["install-units", "--exec", "/usr/bin/true", "--root"]
+    # As root, so that all that is imported is there when this process is somebody else.
+    assert CliRunner().invoke(root, [*arguments, str(tmp_path / "once")]).exit_code == 0
+    closed = tmp_path / "closed"
+    closed.mkdir(0o500)
+    nobody, before = 65534, os.geteuid()
+    if before == 0:
+        os.seteuid(nobody)
+    try:
+        found = CliRunner().invoke(root, [*arguments, str(closed)])
+    finally:
+        os.seteuid(before)
+    assert isinstance(found.exception, PermissionRefused)
+    assert "system units are root's: run this as root, or say --user" in str(found.exception)
 
 
 def test_an_interpreter_that_system_units_cannot_reach_is_refused(

@@ -292,11 +292,16 @@ def test_nodes_have_every_key_of_the_contract(client: Client) -> None:
     nodes = wait_until(
         lambda: [n for n in client.nodes() if n["devices"][0]["busy"] is not None], "a sample"
     )
-    assert nodes[0].keys() == {"name", "state", "last_seen_s", "devices"}
+    assert nodes[0].keys() == {"name", "state", "last_seen_s", "host", "devices"}
     assert nodes[0]["devices"][0].keys() == {
         *("id", "kind", "model", "threads", "memory_bytes", "memory_free_bytes", "busy"),
         *("foreign", "availability", "queue_s", "speed_flops", "bad_samples", "yields", "gpu"),
+        "problem",
     }
+    host = nodes[0]["host"]
+    assert 0 < host["memory_available_bytes"] <= host["memory_total_bytes"]
+    assert 0 < host["memory_own_bytes"] < host["memory_total_bytes"]
+    assert {"disk_free_bytes", "throttled", "pressure_cpu", "network_in_bytes_per_s"} < host.keys()
 
 
 def test_a_client_without_a_scheduler_brings_its_own(

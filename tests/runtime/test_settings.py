@@ -65,6 +65,11 @@ def test_another_machine_is_let_in_only_with_tls_or_insecure(tmp_path: Path) -> 
         ('[scheduler]\nmemory = "lots"\n', "memory: size is 'lots'"),
         ('[scheduler]\ninsecure = "perhaps"\n', "insecure: 'perhaps' is neither yes nor no"),
         ('[scheduler]\nlisten = "7433"\n', "must be HOST:PORT"),
+        ("[scheduler]\nmemory = -5\n", "memory: size is -5; it must be more than nothing"),
+        ("[scheduler]\nmemory = true\n", "memory: size is 'True'; give a size"),
+        ('[scheduler]\ndisk = "0"\n', "disk: size is '0'; it must be more than nothing"),
+        ("[shceduler]\n", r"unknown 'shceduler'; known are \[scheduler\], \[agent\]"),
+        ('listen = "127.0.0.1:1"\n', "unknown 'listen'; known are"),
         ("scheduler = 3\n", "must be a table"),
         ("[scheduler\n", "Expected"),
     ],
@@ -91,7 +96,7 @@ def test_agents_take_only_cores_that_they_may_use() -> None:
 
 
 def test_agents_serve_each_other_beyond_loopback_only_with_certificates() -> None:
-    with pytest.raises(InvalidInput, match="can be reached from other machines"):
+    with pytest.raises(InvalidInput, match=r"peers is 10\.0\.0\.1:7434, which other machines"):
         AgentSettings.load(Sources("agent", {"peers": "10.0.0.1:7434"}, environment={}))
     for peers in ("off", "127.0.0.1:0"):
         assert AgentSettings.load(Sources("agent", {"peers": peers}, environment={})).peers == peers
@@ -102,6 +107,8 @@ def test_cores_come_as_text_or_list() -> None:
     assert parse_cpus("0-2,8") == (0, 1, 2, 8)
     with pytest.raises(InvalidInput, match="'x' is not a core"):
         parse_cpus("0,x")
+    with pytest.raises(InvalidInput, match="'3-1' runs backwards; write 1-3"):
+        parse_cpus("0,3-1")
 
 
 def test_an_address_from_the_environment_is_explicit() -> None:

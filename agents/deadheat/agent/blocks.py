@@ -111,6 +111,11 @@ class Blocks:
         return self._cache.free_bytes
 
     @property
+    def memory_idle_bytes(self) -> int:
+        """Of that, what is taken by blocks that are kept in case that they are needed again."""
+        return self._cache.idle_bytes
+
+    @property
     def held_matrices(self) -> tuple[str, ...]:
         """Matrices that are here whole, though the store is elsewhere."""
         return self._cache.whole

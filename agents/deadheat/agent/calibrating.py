@@ -68,6 +68,7 @@ class Calibrator:
         self._clock = clock
         self._sleep = sleep
         self._patience_s = PATIENCE_S
+        self._is_kept = True
 
     async def run(self, *, anew: bool = False) -> list[Measured]:
         """All points in the order in which they were wanted; `anew` measures also those known.
@@ -109,7 +110,13 @@ class Calibrator:
             raise TimedOut("calibration did not end in time") from None
         known[key_of(point)] = Measured(found, load)
         points = self._in_order(known)
-        await asyncio.to_thread(calibration.save, self._cache_dir, self._fingerprint, points)
+        self._is_kept = await asyncio.to_thread(
+            calibration.save,
+            self._cache_dir,
+            self._fingerprint,
+            points,
+            quietly=not self._is_kept,  # It has been said.
+        )
 
     async def _quiet(self) -> float:
         """Waits for quiet, as long as there is patience; the load of others then."""

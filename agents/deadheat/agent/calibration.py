@@ -115,8 +115,11 @@ def _points(document: dict[str, Any]) -> list[Measured]:
     return [Measured(point, float(load)) for point, load in zip(points, foreign)]
 
 
-def save(cache_dir: Path, fingerprint: Fingerprint, points: Sequence[Measured]) -> None:
-    """Keeps points for the next start; a directory that cannot be written costs seconds then."""
+def save(
+    cache_dir: Path, fingerprint: Fingerprint, points: Sequence[Measured], *, quietly: bool = False
+) -> bool:
+    """Keeps points for the next start; a directory that cannot be written costs seconds then, and
+    is warned of unless `quietly`. Returns whether they are kept."""
     path = path_of(cache_dir, fingerprint)
     message = pb.SpeedPoints(points=[one.point for one in points])
     document = {
@@ -132,4 +135,8 @@ def save(cache_dir: Path, fingerprint: Fingerprint, points: Sequence[Measured]) 
         part.write_text(json.dumps(document, indent=1))
         part.replace(path)
     except OSError as error:
-        log.warning(f"calibration {path} cannot be kept: {error}", extra=logs.keys("calibration"))
+        if not quietly:
+            text = f"calibration {path} cannot be kept: {error}"
+            log.warning(text, extra=logs.keys("calibration"))
+        return False
+    return True

@@ -23,6 +23,7 @@ from deadheat.agent.gpuwatch import GpuWatch
 from deadheat.agent.peers import Peers
 from deadheat.agent.presence import LEAD_S, Presence
 from deadheat.agent.probes.cgroups import IDLE_WEIGHT, Cgroups
+from deadheat.agent.probes.host import HostProbe
 from deadheat.agent.probes.limits import Limits
 from deadheat.agent.probes.nvml import NvmlProbe
 from deadheat.agent.probes.sampler import Sampler
@@ -251,6 +252,12 @@ class Daemon:
             look,
             lambda gpu: loop.call_soon_threadsafe(self.gpus.appear, gpu),
             gpu_pids=self.cards.pids,
+            memory_idle_bytes=lambda: self.blocks.memory_idle_bytes,
+            host=HostProbe(
+                own_pids=lambda: (os.getpid(), *self.cores.pids, *self.cards.all_pids),
+                folder=self.settings.cache_dir,
+                problem=lambda: self._missing,
+            ),
         )
 
     async def _announce(self, ready_fd: int | None) -> None:
@@ -274,9 +281,15 @@ class Daemon:
         notes = (
             self.presence.note if self.presence else "",
             f"{', '.join(idle)} out of order, see the log" if idle else "",
-            f"GPUs are missing: {self.gpus.missing}" if self.gpus.missing else "",
+            self._missing,
         )
         return "; ".join((text, *filter(None, notes)))
+
+    @property
+    def _missing(self) -> str:
+        """From any thread."""
+        missing = self.gpus.missing
+        return f"GPUs are missing: {missing}" if missing else ""
 
     def _problem(self) -> str:
         """What is wrong with this process, and what a restart would mend."""

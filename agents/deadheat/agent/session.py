@@ -232,7 +232,8 @@ class Session:
                 if self.on_nothing_to_do:
                     self.on_nothing_to_do()
             case "drain":
-                log.info(f"drained: {message.drain.reason}", extra=logs.keys("drain"))
+                reason = message.drain.reason or "no reason given"
+                log.info(f"drained: {reason}", extra=logs.keys("drain"))
 
     async def _use_store(self, endpoint: cluster_pb2.StoreEndpoint) -> None:
         """Shares memory with the store if it is on this host, else streams."""

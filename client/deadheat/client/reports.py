@@ -172,12 +172,43 @@ def _gpu_as_dict(gpu: cluster_pb2.GpuSample) -> dict[str, Any]:
     }
 
 
+_HOST_FIGURES: Final = (
+    "load_1m",
+    "memory_total_bytes",
+    "memory_available_bytes",
+    "memory_own_bytes",
+    "disk_read_bytes_per_s",
+    "disk_write_bytes_per_s",
+    "network_in_bytes_per_s",
+    "network_out_bytes_per_s",
+)
+_HOST_OPTIONAL: Final = (
+    "memory_limit_bytes",
+    "throttled",
+    "disk_total_bytes",
+    "disk_free_bytes",
+    "pressure_cpu",
+    "pressure_memory",
+    "pressure_io",
+)
+
+
+def _host_as_dict(host: cluster_pb2.HostSample) -> dict[str, Any]:
+    """A machine as its agent sees it; null where it cannot say."""
+    return {
+        **{name: getattr(host, name) for name in _HOST_FIGURES},
+        **{name: optional(host, name) for name in _HOST_OPTIONAL},
+        "problem": host.problem or None,
+    }
+
+
 def node_as_dict(node: cluster_pb2.Node) -> dict[str, Any]:
     """One entry of `nodes --json`."""
     return {
         "name": node.name,
         "state": node_state_name(node.state),
         "last_seen_s": optional(node, "last_seen_s"),
+        "host": _host_as_dict(node.host) if node.HasField("host") else None,
         "devices": [
             {
                 "id": device.id,
@@ -193,6 +224,7 @@ def node_as_dict(node: cluster_pb2.Node) -> dict[str, Any]:
                 "speed_flops": dict(sorted(device.speed_flops.items())),
                 "bad_samples": device.bad_samples,
                 "yields": device.yields or None,
+                "problem": device.problem or None,
                 "gpu": _gpu_as_dict(device.gpu) if device.HasField("gpu") else None,
             }
             for device in node.devices

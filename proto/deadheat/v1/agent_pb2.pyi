@@ -353,12 +353,12 @@ class Samples(_message.Message):
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceSample]: ...
     @_builtins.property
-    def host(self) -> Global___HostSample: ...
+    def host(self) -> _cluster_pb2.HostSample: ...
     def __init__(
         self,
         *,
         devices: _abc.Iterable[Global___DeviceSample] | None = ...,
-        host: Global___HostSample | None = ...,
+        host: _cluster_pb2.HostSample | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["host", b"host"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -391,6 +391,7 @@ class DeviceSample(_message.Message):
     QUOTA_FIELD_NUMBER: _builtins.int
     FAIR_SHARE_FIELD_NUMBER: _builtins.int
     HELD_MATRICES_FIELD_NUMBER: _builtins.int
+    MEMORY_SHORT_BYTES_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     at_s: _builtins.float
     window_s: _builtins.float
@@ -411,6 +412,10 @@ class DeviceSample(_message.Message):
     fair_share: _builtins.float
     """What the weights of control groups and threads would give us if we ran now; absent when nobody
     else runs.
+    """
+    memory_short_bytes: _builtins.int
+    """How much less memory there is now than the device has free by its own limit, since others took
+    it: of the machine, or of a control group that we share with them.
     """
     @_builtins.property
     def core_busy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
@@ -440,10 +445,11 @@ class DeviceSample(_message.Message):
         quota: _builtins.float | None = ...,
         fair_share: _builtins.float | None = ...,
         held_matrices: _abc.Iterable[_builtins.str] | None = ...,
+        memory_short_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_fair_share", b"_fair_share", "_quota", b"_quota", "fair_share", b"fair_share", "gpu", b"gpu", "quota", b"quota"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fair_share", b"_fair_share", "_quota", b"_quota", "at_s", b"at_s", "busy", b"busy", "core_busy", b"core_busy", "device", b"device", "fair_share", b"fair_share", "foreign", b"foreign", "foreign_runnable", b"foreign_runnable", "gpu", b"gpu", "held_matrices", b"held_matrices", "memory_free_bytes", b"memory_free_bytes", "own", b"own", "quota", b"quota", "run_s", b"run_s", "steal", b"steal", "unknown", b"unknown", "wait_s", b"wait_s", "window_s", b"window_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fair_share", b"_fair_share", "_quota", b"_quota", "at_s", b"at_s", "busy", b"busy", "core_busy", b"core_busy", "device", b"device", "fair_share", b"fair_share", "foreign", b"foreign", "foreign_runnable", b"foreign_runnable", "gpu", b"gpu", "held_matrices", b"held_matrices", "memory_free_bytes", b"memory_free_bytes", "memory_short_bytes", b"memory_short_bytes", "own", b"own", "quota", b"quota", "run_s", b"run_s", "steal", b"steal", "unknown", b"unknown", "wait_s", b"wait_s", "window_s", b"window_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fair_share: _TypeAlias = _typing.Literal["fair_share"]  # noqa: Y015
     _WhichOneofArgType__fair_share: _TypeAlias = _typing.Literal["_fair_share", b"_fair_share"]  # noqa: Y015
@@ -455,64 +461,6 @@ class DeviceSample(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__quota) -> _WhichOneofReturnType__quota | None: ...
 
 Global___DeviceSample: _TypeAlias = DeviceSample  # noqa: Y015
-
-@_typing.final
-class HostSample(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    LOAD_1M_FIELD_NUMBER: _builtins.int
-    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
-    MEMORY_AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
-    DISK_READ_BYTES_PER_S_FIELD_NUMBER: _builtins.int
-    DISK_WRITE_BYTES_PER_S_FIELD_NUMBER: _builtins.int
-    NETWORK_IN_BYTES_PER_S_FIELD_NUMBER: _builtins.int
-    NETWORK_OUT_BYTES_PER_S_FIELD_NUMBER: _builtins.int
-    PRESSURE_CPU_FIELD_NUMBER: _builtins.int
-    PRESSURE_MEMORY_FIELD_NUMBER: _builtins.int
-    PRESSURE_IO_FIELD_NUMBER: _builtins.int
-    load_1m: _builtins.float
-    memory_total_bytes: _builtins.int
-    memory_available_bytes: _builtins.int
-    disk_read_bytes_per_s: _builtins.float
-    disk_write_bytes_per_s: _builtins.float
-    network_in_bytes_per_s: _builtins.float
-    network_out_bytes_per_s: _builtins.float
-    pressure_cpu: _builtins.float
-    """Shares of time in which some task waited, over ten seconds; absent where the kernel is mute."""
-    pressure_memory: _builtins.float
-    pressure_io: _builtins.float
-    def __init__(
-        self,
-        *,
-        load_1m: _builtins.float = ...,
-        memory_total_bytes: _builtins.int = ...,
-        memory_available_bytes: _builtins.int = ...,
-        disk_read_bytes_per_s: _builtins.float = ...,
-        disk_write_bytes_per_s: _builtins.float = ...,
-        network_in_bytes_per_s: _builtins.float = ...,
-        network_out_bytes_per_s: _builtins.float = ...,
-        pressure_cpu: _builtins.float | None = ...,
-        pressure_memory: _builtins.float | None = ...,
-        pressure_io: _builtins.float | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_pressure_cpu", b"_pressure_cpu", "_pressure_io", b"_pressure_io", "_pressure_memory", b"_pressure_memory", "pressure_cpu", b"pressure_cpu", "pressure_io", b"pressure_io", "pressure_memory", b"pressure_memory"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pressure_cpu", b"_pressure_cpu", "_pressure_io", b"_pressure_io", "_pressure_memory", b"_pressure_memory", "disk_read_bytes_per_s", b"disk_read_bytes_per_s", "disk_write_bytes_per_s", b"disk_write_bytes_per_s", "load_1m", b"load_1m", "memory_available_bytes", b"memory_available_bytes", "memory_total_bytes", b"memory_total_bytes", "network_in_bytes_per_s", b"network_in_bytes_per_s", "network_out_bytes_per_s", b"network_out_bytes_per_s", "pressure_cpu", b"pressure_cpu", "pressure_io", b"pressure_io", "pressure_memory", b"pressure_memory"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__pressure_cpu: _TypeAlias = _typing.Literal["pressure_cpu"]  # noqa: Y015
-    _WhichOneofArgType__pressure_cpu: _TypeAlias = _typing.Literal["_pressure_cpu", b"_pressure_cpu"]  # noqa: Y015
-    _WhichOneofReturnType__pressure_io: _TypeAlias = _typing.Literal["pressure_io"]  # noqa: Y015
-    _WhichOneofArgType__pressure_io: _TypeAlias = _typing.Literal["_pressure_io", b"_pressure_io"]  # noqa: Y015
-    _WhichOneofReturnType__pressure_memory: _TypeAlias = _typing.Literal["pressure_memory"]  # noqa: Y015
-    _WhichOneofArgType__pressure_memory: _TypeAlias = _typing.Literal["_pressure_memory", b"_pressure_memory"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__pressure_cpu) -> _WhichOneofReturnType__pressure_cpu | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__pressure_io) -> _WhichOneofReturnType__pressure_io | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__pressure_memory) -> _WhichOneofReturnType__pressure_memory | None: ...
-
-Global___HostSample: _TypeAlias = HostSample  # noqa: Y015
 
 @_typing.final
 class Registered(_message.Message):

@@ -170,12 +170,17 @@ class Node(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     LAST_SEEN_S_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     state: Global___NodeState.ValueType
     last_seen_s: _builtins.float
     """Seconds since the node was last heard of."""
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]: ...
+    @_builtins.property
+    def host(self) -> Global___HostSample:
+        """As its agent last said; absent until it has."""
+
     def __init__(
         self,
         *,
@@ -183,16 +188,117 @@ class Node(_message.Message):
         state: Global___NodeState.ValueType = ...,
         last_seen_s: _builtins.float | None = ...,
         devices: _abc.Iterable[Global___Device] | None = ...,
+        host: Global___HostSample | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_seen_s", b"_last_seen_s", "last_seen_s", b"last_seen_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_seen_s", b"_last_seen_s", "host", b"host", "last_seen_s", b"last_seen_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_seen_s", b"_last_seen_s", "devices", b"devices", "last_seen_s", b"last_seen_s", "name", b"name", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_seen_s", b"_last_seen_s", "devices", b"devices", "host", b"host", "last_seen_s", b"last_seen_s", "name", b"name", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__last_seen_s: _TypeAlias = _typing.Literal["last_seen_s"]  # noqa: Y015
     _WhichOneofArgType__last_seen_s: _TypeAlias = _typing.Literal["_last_seen_s", b"_last_seen_s"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last_seen_s) -> _WhichOneofReturnType__last_seen_s | None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class HostSample(_message.Message):
+    """A machine as its agent sees it. Rates are over about a second."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOAD_1M_FIELD_NUMBER: _builtins.int
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_READ_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    DISK_WRITE_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    NETWORK_IN_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    NETWORK_OUT_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    PRESSURE_CPU_FIELD_NUMBER: _builtins.int
+    PRESSURE_MEMORY_FIELD_NUMBER: _builtins.int
+    PRESSURE_IO_FIELD_NUMBER: _builtins.int
+    MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_OWN_BYTES_FIELD_NUMBER: _builtins.int
+    THROTTLED_FIELD_NUMBER: _builtins.int
+    DISK_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    load_1m: _builtins.float
+    memory_total_bytes: _builtins.int
+    memory_available_bytes: _builtins.int
+    """What the agent may still take: of the machine, or less where a control group says so."""
+    disk_read_bytes_per_s: _builtins.float
+    disk_write_bytes_per_s: _builtins.float
+    network_in_bytes_per_s: _builtins.float
+    network_out_bytes_per_s: _builtins.float
+    pressure_cpu: _builtins.float
+    """Shares of time in which some task waited, over ten seconds; absent where the kernel is mute."""
+    pressure_memory: _builtins.float
+    pressure_io: _builtins.float
+    memory_limit_bytes: _builtins.int
+    """Of the control group that leaves the agent the least memory; absent where none limits it."""
+    memory_own_bytes: _builtins.int
+    """Anonymous memory of the agent and its executors."""
+    throttled: _builtins.float
+    """Of the periods of its quota, the share in which the agent was held back; absent without quota."""
+    disk_total_bytes: _builtins.int
+    """Room where the agent keeps its calibrations; absent where the file system does not answer."""
+    disk_free_bytes: _builtins.int
+    problem: _builtins.str
+    """What ought to be there and is not, in words; empty if all is."""
+    def __init__(
+        self,
+        *,
+        load_1m: _builtins.float = ...,
+        memory_total_bytes: _builtins.int = ...,
+        memory_available_bytes: _builtins.int = ...,
+        disk_read_bytes_per_s: _builtins.float = ...,
+        disk_write_bytes_per_s: _builtins.float = ...,
+        network_in_bytes_per_s: _builtins.float = ...,
+        network_out_bytes_per_s: _builtins.float = ...,
+        pressure_cpu: _builtins.float | None = ...,
+        pressure_memory: _builtins.float | None = ...,
+        pressure_io: _builtins.float | None = ...,
+        memory_limit_bytes: _builtins.int | None = ...,
+        memory_own_bytes: _builtins.int = ...,
+        throttled: _builtins.float | None = ...,
+        disk_total_bytes: _builtins.int | None = ...,
+        disk_free_bytes: _builtins.int | None = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_disk_free_bytes", b"_disk_free_bytes", "_disk_total_bytes", b"_disk_total_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_pressure_cpu", b"_pressure_cpu", "_pressure_io", b"_pressure_io", "_pressure_memory", b"_pressure_memory", "_throttled", b"_throttled", "disk_free_bytes", b"disk_free_bytes", "disk_total_bytes", b"disk_total_bytes", "memory_limit_bytes", b"memory_limit_bytes", "pressure_cpu", b"pressure_cpu", "pressure_io", b"pressure_io", "pressure_memory", b"pressure_memory", "throttled", b"throttled"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_disk_free_bytes", b"_disk_free_bytes", "_disk_total_bytes", b"_disk_total_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_pressure_cpu", b"_pressure_cpu", "_pressure_io", b"_pressure_io", "_pressure_memory", b"_pressure_memory", "_throttled", b"_throttled", "disk_free_bytes", b"disk_free_bytes", "disk_read_bytes_per_s", b"disk_read_bytes_per_s", "disk_total_bytes", b"disk_total_bytes", "disk_write_bytes_per_s", b"disk_write_bytes_per_s", "load_1m", b"load_1m", "memory_available_bytes", b"memory_available_bytes", "memory_limit_bytes", b"memory_limit_bytes", "memory_own_bytes", b"memory_own_bytes", "memory_total_bytes", b"memory_total_bytes", "network_in_bytes_per_s", b"network_in_bytes_per_s", "network_out_bytes_per_s", b"network_out_bytes_per_s", "pressure_cpu", b"pressure_cpu", "pressure_io", b"pressure_io", "pressure_memory", b"pressure_memory", "problem", b"problem", "throttled", b"throttled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__disk_free_bytes: _TypeAlias = _typing.Literal["disk_free_bytes"]  # noqa: Y015
+    _WhichOneofArgType__disk_free_bytes: _TypeAlias = _typing.Literal["_disk_free_bytes", b"_disk_free_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__disk_total_bytes: _TypeAlias = _typing.Literal["disk_total_bytes"]  # noqa: Y015
+    _WhichOneofArgType__disk_total_bytes: _TypeAlias = _typing.Literal["_disk_total_bytes", b"_disk_total_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__memory_limit_bytes: _TypeAlias = _typing.Literal["memory_limit_bytes"]  # noqa: Y015
+    _WhichOneofArgType__memory_limit_bytes: _TypeAlias = _typing.Literal["_memory_limit_bytes", b"_memory_limit_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__pressure_cpu: _TypeAlias = _typing.Literal["pressure_cpu"]  # noqa: Y015
+    _WhichOneofArgType__pressure_cpu: _TypeAlias = _typing.Literal["_pressure_cpu", b"_pressure_cpu"]  # noqa: Y015
+    _WhichOneofReturnType__pressure_io: _TypeAlias = _typing.Literal["pressure_io"]  # noqa: Y015
+    _WhichOneofArgType__pressure_io: _TypeAlias = _typing.Literal["_pressure_io", b"_pressure_io"]  # noqa: Y015
+    _WhichOneofReturnType__pressure_memory: _TypeAlias = _typing.Literal["pressure_memory"]  # noqa: Y015
+    _WhichOneofArgType__pressure_memory: _TypeAlias = _typing.Literal["_pressure_memory", b"_pressure_memory"]  # noqa: Y015
+    _WhichOneofReturnType__throttled: _TypeAlias = _typing.Literal["throttled"]  # noqa: Y015
+    _WhichOneofArgType__throttled: _TypeAlias = _typing.Literal["_throttled", b"_throttled"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__disk_free_bytes) -> _WhichOneofReturnType__disk_free_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__disk_total_bytes) -> _WhichOneofReturnType__disk_total_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_limit_bytes) -> _WhichOneofReturnType__memory_limit_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pressure_cpu) -> _WhichOneofReturnType__pressure_cpu | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pressure_io) -> _WhichOneofReturnType__pressure_io | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pressure_memory) -> _WhichOneofReturnType__pressure_memory | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__throttled) -> _WhichOneofReturnType__throttled | None: ...
+
+Global___HostSample: _TypeAlias = HostSample  # noqa: Y015
 
 @_typing.final
 class Device(_message.Message):
@@ -232,6 +338,7 @@ class Device(_message.Message):
     BAD_SAMPLES_FIELD_NUMBER: _builtins.int
     YIELDS_FIELD_NUMBER: _builtins.int
     GPU_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: _builtins.str
     model: _builtins.str
@@ -248,6 +355,8 @@ class Device(_message.Message):
     """Samples of it that were dropped or had to be clamped since it registered."""
     yields: _builtins.str
     """Why it takes no work now, though its node is up; empty when it does."""
+    problem: _builtins.str
+    """Why it computes nothing, or why its figures are unknown; empty if all is well."""
     @_builtins.property
     def speed_flops(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
     @_builtins.property
@@ -271,10 +380,11 @@ class Device(_message.Message):
         bad_samples: _builtins.int = ...,
         yields: _builtins.str = ...,
         gpu: Global___GpuSample | None = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_availability", b"_availability", "_busy", b"_busy", "_foreign", b"_foreign", "_memory_free_bytes", b"_memory_free_bytes", "_queue_s", b"_queue_s", "availability", b"availability", "busy", b"busy", "foreign", b"foreign", "gpu", b"gpu", "memory_free_bytes", b"memory_free_bytes", "queue_s", b"queue_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_availability", b"_availability", "_busy", b"_busy", "_foreign", b"_foreign", "_memory_free_bytes", b"_memory_free_bytes", "_queue_s", b"_queue_s", "availability", b"availability", "bad_samples", b"bad_samples", "busy", b"busy", "foreign", b"foreign", "gpu", b"gpu", "id", b"id", "kind", b"kind", "memory_bytes", b"memory_bytes", "memory_free_bytes", b"memory_free_bytes", "model", b"model", "queue_s", b"queue_s", "speed_flops", b"speed_flops", "threads", b"threads", "yields", b"yields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_availability", b"_availability", "_busy", b"_busy", "_foreign", b"_foreign", "_memory_free_bytes", b"_memory_free_bytes", "_queue_s", b"_queue_s", "availability", b"availability", "bad_samples", b"bad_samples", "busy", b"busy", "foreign", b"foreign", "gpu", b"gpu", "id", b"id", "kind", b"kind", "memory_bytes", b"memory_bytes", "memory_free_bytes", b"memory_free_bytes", "model", b"model", "problem", b"problem", "queue_s", b"queue_s", "speed_flops", b"speed_flops", "threads", b"threads", "yields", b"yields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__availability: _TypeAlias = _typing.Literal["availability"]  # noqa: Y015
     _WhichOneofArgType__availability: _TypeAlias = _typing.Literal["_availability", b"_availability"]  # noqa: Y015

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn, cast
@@ -53,6 +55,8 @@ _SERVICE_CONFIG: Final = """{
   "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1}
 }"""
 
+#: What connect(2) and its like may say.
+_SYSTEM_WORDS: Final = frozenset(map(os.strerror, errno.errorcode))
 _DOMAIN: Final = "deadheat"
 
 STATUS: Final[dict[str, grpc.StatusCode]] = {
@@ -190,7 +194,14 @@ def from_rpc_error(error: grpc.RpcError, *, doing: str) -> errors.DeadheatError:
         info, message = said
         return errors.from_code(info.reason, message, field=info.metadata["field"])
     kind = _BY_STATUS.get(call.code(), errors.ClusterError)
-    return kind(f"{doing}: {call.details() or call.code().name}")
+    return kind(f"{doing}: {_cause(call.details() or call.code().name)}")
+
+
+def _cause(words: str) -> str:
+    """What the system said, where gRPC wraps it in "failed to connect to all addresses; last error:
+    UNKNOWN: ipv4:...: Failed to connect to remote host: Connection refused"."""
+    last = words.rpartition(": ")[2]
+    return last if "last error: " in words and last in _SYSTEM_WORDS else words
 
 
 def is_said_by_us(error: grpc.RpcError) -> bool:

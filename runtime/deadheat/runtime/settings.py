@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from deadheat.runtime import moments, places, rpc
-from deadheat.runtime.credentials import TlsFiles, check_exposure
+from deadheat.runtime.credentials import TlsFiles, check_exposure, is_loopback
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.hosts import host_name
 from deadheat.runtime.units import GIB, parse_bytes
@@ -26,6 +26,8 @@ DEFAULT_SCHEDULER: Final = "127.0.0.1:7433"
 #: Shared memory for matrices: this share of what the tmpfs has free when the store starts.
 DEFAULT_MEMORY_SHARE: Final = 0.6
 DEFAULT_DISK_BYTES: Final = 64 * GIB
+#: The tables of a file that all processes of a machine share.
+TABLES: Final = ("scheduler", "agent", "client")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 T = TypeVar("T")
@@ -90,6 +92,11 @@ def _read_table(config: Path, table: str) -> Mapping[str, object]:
         raise InvalidInput(f"{config}: {error.strerror}", field="config") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{config}: {error}", field="config") from None
+    # A table that nobody reads would be a setting that its author believes in.
+    unknown = sorted(set(document) - set(TABLES))
+    if unknown:
+        known = ", ".join(f"[{name}]" for name in TABLES)
+        raise InvalidInput(f"{config}: unknown {unknown[0]!r}; known are {known}", field=unknown[0])
     found = document.get(table, {})
     if not isinstance(found, dict):
         raise InvalidInput(f"{config}: {table} must be a table", field=table)
@@ -106,7 +113,12 @@ def parse_flag(raw: object) -> bool:
 
 
 def parse_size(raw: object) -> int:
-    return raw if isinstance(raw, int) else parse_bytes(str(raw), field="size")
+    """Bytes, as a number or as text with a unit; raises InvalidInput for none at all."""
+    is_number = isinstance(raw, int) and not isinstance(raw, bool)
+    size = int(str(raw)) if is_number else parse_bytes(str(raw), field="size")
+    if size < 1:
+        raise InvalidInput(f"size is {raw!r}; it must be more than nothing, like 512M or 1.5G")
+    return size
 
 
 def parse_cpus(raw: object, sys: Path = Path("/sys")) -> tuple[int, ...]:
@@ -124,6 +136,8 @@ def parse_cpus(raw: object, sys: Path = Path("/sys")) -> tuple[int, ...]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise InvalidInput(f"{part!r} is not a core; give a list like 0,2-3")
+        if dash and int(last) < int(first):
+            raise InvalidInput(f"{part.strip()!r} runs backwards; write {last}-{first}")
         cpus.update(range(int(first), int(last or first) + 1))
     return tuple(sorted(cpus))
 
@@ -261,7 +275,7 @@ class AgentSettings:
         )
         sources.finish()
         if settings.peers not in ("", "off"):
-            check_exposure(rpc.split_address(settings.peers)[0], settings.tls, insecure=False)
+            _check_peers(settings.peers, settings.tls)
         outside = sorted(set(settings.cpus) - set(allowed))
         if outside or not settings.cpus:
             raise InvalidInput(
@@ -305,6 +319,16 @@ def _parse_directory(raw: object) -> Path:
     if not path.is_dir():
         raise InvalidInput(f"{path} is not a directory")
     return path
+
+
+def _check_peers(address: str, tls: TlsFiles | None) -> None:
+    host = rpc.split_address(address)[0]
+    if tls is None and not is_loopback(host):
+        raise InvalidInput(
+            f"peers is {address}, which other machines can reach: give --tls-cert, --tls-key and "
+            "--tls-ca, or --peers off",
+            field="peers",
+        )
 
 
 def _parse_peers(raw: object) -> str:

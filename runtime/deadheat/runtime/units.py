@@ -67,7 +67,11 @@ def format_seconds(seconds: float) -> str:
     """
     >>> format_seconds(0.0123), format_seconds(75)
     ('12.3 ms', '1m 15s')
+    >>> format_seconds(0.0000071), format_seconds(0)
+    ('7.1 us', '0.0 ms')
     """
+    if 0 < seconds < 1e-4:
+        return f"{seconds * 1e6:.1f} us"
     if seconds < 1:
         return f"{seconds * 1e3:.1f} ms"
     if seconds < 60:

@@ -11,6 +11,7 @@ from tests.scheduler.core.harness import Pool, check_cover, state_of
 from deadheat.scheduler.core import effects, events
 from deadheat.scheduler.core.planning import NO_MEMORY
 from deadheat.scheduler.core.state import Job, Subtask
+from deadheat.scheduler.planner.availability import Sample
 
 MIB = 1 << 20
 
@@ -77,6 +78,26 @@ def test_a_job_that_finds_the_memory_in_use_waits_and_then_runs() -> None:
     assert second.note == ""
     work(pool, second)
     assert state_of(second) == "done"
+
+
+def test_memory_that_others_took_of_the_machine_is_not_counted_on_until_they_give_it_back() -> None:
+    pool = far_pool("a")
+
+    def say(short_bytes: int) -> None:
+        sample = Sample(pool.now, 1.0, 0.0, 0.0, 0.0)
+        one = events.DeviceSampled("a/cpu", sample, 0, memory_short_bytes=short_bytes)
+        pool.feed(events.NodeSampled("a", [one]))
+
+    say(24 * MIB - 1000)
+    job = pool.submit(1000, 1000, 1000)
+    assert not pool.active(job)
+    assert job.note == NO_MEMORY
+    say(12 * MIB)
+    (subtask,) = pool.active(job)
+    assert subtask.memory_bytes <= 12 * MIB
+    say(0)
+    work(pool, job)
+    assert state_of(job) == "done"
 
 
 def test_memory_of_a_cancelled_job_is_for_those_who_wait() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 import threading
@@ -321,6 +322,10 @@ def main(make: Callable[[End], Device] | None = None) -> int:
     parser.add_argument("--cpus", type=parse_cpus, default=())
     parser.add_argument("--politeness", choices=("normal", "idle"), default="normal")
     found = parser.parse_args()
+    # Ctrl-C and Slurm's SIGTERM reach every process, but it is the agent that lets panels end and
+    # gives the rest back. It closes the socket then, and kills who stays.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if found.cpus:  # Before there are threads: they are where the one is that starts them.
         os.sched_setaffinity(0, found.cpus)
     if found.politeness == "idle":

@@ -159,6 +159,18 @@ def memory_bytes(root: Path = PROC) -> tuple[int, int]:
     return total, found.get("MemAvailable", found.get("MemFree", total))
 
 
+def anonymous_bytes(pid: int, root: Path = PROC) -> int:
+    """Memory that a process has of its own, without what it maps; 0 for one that has ended."""
+    try:
+        text = (root / str(pid) / "status").read_text()
+    except OSError:
+        return 0
+    for line in text.splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def disk_bytes(root: Path = PROC) -> tuple[int, int]:
     """Read and written since boot, over whole disks (not their partitions twice)."""
     read = written = 0

@@ -38,9 +38,12 @@ class Sampler:
         appeared: Callable[[Gpu], object] = lambda _gpu: None,
         *,
         gpu_pids: Callable[[str], Collection[int]] = lambda _uuid: (),
+        memory_idle_bytes: Callable[[], int] = int,
+        host: HostProbe | None = None,
     ) -> None:
         """`cores` are the devices that are cores. `gpu_devices` names devices by their UUIDs;
-        `gpu_pids` are our processes on a GPU.
+        `gpu_pids` are our processes on a GPU. Of `memory_free_bytes`, `memory_idle_bytes` are taken
+        from the machine already, by what is kept here in case that it is needed again.
 
         `looked` gets at every look what others use of each device, None where that is unknown;
         `appeared` gets a GPU that was not there before, which `gpu_devices` should name soon.
@@ -56,7 +59,10 @@ class Sampler:
         self._gpu_pids = gpu_pids
         self._pids_match = sees_all_pids()
         self._said: dict[str, str] = dict.fromkeys(gpu_devices, "")
-        self._host = HostProbe()
+        self._memory_idle_bytes = memory_idle_bytes
+        self._host = host or HostProbe()
+        self._host_seen = self._host.sample()
+        self._host_seen_s = time.monotonic()
         self._told: dict[str, tuple[float, float]] = {}
         self._told_held: dict[str, tuple[str, ...]] = {}
         self._told_s = float("-inf")
@@ -73,6 +79,7 @@ class Sampler:
     def stop(self) -> None:
         self._stopping.set()
         self._thread.join(2.0)
+        self._host.stop()
 
     def _run(self) -> None:
         due_s = time.monotonic()
@@ -87,6 +94,8 @@ class Sampler:
 
     def _look(self) -> None:
         samples = []
+        if time.monotonic() - self._host_seen_s >= REPORT_INTERVAL_S - INTERVAL_S / 2:
+            self._host_seen, self._host_seen_s = self._host.sample(), time.monotonic()
         for name, probe in self._cores.items():
             if found := probe.sample():
                 samples.append(self._cpu_message(name, probe.share, found))
@@ -98,7 +107,12 @@ class Sampler:
                 samples.append(_gpu_message(device, gpu, load, own_bytes))
         self._looked({one.device: None if one.unknown else one.foreign for one in samples})
         if samples and self._is_news(samples):
-            self._tell(pb.Samples(devices=samples, host=self._host.sample()))
+            self._tell(pb.Samples(devices=samples, host=self._host_seen))
+
+    def _short_bytes(self, free_bytes: int) -> int:
+        """How much of what is free by our own limit others have taken since that was set."""
+        there = self._host_seen.memory_available_bytes + self._memory_idle_bytes()
+        return max(0, free_bytes - there)
 
     def _own_bytes(self, gpu: Gpu) -> int:
         """Memory that our own executor has there: it serves whatever it is given next."""
@@ -134,6 +148,8 @@ class Sampler:
         return True
 
     def _cpu_message(self, device: str, share: float, found: CpuSample) -> pb.DeviceSample:
+        free_bytes = self._memory_free_bytes()
+        short_bytes = self._short_bytes(free_bytes)
         return pb.DeviceSample(
             device=device,
             at_s=found.at_s,
@@ -145,7 +161,8 @@ class Sampler:
             foreign_runnable=found.foreign_runnable,
             run_s=found.run_s,
             wait_s=found.wait_s,
-            memory_free_bytes=int(self._memory_free_bytes() * share),
+            memory_free_bytes=int((free_bytes - short_bytes) * share),
+            memory_short_bytes=int(short_bytes * share),
             held_matrices=self._held_matrices(),
             core_busy=found.core_busy,
             quota=found.quota,

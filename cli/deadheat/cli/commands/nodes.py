@@ -50,10 +50,16 @@ def nodes(scheduler: str | None, as_json: bool) -> int:
         *("FREE", "QUEUE"),
     ]
     print_table(headers, rows, right=frozenset(range(3, 10)))
+    if not found:
+        click.echo("no agent has registered yet; start one with: deadheat agent", err=True)
     for node in found:
+        if node["host"] and node["host"]["problem"]:
+            click.echo(f"{node['name']}: {node['host']['problem']}")
         for device in node["devices"]:
             if device["yields"]:
                 click.echo(f"{device['id']} gives way: {device['yields']}")
+            if device["problem"]:
+                click.echo(f"{device['id']}: {device['problem']}")
     return 0
 
 

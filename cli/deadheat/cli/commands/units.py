@@ -43,6 +43,7 @@ def install_units(
     unit with `systemctl edit`.
     """
     from deadheat.cli import installation
+    from deadheat.runtime.errors import PermissionRefused
 
     if executable is not None:
         if not Path(executable).is_absolute():
@@ -61,8 +62,16 @@ def install_units(
     else:
         wanted = Path("/dev/nvidiactl").exists() if gpu is None else gpu
         files = installation.system_files(command, gpu=wanted, idle=bool(idle))
-    for path in installation.write(files, root):
-        click.echo(path)
+    try:
+        for path in installation.write(files, root):
+            click.echo(path)
+    except PermissionError as error:
+        if for_user:
+            raise
+        raise PermissionRefused(
+            f"{error.filename}: {error.strerror}; system units are root's: run this as root, or "
+            "say --user"
+        ) from None
     unwanted = ((installation.GPU_DROP_IN, gpu), (installation.IDLE_DROP_IN, idle))
     for path in (
         path for name, it in unwanted if it is False for path in installation.drop_ins(name)

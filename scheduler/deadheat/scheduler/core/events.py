@@ -119,12 +119,41 @@ class DeviceSampled:
     #: Ids of matrices that it has whole.
     held: Sequence[str] = ()
     gpu: GpuFacts | None = None
+    #: How much less than its own limit leaves free the machine has now.
+    memory_short_bytes: int = 0
+    #: Why its figures are unknown; empty when they are known.
+    unknown: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """A machine as its agent sees it: memory, pressure, disks, network. None: unknown."""
+
+    load_1m: float = 0.0
+    memory_total_bytes: int = 0
+    memory_available_bytes: int = 0
+    memory_own_bytes: int = 0
+    disk_read_bytes_per_s: float = 0.0
+    disk_write_bytes_per_s: float = 0.0
+    network_in_bytes_per_s: float = 0.0
+    network_out_bytes_per_s: float = 0.0
+    pressure_cpu: float | None = None
+    pressure_memory: float | None = None
+    pressure_io: float | None = None
+    memory_limit_bytes: int | None = None
+    throttled: float | None = None
+    disk_total_bytes: int | None = None
+    disk_free_bytes: int | None = None
+    #: What ought to be there and is not; empty if all is.
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSampled:
     node: str
     devices: Sequence[DeviceSampled]
+    #: Of its machine, if the agent said so this time.
+    host: HostFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

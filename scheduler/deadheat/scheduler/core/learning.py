@@ -138,6 +138,10 @@ def take_sample(world: World, device: Device, sampled: events.DeviceSampled) -> 
     device.seen.add(sample)
     if sampled.memory_free_bytes > device.memory_free_bytes and device.facts.kind == "gpu":
         world.released += 1  # Somebody else has left the card.
+    if sampled.memory_short_bytes < device.memory_short_bytes:
+        world.released += 1  # Others have given memory of the machine back.
+    device.memory_short_bytes = max(0, sampled.memory_short_bytes)
+    device.unknown = sampled.unknown
     device.memory_free_bytes = max(0, sampled.memory_free_bytes)
     device.gpu = sampled.gpu
     world.note_held(device, frozenset(sampled.held[:MAX_HELD]))

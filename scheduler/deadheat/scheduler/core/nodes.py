@@ -135,6 +135,7 @@ def on_sampled(world: World, event: events.NodeSampled) -> None:
     node = hear(world, event.node)
     if node is None:
         return
+    node.machine = event.host or node.machine
     for sampled in event.devices:
         device = node.devices.get(sampled.device)
         if device is not None:

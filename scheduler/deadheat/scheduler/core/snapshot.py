@@ -88,8 +88,10 @@ def _columns(
     memory = [
         _UNBOUNDED_BYTES if near else _limit_bytes(device) for near, device in zip(local, devices)
     ]
+    # What others took of a machine's memory they may give back: that is waited for, as for what is
+    # assigned, and no job is refused for it.
     free = [
-        max(0, limit - device.assigned_bytes) if device.active and not near else limit
+        limit if near else max(0, limit - device.assigned_bytes - device.memory_short_bytes)
         for near, limit, device in zip(local, memory, devices)
     ]
     for other in world.pending.values():

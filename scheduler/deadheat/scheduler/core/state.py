@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from deadheat.runtime.programs import Descent, MatrixType, Operation, Program, Rectangle
-from deadheat.scheduler.core.events import DeviceFacts, Failure, GpuFacts, JobPolicy
+from deadheat.scheduler.core.events import DeviceFacts, Failure, GpuFacts, HostFacts, JobPolicy
 from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
 from deadheat.scheduler.planner.availability import Sample
 from deadheat.scheduler.planner.forecast import Availability, AvailabilityState
@@ -52,6 +52,10 @@ class Device:
     yields: str = ""
     #: Of a GPU, what its driver last said.
     gpu: GpuFacts | None = None
+    #: How much less memory its machine has now than the device's own limit leaves free.
+    memory_short_bytes: int = 0
+    #: Why its figures are unknown; empty when they are known.
+    unknown: str = ""
     #: Roll-up of samples since the last one was recorded.
     rolled_up: list[tuple[Sample, float]] = field(default_factory=list)
     #: When the history was recorded, and whether it has changed since.
@@ -112,6 +116,8 @@ class Node:
     #: Where it serves blocks to other agents; empty: nowhere.
     peer_address: str = ""
     devices: dict[str, Device] = field(default_factory=dict)
+    #: Of its machine, what its agent last said.
+    machine: HostFacts | None = None
 
     @property
     def is_usable(self) -> bool:

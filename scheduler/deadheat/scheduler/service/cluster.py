@@ -11,7 +11,7 @@ from deadheat.runtime.errors import NotFound
 from deadheat.scheduler.core import events, sharing
 from deadheat.scheduler.core.machine import NodeState
 from deadheat.scheduler.core.state import Device, Node
-from deadheat.scheduler.service import convert, gpus
+from deadheat.scheduler.service import convert, gpus, machines
 from deadheat.scheduler.service.once import Once
 from deadheat.scheduler.service.shell import Shell
 from deadheat.scheduler.service.storelink import StoreLink
@@ -71,21 +71,22 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         return convert.NODE_STATES[node.state]
 
     def _node(self, node: Node) -> pb.Node:
-        now = self._shell.clock.now()
+        now, is_known = self._shell.clock.now(), node.state is not NodeState.LOST
         return pb.Node(
             name=node.name,
             state=convert.NODE_STATES[node.state],
             last_seen_s=max(0.0, now - node.heard_s),
             devices=[
-                self._device(device, now, is_known=node.state is not NodeState.LOST)
-                for device in node.devices.values()
+                self._device(device, now, is_known=is_known) for device in node.devices.values()
             ],
+            host=machines.to_wire(node.machine) if is_known and node.machine else None,
         )
 
     @staticmethod
     def _device(device: Device, now: float, *, is_known: bool) -> pb.Device:
         facts, newest = device.facts, device.samples[-1] if device.samples else None
         seen = newest if is_known and newest and newest.is_known else None
+        problems = (device.problem, device.unknown)
         speeds = {dtype: device.model.peak_flops(dtype) for dtype in device.model.dtypes}
         return pb.Device(
             id=facts.id,
@@ -102,4 +103,5 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             bad_samples=sum(device.bad_samples.values()),
             yields=device.yields if is_known else "",
             gpu=gpus.to_wire(device.gpu) if device.gpu and is_known else None,
+            problem="; ".join(filter(None, problems)) if is_known else "",
         )

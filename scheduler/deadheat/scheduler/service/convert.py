@@ -18,7 +18,7 @@ from deadheat.scheduler.planner.availability import Sample
 from deadheat.scheduler.planner.inputs import Cut
 from deadheat.scheduler.planner.speed import SpeedPoint
 from deadheat.scheduler.records.clock import Clock
-from deadheat.scheduler.service import gpus
+from deadheat.scheduler.service import gpus, machines
 from deadheat.v1 import agent_pb2, cluster_pb2, job_pb2, types_pb2
 
 JOB_STATES: Final = {
@@ -261,6 +261,8 @@ def sampled(
                 memory_free_bytes=one.memory_free_bytes,
                 held=tuple(one.held_matrices),
                 gpu=gpus.from_wire(one.gpu) if one.HasField("gpu") else None,
+                memory_short_bytes=one.memory_short_bytes,
+                unknown=one.unknown[: events.MAX_PROBLEM],
                 sample=Sample(
                     at_s=at(one.at_s),
                     window_s=one.window_s,
@@ -280,6 +282,7 @@ def sampled(
             )
             for one in message.devices
         ],
+        machines.from_wire(message.host) if message.HasField("host") else None,
     )
 
 
