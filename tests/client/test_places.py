@@ -7,7 +7,7 @@ from concurrent.futures import Future
 import numpy as np
 
 from deadheat.client import arrays
-from deadheat.client.places import DeviceNews, News, Places, Work, cluster_s
+from deadheat.client.places import DeviceNews, News, Places, Work, _Rate, cluster_s
 from deadheat.v1 import cluster_pb2
 
 GB = 1e9
@@ -143,6 +143,34 @@ def test_a_long_product_is_worth_a_fresh_measurement() -> None:
     made._clock = ticking
     made.is_here(work(1e12))
     assert made._rates["float64", True].flops > 1e9, "measured, where it was 1 flop a second before"
+
+
+def test_a_rate_that_only_a_probe_tells_is_learned_by_doing_the_work() -> None:
+    clock = Clock()
+    made = Places(Cluster(clock, *[device(50 * GB)] * 4).ask, clock)
+    made.shares_memory = True
+    probed = made._rates["float64", True] = _Rate(is_probed=True)
+    probed.add(20 * GB, clock())
+    assert made.is_here(work(8 * GB)), "0.4 s here rather than 0.05 s there, by prediction"
+    assert not made.is_here(work(20 * GB)), "a second is too much"
+    made.took_here(work(8 * GB), 0.1)
+    assert made._rates["float64", True].flops == 80 * GB, "what the probe said counts no more"
+    made.took_here(work(8 * GB), 0.4)
+    assert not made._rates["float64", True].is_probed
+
+
+def test_an_old_rate_is_learned_anew_where_little_is_lost() -> None:
+    made, cluster = places(*[device(50 * GB)] * 4, own=20 * GB)
+    made.shares_memory = True
+    small = work(8 * GB)
+    assert not made.is_here(small)
+    cluster.clock.now += 10.0
+    assert not made.is_here(small), "a third of a second is more than 2 % of ten"
+    cluster.clock.now += 10.0
+    assert made.is_here(small)
+    made.took_here(small, 0.1)
+    cluster.clock.now += 10.0
+    assert made.is_here(small), "as fast as the cluster, as has been found out"
 
 
 def test_devices_share_the_work_from_when_they_are_free() -> None:

@@ -43,9 +43,15 @@ ASKING_SHARE: Final = 0.01
 UNASKED_FLOPS: Final = {True: 5e8, False: 4e9}
 #: Work that takes long enough for its time to say something.
 OBSERVED_FLOPS: Final = {True: 5e6, False: 1e8}
-#: A rate that is older than this is measured anew before a product that takes a second.
+#: A rate that is older than this is measured anew before a product that takes so long.
 RATE_S: Final = 2.0
-LONG_S: Final = 1.0
+LONG_S: Final = 2.0
+#: What may be lost, by prediction, to learn how fast we are: so many seconds while a probe is all
+#: that tells (beside others it may say a quarter of the truth: threads that slept are put on one
+#: core, for a tenth of a second), and of what we know, this share of its age. Else a rate that
+#: somebody disturbed would stay for ever, since nothing would be done here any more.
+LEARNING_S: Final = 0.5
+LEARNING_SHARE: Final = 0.02
 #: Products of which the fastest tells our rate.
 RECENT: Final = 5
 #: The side of the product that measures our rate, with and without BLAS: 10 to 30 ms.
@@ -162,11 +168,12 @@ def cluster_s(work: Work, news: News, *, shares_memory: bool) -> float:
 
 class _Rate:
     """How fast this process multiplied lately: the best of a few products. One that somebody
-    disturbed says nothing of the next, and is no reason to ship that."""
+    disturbed says nothing of the next, and is no reason to ship that. Or what a probe said."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_probed: bool = False) -> None:
         self._recent: deque[float] = deque(maxlen=RECENT)
         self.at_s = 0.0
+        self.is_probed = is_probed
 
     @property
     def flops(self) -> float:
@@ -203,14 +210,22 @@ class Places:
         if known is None and work.local_flops <= UNASKED_FLOPS[work.is_exact]:
             self._newest(0.0)  # For the next one.
             return True
-        here_s = work.local_flops / self._rate(work, known)
+        rate = self._rate(work, known)
+        here_s = work.local_flops / rate.flops
         if not self.shares_memory:
             here_s += work.stored_bytes / STREAMED_RATE
         news = self._newest(here_s * ASKING_SHARE)
         if news is None:
             # A cluster that does not answer in that time takes no less for a job.
             return True
-        return here_s * WORTH_SHIPPING <= self._cluster_s(work, news)
+        there_s = self._cluster_s(work, news)
+        is_sooner = here_s * WORTH_SHIPPING <= there_s
+        return is_sooner or self._is_worth_learning(rate, here_s - there_s)
+
+    def _is_worth_learning(self, rate: _Rate, lost_s: float) -> bool:
+        if rate.is_probed:
+            return lost_s <= LEARNING_S
+        return lost_s <= LEARNING_SHARE * (self._clock() - rate.at_s)
 
     def _cluster_s(self, work: Work, news: News) -> float:
         bias = self._biases[work.is_product]
@@ -221,18 +236,20 @@ class Places:
     def took_here(self, work: Work, seconds: float) -> None:
         """A product was computed in this process."""
         if work.local_flops >= OBSERVED_FLOPS[work.is_exact] and seconds > 0.0:
-            known = self._rates.setdefault((work.dtype, work.is_product), _Rate())
+            known = self._rates.get((work.dtype, work.is_product))
+            if known is None or known.is_probed:
+                known = self._rates[work.dtype, work.is_product] = _Rate()
             known.add(work.local_flops / seconds, self._clock())
 
-    def _rate(self, work: Work, known: _Rate | None) -> float:
+    def _rate(self, work: Work, known: _Rate | None) -> _Rate:
         if known is not None:
             is_long = work.local_flops / known.flops >= LONG_S
             if not is_long or self._clock() - known.at_s < RATE_S:
-                return known.flops
-        measured = self._rates[work.dtype, work.is_product] = _Rate()
+                return known
+        measured = self._rates[work.dtype, work.is_product] = _Rate(is_probed=True)
         rate = _measured_flops(work.dtype, PROBE_SIDE[work.is_exact], self._clock)
         measured.add(rate, self._clock())
-        return rate
+        return measured
 
     # The cluster's
 
