@@ -163,7 +163,8 @@ def cluster(rate: str) -> Iterator[Cluster]:
         commands: list[tuple[Host, tuple[str, ...]]] = [(hosts[0], scheduler)]
         for k, (host, core) in enumerate(zip(hosts[1:], two_cores())):
             agent = ("--scheduler", address, "--name", f"agent{k}", "--cpus", str(core))
-            commands.append((host, (*OWN_MEMORY, *run, "deadheat.agent", *agent)))
+            no_cards = ("--gpus", "none")  # A card is one agent's.
+            commands.append((host, (*OWN_MEMORY, *run, "deadheat.agent", *agent, *no_cards)))
         for k, (host, arguments) in enumerate(commands):
             started = _daemon(host.command(*arguments), folder / f"{k}.log", _secured(folder, host))
             stack.enter_context(started)

@@ -62,7 +62,9 @@ def settings() -> str:
     parts = [NOTE, "# Settings\n"]
     parts.append(
         "A flag wins over the environment, that over the table in the TOML file given by "
-        "`--config`, that over the default. Unknown keys in the file are refused.\n"
+        "`--config`, that over the default. Unknown keys in the file are refused. A variable that "
+        "begins with `DEADHEAT_` and that nobody reads is told with the nearest one that somebody "
+        "does: by daemons in their logs, by commands on stderr.\n"
     )
     for command in (scheduler, agent):
         lines = [f"## `[{command.name}]`\n", "| flag | environment | key | meaning |"]

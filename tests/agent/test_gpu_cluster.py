@@ -14,7 +14,7 @@ from tests.cli.running import deadheat
 from tests.conftest import CORES
 from tests.waiting import wait_until
 
-from deadheat.client import Client, LocalCluster
+from deadheat.client import Client, ClusterError, LocalCluster
 
 
 @pytest.fixture
@@ -77,6 +77,21 @@ def test_a_gpu_that_an_agent_counts_on_and_that_is_not_there_is_missed_in_nodes(
         )
         shown = deadheat("nodes", environment={"DEADHEAT_SCHEDULER": cluster.address}).stdout
         assert f"n: {found}" in shown.splitlines()
+
+
+def test_of_two_agents_with_one_gpu_the_second_is_refused_with_its_uuid(driver: Stub) -> None:
+    driver.say(H100, T4)
+    agents: list[dict[str, Any]] = [
+        {"cpus": [CORES[0]], "name": name, "gpus": gpus, "shares_cpus": True}
+        for name, gpus in (("one", [0, 1]), ("two", ["GPU-a"]))
+    ]
+    words = "agent '(one|two)' has the card GPU-a already, as (one|two)/gpu0; give other --gpus"
+    with pytest.raises(ClusterError, match=words):
+        LocalCluster(agents)
+    agents[0]["gpus"] = [1]
+    with LocalCluster(agents) as cluster, Client(cluster.address) as client:
+        ids = {device["id"] for node in client.nodes() for device in node["devices"]}
+        assert ids == {"one/cpu", "one/gpu0", "two/cpu", "two/gpu0"}
 
 
 def test_a_gpu_that_appears_late_is_registered_then_and_shown_with_all_figures(

@@ -30,6 +30,7 @@ def test_names_are_given_once_and_kept(stub: Stub, tmp_path: Path) -> None:
     watch = GpuWatch("n", probe, appeared.append, root=tmp_path, environment={})
     (first,) = asyncio.run(watch.first())
     assert (first.id, first.model, first.memory_bytes) == ("n/gpu0", "NVIDIA H100", 81920 << 20)
+    assert first.uuid == "GPU-a"
     stub.say(T4, H100)
     late = wait_until(
         lambda: next((one for one in probe.latest().devices if one.uuid == "GPU-b"), None), "T4"
@@ -38,7 +39,7 @@ def test_names_are_given_once_and_kept(stub: Stub, tmp_path: Path) -> None:
     watch.appear(late)
     watch.appear(late)
     watch.appear(Gpu("GPU-a", "NVIDIA H100"))
-    assert [one.id for one in appeared] == ["n/gpu1"]
+    assert [(one.id, one.uuid) for one in appeared] == [("n/gpu1", "GPU-b")]
     assert watch.ids == {"GPU-a": "n/gpu0", "GPU-b": "n/gpu1"}
 
 

@@ -114,11 +114,15 @@ def test_ctrl_c_waits_until_all_is_undone(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_agents_that_cannot_be_are_named_before_anything_starts(tmp_path: Path) -> None:
-    wrong: list[tuple[list[Any], str]] = [
+    wrong: list[tuple[Any, str]] = [
+        (2, "agents is 2; it must be a list with a mapping for each agent"),
+        ("two", "agents is 'two'; it must be a list"),
+        ({"cpus": [0]}, r"agents is {'cpus': \[0\]}; it must be a list"),
         ([5], r"agents\[0\] is 5; it must be a mapping"),
         ([{"name": "a"}, {}, {"name": "a"}], r"agents\[2\] and agents\[0\] have one name, 'a'"),
     ]
     for agents, words in wrong:
-        with pytest.raises(InvalidInput, match=words):
+        with pytest.raises(InvalidInput, match=words) as caught:
             LocalCluster(agents, state_dir=tmp_path / "state")
+        assert caught.value.field == "agents"
     assert not (tmp_path / "state").exists()

@@ -14,9 +14,8 @@ from deadheat.runtime.children import Child
 def agent(address: str, cpus: Sequence[int], name: str = "late") -> Iterator[Child]:
     shares = ["--shares-cpus"] if len(CORES) == 1 else []
     cores = ",".join(map(str, cpus))
-    child = Child(
-        "deadheat.agent", ["--scheduler", address, "--name", name, "--cpus", cores, *shares]
-    )
+    own = ["--name", name, "--cpus", cores, "--gpus", "none", *shares]
+    child = Child("deadheat.agent", ["--scheduler", address, *own])
     try:
         child.wait_ready(150)
         yield child

@@ -109,7 +109,7 @@ def _far_agent(namespace: str, log: Path, address: str, memory: str) -> Iterator
             [
                 *("ip", "netns", "exec", namespace, sys.executable, "-m", "deadheat.agent"),
                 *("--scheduler", address, "--name", "far", "--cpus", core, "--memory", memory),
-                "--shares-cpus",
+                *("--shares-cpus", "--gpus", "none"),
             ],
             stdout=output,
             stderr=output,

@@ -215,7 +215,7 @@ def cluster(
         for k, host in enumerate(machines[1:]):
             core = CORES[k % len(CORES)]
             own = ("--scheduler", address, "--name", f"agent{k}", "--cpus", str(core), *flags)
-            parts.append((host, "agent", own))
+            parts.append((host, "agent", (*own, "--gpus", "none")))
         processes: list[subprocess.Popen[bytes]] = []
         for number, (host, name, arguments) in enumerate(parts):
             log, security = tmp_path / f"{name}{number}.log", certificates.flags(host.address)

@@ -53,6 +53,7 @@ class Daemons:
             "deadheat.agent",
             [
                 *("--scheduler", address, "--name", name, "--cpus", str(CORES[core])),
+                *("--gpus", "none"),
                 *(("--shares-cpus",) if len(CORES) == 1 else ()),
                 *arguments,
             ],

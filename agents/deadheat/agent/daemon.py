@@ -357,6 +357,7 @@ def run(
     try:
         settings = AgentSettings.load(sources)
         logs.configure(settings.log_level)
+        logs.warn_of_unread()
         # The watchdog's SIGABRT then leaves in the journal where every thread was.
         faulthandler.enable()
         allowed = tuple(sorted(os.sched_getaffinity(0)))

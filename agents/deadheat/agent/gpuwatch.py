@@ -101,5 +101,10 @@ class GpuWatch:
     def _named(self, gpu: Gpu) -> pb.DeviceInfo:
         id_ = self.ids.setdefault(gpu.uuid, f"{self._node}/gpu{len(self.ids)}")
         return pb.DeviceInfo(
-            id=id_, kind="gpu", model=gpu.name, threads=STREAMS, memory_bytes=gpu.memory_total_bytes
+            id=id_,
+            kind="gpu",
+            model=gpu.name,
+            threads=STREAMS,
+            memory_bytes=gpu.memory_total_bytes,
+            uuid=gpu.uuid,
         )

@@ -36,6 +36,8 @@ _COMMANDS: Final = (
     ("doctor", "doctor", "Look for what could be wrong on this machine."),
 )
 INTERRUPTED: Final = 130
+#: These say in their logs what is wrong with the environment.
+_DAEMONS: Final = ("scheduler", "agent")
 
 
 class _Root(click.Group):
@@ -96,8 +98,14 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     is_eager=True,
     help="Show the version and exit.",
 )
-def root() -> None:
+@click.pass_context
+def root(context: click.Context) -> None:
     """Matrix work split into unequal shares that all finish at the same moment."""
+    has_ours = any(name.startswith("DEADHEAT_") for name in os.environ)
+    if has_ours and context.invoked_subcommand not in _DAEMONS:
+        from deadheat.cli.options import warn_of_unread
+
+        warn_of_unread()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -70,3 +70,13 @@ def print_table(headers: list[str], rows: list[list[str]], *, right: frozenset[i
         table.add_row(*(escape(cell) for cell in row))
     width = None if sys.stdout.isatty() else 200
     Console(width=width).print(table)
+
+
+def warn_of_unread() -> None:
+    """Says on stderr which variables look like settings, and are none."""
+    import os
+
+    from deadheat.runtime import variables
+
+    for sentence in variables.unread(os.environ):
+        click.echo(f"warning: {sentence}", err=True)

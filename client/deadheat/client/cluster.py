@@ -52,9 +52,9 @@ class LocalCluster:
         listen: str = "127.0.0.1:0",
         memory_bytes: int | None = None,
     ) -> None:
+        given = _listed(agents)
         self._described = [
-            _describe(agent, k, is_only=agents is None or len(agents) == 1)
-            for k, agent in enumerate([{}] if agents is None else agents)
+            _describe(agent, k, is_only=len(given) == 1) for k, agent in enumerate(given)
         ]
         _check_names(self._described)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -137,6 +137,19 @@ class LocalCluster:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _listed(agents: object) -> Sequence[Mapping[str, Any]]:
+    """The agents' descriptions, each of which is yet to be checked."""
+    if agents is None:
+        return [{}]
+    if not isinstance(agents, Sequence) or isinstance(agents, str | bytes):
+        raise InvalidInput(
+            f"agents is {agents!r}; it must be a list with a mapping for each agent, like "
+            '[{"cpus": [0]}, {"cpus": [1]}]',
+            field="agents",
+        )
+    return agents
 
 
 def _check_names(described: Sequence[Sequence[str]]) -> None:

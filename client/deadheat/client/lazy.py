@@ -60,6 +60,7 @@ class Lazy:
         sizes = " x ".join(str(size) for size in self.shape) or "scalar"
         return f"<Lazy {sizes} {self.dtype}>"
 
+    @located
     def __bool__(self) -> bool:
         raise InvalidInput("a lazy matrix has no truth value; compute() it first")
 

@@ -225,6 +225,7 @@ class DeviceInfo(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     SPEED_POINTS_FIELD_NUMBER: _builtins.int
     YIELDS_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: _builtins.str
     model: _builtins.str
@@ -232,6 +233,8 @@ class DeviceInfo(_message.Message):
     memory_bytes: _builtins.int
     yields: _builtins.str
     """Why it takes no work now; empty when it does."""
+    uuid: _builtins.str
+    """Of a GPU, or of a MIG instance, what its driver calls it; empty where that is not known."""
     @_builtins.property
     def speed_points(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpeedPoint]: ...
     def __init__(
@@ -244,10 +247,11 @@ class DeviceInfo(_message.Message):
         memory_bytes: _builtins.int = ...,
         speed_points: _abc.Iterable[Global___SpeedPoint] | None = ...,
         yields: _builtins.str = ...,
+        uuid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "memory_bytes", b"memory_bytes", "model", b"model", "speed_points", b"speed_points", "threads", b"threads", "yields", b"yields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "memory_bytes", b"memory_bytes", "model", b"model", "speed_points", b"speed_points", "threads", b"threads", "uuid", b"uuid", "yields", b"yields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from deadheat.runtime.operations import Descent
-from deadheat.runtime.programs import Kind
+from deadheat.runtime.operations import Descent, Kind
 
 
 def only_on_cores(kind: Kind) -> list[str]:

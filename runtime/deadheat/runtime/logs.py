@@ -14,10 +14,18 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
+from deadheat.runtime import variables
+
 _ROOT: Final = "deadheat"
 _KEYS: Final = "deadheat_keys"
 #: syslog's numbers for Python's levels.
 _PRIORITY: Final = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+
+
+def warn_of_unread(environment: Mapping[str, str] = os.environ) -> None:
+    """Says which variables look like settings, and are none. Called once, by a daemon."""
+    for sentence in variables.unread(environment):
+        get("settings").warning(sentence, extra=keys("environment"))
 
 
 def get(name: str) -> logging.Logger:

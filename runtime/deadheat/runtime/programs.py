@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
+from deadheat.runtime.cores import only_on_cores
 from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.operations import (
     Activation,
@@ -162,6 +163,21 @@ class Program:
     @cached_property
     def sources(self) -> Mapping[str, Operand]:
         return {operand.name: operand for operand in self.operands}
+
+    @cached_property
+    def matrix_ids(self) -> frozenset[str]:
+        """The matrices in a store that it reads."""
+        return frozenset(one.matrix_id for one in self.operands if one.matrix_id)
+
+    @cached_property
+    def dtypes(self) -> frozenset[str]:
+        """Of all operands and results."""
+        return frozenset(matrix.dtype for matrix in self.types.values())
+
+    @cached_property
+    def only_on_cores(self) -> frozenset[str]:
+        """Names of the kinds of its operations that no card computes."""
+        return frozenset(name for one in self.operations for name in only_on_cores(one.kind))
 
     @cached_property
     def first_chain(self) -> int | None:

@@ -268,6 +268,7 @@ def run(sources: Sources, *, parent_fd: int | None = None, ready_fd: int | None 
     try:
         settings = SchedulerSettings.load(sources)
         logs.configure(settings.log_level)
+        logs.warn_of_unread()
         # The watchdog's SIGABRT then leaves in the journal where every thread was.
         faulthandler.enable()
         daemon = partial(Daemon, settings, lambda: SchedulerSettings.load(sources.again()))

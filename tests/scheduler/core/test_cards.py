@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.scheduler.core.harness import HOST, Pool
 from tests.scheduler.core.test_trainings import training
@@ -19,7 +21,7 @@ from deadheat.runtime.programs import (
     gemm_program,
 )
 from deadheat.runtime.windows import Convolve, Window
-from deadheat.scheduler.core import events, snapshot
+from deadheat.scheduler.core import effects, events, snapshot
 
 
 @pytest.fixture
@@ -31,6 +33,58 @@ def pool() -> Pool:
     ]
     pool.feed(events.NodeRegistered("a", "1", HOST, frozenset({0}), False, True, "test", devices))
     return pool
+
+
+def registered(name: str, *uuids: str, host: str = HOST, cpu: int = 0) -> events.NodeRegistered:
+    devices = [
+        events.DeviceFacts(f"{name}/gpu{number}", "gpu", "card", 3, 1 << 34, uuid=uuid)
+        for number, uuid in enumerate(uuids)
+    ]
+    return events.NodeRegistered(name, "1", host, frozenset({cpu}), False, True, "test", devices)
+
+
+def refusals(pool: Pool) -> list[str]:
+    return [one.error.message for one in pool.take_sent(effects.RefuseNode)]
+
+
+@pytest.mark.parametrize("host", [HOST, "a container's"])
+def test_a_card_is_one_agents_and_no_plan_counts_it_twice(host: str) -> None:
+    pool = Pool()
+    pool.feed(registered("a", "GPU-1", "MIG-1"))
+    pool.feed(registered("b", "GPU-2", "MIG-1", host=host, cpu=1))
+    assert refusals(pool) == ["agent 'a' has the card MIG-1 already, as a/gpu1; give other --gpus"]
+    assert "b" not in pool.nodes
+    # Other instances of one card are others; and where no UUID is known nobody can tell.
+    pool.feed(registered("b", "GPU-2", "MIG-2", "", host=host, cpu=1))
+    pool.feed(registered("c", "", host=host, cpu=2))
+    assert refusals(pool) == []
+
+
+def test_a_card_is_free_when_its_agent_is_gone_and_its_own_again_when_it_returns() -> None:
+    pool = Pool()
+    pool.feed(registered("a", "GPU-1"))
+    pool.feed(events.SessionBroken("a", "1"))
+    pool.feed(registered("a", "GPU-1"))
+    assert refusals(pool) == []
+    pool.feed(events.NodeLeft("a", "1", "stopped"))
+    pool.feed(registered("b", "GPU-1"))
+    assert refusals(pool) == []
+    pool.feed(registered("a", "GPU-1", cpu=1))
+    assert refusals(pool) == ["agent 'b' has the card GPU-1 already, as b/gpu0; give other --gpus"]
+
+
+def test_a_card_that_appears_late_and_is_anothers_is_left_out_and_told_as_an_event() -> None:
+    pool = Pool()
+    pool.feed(registered("a", "GPU-1"))
+    pool.feed(registered("b", cpu=1))
+    late = events.DeviceFacts("b/gpu0", "gpu", "card", 3, 1 << 34, uuid="GPU-1")
+    pool.feed(events.DeviceAppeared("b", late))
+    assert list(pool.nodes["b"].devices) == []
+    told = [one for one in pool.committed if isinstance(one, effects.EventRow)]
+    assert (told[-1].kind, told[-1].node) == ("device_refused", "b")
+    assert told[-1].detail == "b/gpu0: agent 'a' has the card GPU-1 already, as a/gpu0"
+    pool.feed(events.DeviceAppeared("b", replace(late, uuid="GPU-2")))
+    assert list(pool.nodes["b"].devices) == ["b/gpu0"]
 
 
 def left_out(pool: Pool, dtype: str = "float64") -> dict[str, str]:

@@ -14,9 +14,10 @@ from deadheat.runtime.errors import InvalidInput
 from deadheat.runtime.operations import Dense, Descent, LayerFunction, Loss, Operation
 from deadheat.runtime.programs import Operand, Program
 from deadheat.runtime.rectangles import MatrixType
-from deadheat.scheduler.core import effects, epochs, events
+from deadheat.scheduler.core import effects, events
 from deadheat.scheduler.core.restore import Matrices
 from deadheat.scheduler.core.state import Job, Subtask
+from deadheat.scheduler.core.steps import Steps
 from deadheat.scheduler.planner.inputs import Cut
 
 KIND = Descent(
@@ -188,17 +189,42 @@ def test_a_training_whose_states_are_gone_begins_anew(pool: Pool, tmp_path: Path
     assert assigned.operands[3].name == "s0"
 
 
-def test_parts_are_looked_through_once_however_many_epochs_are_left(pool: Pool) -> None:
-    class Counted(dict[str, Subtask]):
-        looks = 0
-
+def test_no_event_of_an_epoch_looks_through_all_epochs_or_parts(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unseen(dict[str, Subtask]):
         def values(self) -> Any:
-            Counted.looks += 1
-            return super().values()
+            raise AssertionError("all sub-tasks of a job were looked through")
+
+        items = __iter__ = values
+
+    def unseen(steps: Steps) -> Any:
+        raise AssertionError("all steps of a job were looked through")
 
     job = pool.submit(program=training(epochs=50))
     work_on(pool, job)
-    job.subtasks = Counted(job.subtasks)
-    epochs.keep_whole(pool.core.world, job)
-    assert Counted.looks == 1
-    assert sum(bool(step.gaps) for step in job.steps) == 48
+    job.subtasks = Unseen(job.subtasks)
+    monkeypatch.setattr(Steps, "__iter__", unseen)
+    for number in range(1, 10):
+        (subtask,) = job.active.values()
+        pool.pass_time(0.5)
+        pool.sample("a")
+        pool.progress(subtask, subtask.area // 2, took_s=0.5)
+        assert job.progress == pytest.approx((number + 0.5) / 50)
+        assert job.expected_finish_s() == subtask.expected_finish_s
+        assert job.checkpoint is job.steps[number - 1]
+        pool.finish(subtask, took_s=1.0)
+        assert job.steps[number].is_done
+        assert job.steps[number - 1].is_dropped
+
+
+def test_after_a_restart_a_spent_state_is_dropped_at_last(pool: Pool, tmp_path: Path) -> None:
+    job = pool.submit(program=training())
+    work_on(pool, job)
+    work_on(pool, job)
+    # The scheduler died before the store had heard that the first one is spent.
+    sealed = frozenset({"result1", "result1-1"})
+    after = restarted(pool, tmp_path / "db", Matrices(sealed | {"result1-2"}, sealed))
+    (dropped,) = after.take_sent(effects.DropMatrices)
+    assert dropped.matrix_ids == ["result1"]
+    assert [step.is_dropped for step in after.jobs["j1"].steps] == [True, False, False]

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from deadheat.cli.options import json_option, print_json, print_table
+from deadheat.cli.options import json_option, print_json, print_table, warn_of_unread
 
 
 @click.command()
@@ -68,6 +68,7 @@ def agent(context: click.Context, /, config: Path | None, **flags: Any) -> int:
     if context.invoked_subcommand:
         if config or any(value is not None for value in flags.values()):
             raise click.UsageError(f"give options after {context.invoked_subcommand!r}")
+        warn_of_unread()
         return 0
     from deadheat.agent.daemon import run
     from deadheat.runtime.settings import Sources

@@ -24,20 +24,12 @@ from deadheat.scheduler.planner.wholes import is_whole
 
 def keep_whole(world: World, job: Job) -> None:
     """Opens every epoch again of which a part has no device any more."""
-    # Each epoch that has not begun has a gap, too. Looking through all parts for each of them would
-    # take longer than the work: a training has thousands, and this is asked at every event.
-    gapped = {
-        step.index: step
-        for step in job.steps
-        if step.gaps and not step.is_done and is_whole(step.operation)
-    }
-    rest: dict[int, list[Subtask]] = {}
-    for subtask in job.subtasks.values() if gapped else ():
-        is_part = subtask.state.is_active or subtask.state is SubtaskState.DONE
-        if is_part and subtask.operation in gapped:
-            rest.setdefault(subtask.operation, []).append(subtask)
-    for index in sorted(rest):
-        _open_again(world, job, gapped[index], rest[index])
+    for step in job.steps.live:
+        if not step.gaps or not is_whole(step.operation):
+            continue
+        rest = [one for one in step.parts if one.state.is_active or one.state is SubtaskState.DONE]
+        if rest:
+            _open_again(world, job, step, rest)
 
 
 def _open_again(world: World, job: Job, step: Step, rest: Sequence[Subtask]) -> None:

@@ -19,6 +19,7 @@ from deadheat.scheduler.core import snapshot
 from deadheat.scheduler.core.events import Failure, JobPolicy
 from deadheat.scheduler.core.queueing import LEVEL, rank_of
 from deadheat.scheduler.core.state import Job
+from deadheat.scheduler.core.steps import Steps
 from deadheat.scheduler.core.world import World
 from deadheat.scheduler.planner.inputs import PlanningInput, Policy, Pool, Work
 from deadheat.scheduler.planner.plan import Alternative, LeftOut, Placement, Plan, Reason, Step
@@ -92,7 +93,7 @@ def problem(world: World, program: Program, policy: JobPolicy) -> Problem:
     """As if a user without other jobs asked, and as if nothing were in the devices' memories: a job
     waits for that, so it only counts what they have in all. With a time limit it may go before
     others of its priority, as a job does that would miss its limit otherwise."""
-    nobody = Job("", "", "", "", program, policy, world.serial, world.now, [])
+    nobody = Job("", "", "", "", program, policy, world.serial, world.now, Steps())
     cost_s = program.flops / max(1.0, world.pool_flops)
     tag = world.queue.would_be(cost_s, world.now) if policy.timeout_s is None else -LEVEL / 2
     nobody.rank = rank_of(policy.priority, tag)

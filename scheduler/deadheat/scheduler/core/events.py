@@ -41,6 +41,8 @@ class DeviceFacts:
     points: Sequence[SpeedPoint] = ()
     #: Why it takes no work now; empty when it does.
     yields: str = ""
+    #: Of a GPU, or of a part of one, what its driver calls it; empty where that is not known.
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from heapq import heappop, heappush
 from typing import Final
 
 from deadheat.runtime.errors import JobCancelled, NotFound, TimedOut
@@ -18,6 +18,7 @@ from deadheat.scheduler.core.machine import (
 )
 from deadheat.scheduler.core.queueing import rank_of
 from deadheat.scheduler.core.state import Job, Step
+from deadheat.scheduler.core.steps import Steps
 from deadheat.scheduler.core.world import World
 from deadheat.scheduler.planner.inputs import Cut, Work
 from deadheat.scheduler.planner.plan import Plan
@@ -39,10 +40,7 @@ def on_submitted(world: World, event: events.JobSubmitted) -> None:
         serial=world.serial,
         submitted_s=world.now,
         estimated_s=event.estimated_s,
-        steps=[
-            planning.new_step(event.program, event.result_ids, index, operation)
-            for index, operation in enumerate(event.program.operations)
-        ],
+        steps=Steps.of(event.program, event.result_ids),
         model=event.model,
     )
     enter(world, job)
@@ -115,14 +113,12 @@ def advance(world: World, job: Job) -> None:
     if job.is_looking:
         return
     epochs.keep_whole(world, job)
-    made_by = job.made_by
-    for step in job.steps:
-        if step.is_complete and not step.is_done and _is_ready(made_by, step):
-            _complete_step(world, job, step)
+    _complete_steps(world, job)
     if not job.joins_first:
         planning.make_results(world, job)
     # After a restart a sealed state may have sub-tasks of whose ends the agents have yet to tell.
-    if all(step.is_done and not step.active for step in job.steps):
+    live = job.steps.live
+    if not live and not job.active:
         endings.finish(world, job)
         return
     work = [
@@ -132,8 +128,8 @@ def advance(world: World, job: Job) -> None:
             job.groups.get(step.index, frozenset()),
             may_share=gap.deaths < endings.MAX_DEATHS - 1,
         )
-        for step in job.steps
-        if step.gaps and not step.is_done and _is_ready(made_by, step)
+        for step in live
+        if step.gaps and job.steps.is_ready(step)
         for gap in step.gaps
     ]
     if job.id in world.waiting_memory:
@@ -142,11 +138,6 @@ def advance(world: World, job: Job) -> None:
         world.awaiting_plan.add(job.id)
     elif work:
         planning.request(world, job, work)
-
-
-def _is_ready(made_by: Mapping[str, Step], step: Step) -> bool:
-    """Whether everything that the step reads is there."""
-    return all(name not in made_by or made_by[name].is_done for name in step.operation.operands)
 
 
 def on_plan_made(world: World, event: events.PlanMade) -> None:
@@ -222,16 +213,21 @@ def on_results_made(world: World, event: events.ResultsMade) -> None:
     advance(world, job)
 
 
-def _complete_step(world: World, job: Job, step: Step) -> None:
-    if step.is_sealing:
-        return
-    if not step.result_id:
-        step.is_done = True
-        return
-    if not job.results_ready or job.joins_first:
-        return
-    step.is_sealing = True
-    world.emit(SealResult(job.id, step.index, step.result_id, _operand_ids(job, step)))
+def _complete_steps(world: World, job: Job) -> None:
+    """Ends those of which nothing is open, and what was only waiting for them: empty results."""
+    # Numbers in ascending order are a heap.
+    numbers = [one.index for one in job.steps.live if one.is_complete and not one.is_sealing]
+    while numbers:
+        step = job.steps[heappop(numbers)]
+        if not job.steps.is_ready(step):
+            continue
+        if not step.result_id:
+            for reader in job.note_done(step):
+                if reader.is_complete:
+                    heappush(numbers, reader.index)
+        elif job.results_ready and not job.joins_first:
+            step.is_sealing = True
+            world.emit(SealResult(job.id, step.index, step.result_id, _operand_ids(job, step)))
 
 
 def _operand_ids(job: Job, step: Step) -> list[str]:
@@ -255,8 +251,8 @@ def on_result_sealed(world: World, event: events.ResultSealed) -> None:
     if event.failure:
         endings.fail(world, job, event.failure)
         return
-    step.is_done = True
-    planning.drop_spent(world, job, step)
+    job.note_done(step)
+    planning.drop_spent(world, job, [*job.steps.makers(step), step])
     advance(world, job)
     rebalance.look_anew(world, job)  # Whoever made it might help with another operation.
 

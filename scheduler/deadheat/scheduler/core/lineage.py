@@ -130,9 +130,9 @@ def _make_again(world: World, job: Job, lost: Sequence[Step]) -> None:
             continue
         changes += subtasks.changes(job, subtask)
     for step in lost:
-        own = [s.attempt for s in job.subtasks.values() if s.operation == step.index]
+        own = [one.attempt for one in step.parts]
         step.gaps = [Gap(step.type.whole(), max(own, default=0) + 1)]
-        step.is_done = step.is_sealing = step.is_dropped = False
+        job.note_lost(step)
         step.result_id = _another(step.result_id)
     ids = [step.result_id for step in job.steps]
     planning.drop_plan(world, job)  # One that is on its way knows the old ones.

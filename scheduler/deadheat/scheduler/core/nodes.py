@@ -88,6 +88,8 @@ def _conflict(world: World, event: events.NodeRegistered, known: Node | None) ->
         return Conflict(
             f"an agent called {event.node!r} is connected from {where}; give --name", field="name"
         )
+    if card := world.refusal_of_card(event.node, [facts.uuid for facts in event.devices]):
+        return Conflict(f"{card}; give other --gpus", field="gpus")
     if not event.cpus:
         return None
     for name in sorted(world.by_host.get(event.host, ())):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from deadheat.runtime.programs import Operation, Program
+from deadheat.runtime.programs import Program
 from deadheat.scheduler.core import rebalance, snapshot, subtasks
 from deadheat.scheduler.core.effects import (
     Change,
@@ -19,7 +19,8 @@ from deadheat.scheduler.core.effects import (
 )
 from deadheat.scheduler.core.machine import JOB, JobEvent, JobState
 from deadheat.scheduler.core.queueing import rank_of
-from deadheat.scheduler.core.state import Gap, Job, Step
+from deadheat.scheduler.core.state import Job, Step
+from deadheat.scheduler.core.steps import Steps
 from deadheat.scheduler.core.world import World
 from deadheat.scheduler.planner.inputs import PlanningInput, Policy, Work
 from deadheat.scheduler.planner.plan import Plan
@@ -29,32 +30,18 @@ NO_AGENT: Final = "waiting: no agent is connected"
 NO_MEMORY: Final = "waiting: the agents' memory is in use"
 
 
-def new_step(program: Program, result_ids: Sequence[str], index: int, operation: Operation) -> Step:
-    matrix = program.types[operation.result]
-    whole = matrix.whole()
-    result_id = result_ids[index]
-    return Step(
-        index=index,
-        operation=operation,
-        type=matrix,
-        result_id=result_id,
-        gaps=[Gap(whole)] if whole.area else [],
-        inline=None if result_id else bytearray(matrix.size_bytes),
-    )
-
-
 def make_results(world: World, job: Job) -> None:
     """Asks for room for results. States of a training are many, and each is spent when the next is
     there, so of these only the next one."""
-    made_by = job.made_by
 
     def is_due(step: Step) -> bool:
         if not step.result_id or step.is_made or step.is_done:
             return False
-        names = step.operation.operands if is_whole(step.operation) else ()
-        return all(name not in made_by or made_by[name].is_done for name in names)
+        return not is_whole(step.operation) or job.steps.is_ready(step)
 
-    due = [step for step in job.steps if is_due(step)]
+    # Once all others were asked for, only a state can be due, and one that is due is live.
+    due = [step for step in (job.steps.live if job.steps.has_rooms else job.steps) if is_due(step)]
+    job.steps.has_rooms = True
     for step in due:
         step.is_made = True
     if due:
@@ -62,32 +49,22 @@ def make_results(world: World, job: Job) -> None:
         world.emit(MakeResults(job.id, [(step.result_id, step.type) for step in due]))
 
 
-def drop_spent(world: World, job: Job, step: Step) -> None:
-    """A state of a training is not needed any more once the next one is there, unless somebody has
-    asked for it."""
-    if not is_whole(step.operation):
-        return
-    spent = [one for one in spent_steps(job) if not one.is_dropped]
+def drop_spent(world: World, job: Job, steps: Iterable[Step]) -> None:
+    """Of some steps, drops states of a training that all have used who read them, unless somebody
+    has asked for them."""
+    spent = [
+        step
+        for step in steps
+        if is_whole(step.operation)
+        and step.is_done
+        and not step.is_dropped
+        and step.operation.result not in job.program.results
+        and not job.steps.is_read(step)
+    ]
     for one in spent:
         one.is_dropped = True
     if spent:
         world.emit(DropMatrices([one.result_id for one in spent]))
-
-
-def spent_steps(job: Job) -> list[Step]:
-    """States of a training that were asked for by nobody and that all have used who read them."""
-    read_by: dict[str, list[Step]] = {}
-    for step in job.steps:
-        for name in set(step.operation.operands):
-            read_by.setdefault(name, []).append(step)
-    return [
-        step
-        for step in job.steps
-        if is_whole(step.operation)
-        and step.is_done
-        and step.operation.result not in job.program.results
-        and all(reader.is_done for reader in read_by.get(step.operation.result, ()))
-    ]
 
 
 def request(world: World, job: Job, work: Sequence[Work]) -> None:
@@ -145,7 +122,7 @@ def wait_for_memory(world: World, job: Job, plan: Plan) -> None:
         return
     if job.state is JobState.QUEUED:
         job.started_s = None
-    if not any(step.active for step in job.steps):
+    if not job.active:
         job.note = NO_MEMORY
         world.emit(NotifyJob(job.id))
 
@@ -158,7 +135,7 @@ def hurry(world: World, job: Job) -> None:
 
 def rewrite(world: World, job: Job, plan: Plan, program: Program) -> None:
     """Other operations that come to the same take the place of those that were submitted."""
-    before = {step.operation.result: step for step in job.steps}
+    before = job.steps.made_by
     ids = [
         before[operation.result].result_id
         if operation.result in before
@@ -173,10 +150,7 @@ def rewrite(world: World, job: Job, plan: Plan, program: Program) -> None:
     same = {step.operation for step in job.steps}
     job.apart |= {made.result for made in program.operations if made not in same}
     job.program, job.groups = program, {**groups, **plan.groups}
-    job.steps = [
-        new_step(program, ids, index, operation)
-        for index, operation in enumerate(program.operations)
-    ]
+    job.steps = Steps.of(program, ids)
     document = _note_plan(world, job, plan, world.now)
     world.commit(
         ProgramChange(job.id, program, ids),

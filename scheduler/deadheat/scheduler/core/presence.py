@@ -22,8 +22,11 @@ def on_appeared(world: World, event: events.DeviceAppeared) -> None:
     owner = world.devices.get(facts.id)
     if node is None or (owner and owner.node != node.name):
         return  # Devices are named after their nodes: this one is somebody else's.
+    refusal = world.refusal_of_card(node.name, [facts.uuid])
     if facts.id not in node.devices and len(node.devices) >= MAX_DEVICES:
-        detail = f"{facts.id}: the node has {MAX_DEVICES} devices already"
+        refusal = f"the node has {MAX_DEVICES} devices already"
+    if refusal:
+        detail = f"{facts.id}: {refusal}"
         world.commit(EventRow(world.now, "device_refused", node=node.name, detail=detail))
         return
     device = node.devices[facts.id] = learning.registered(world, node, facts)

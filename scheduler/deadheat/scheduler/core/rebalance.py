@@ -147,11 +147,11 @@ def consider(world: World, job: Job) -> None:
     is_due = world.now >= max(job.next_dry_s - LEAD_S, job.rebalance_after_s)
     if not _may_rebalance(world, job) or job.releasing or not is_due:
         return
-    for step in job.steps:
+    for step in job.steps.live:
         if step.active and step.inline is None and not is_whole(step.operation):
             _consider_step(world, job, step)
-    active = [s.expected_finish_s for s in job.subtasks.values() if s.state.is_active]
-    job.next_dry_s = min(active, default=math.inf)
+    ends = (subtask.expected_finish_s for subtask in job.active.values())
+    job.next_dry_s = min(ends, default=math.inf)
     pause_s = max(LOOK_AGAIN_S * len(world.devices), LEAD_S / 4)
     if job.next_dry_s <= world.now:
         pause_s = max(pause_s, OVERDUE_LOOK_S)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from deadheat.runtime.programs import needed_bytes, uncovered
+from deadheat.runtime.programs import Rectangle, needed_bytes, uncovered
 from deadheat.scheduler.core import jobs, planning, subtasks
 from deadheat.scheduler.core.effects import Effect, JobRow, PlacementRow
 from deadheat.scheduler.core.events import DeviceFacts
@@ -20,6 +20,7 @@ from deadheat.scheduler.core.lineage import unfinished
 from deadheat.scheduler.core.machine import JobState, NodeState, SubtaskState
 from deadheat.scheduler.core.nodes import LOST_AFTER_S
 from deadheat.scheduler.core.state import Device, Gap, Job, Node, Step, Subtask
+from deadheat.scheduler.core.steps import Steps
 from deadheat.scheduler.core.world import World
 from deadheat.scheduler.planner.history import SpeedHistory
 from deadheat.scheduler.planner.plan import Placement
@@ -120,10 +121,7 @@ def _restore_job(world: World, found: RestoredJob, matrices: Matrices) -> None:
         policy=row.policy,
         serial=world.serial,
         submitted_s=row.submitted_s,
-        steps=[
-            planning.new_step(row.program, row.result_ids, index, operation)
-            for index, operation in enumerate(row.program.operations)
-        ],
+        steps=Steps.of(row.program, row.result_ids),
         state=found.state,
         started_s=found.started_at_s,
         plans=len(found.plans),
@@ -151,18 +149,19 @@ def _restore_job(world: World, found: RestoredJob, matrices: Matrices) -> None:
     if job.policy.timeout_s is not None:
         world.wake_at(job.submitted_s + job.policy.timeout_s, "job", job.id)
     planning.make_results(world, job)
+    planning.drop_spent(world, job, job.steps)
 
 
 def _settled(job: Job, found: RestoredJob, matrices: Matrices) -> AbstractSet[int]:
     """The operations that are complete, and those that were, are lost, and nobody needs."""
     present, complete = set(), set()
+    done_of: dict[int, list[Rectangle]] = {}
+    for one in found.placements:
+        if one.state is SubtaskState.DONE:
+            done_of.setdefault(one.row.operation, []).append(one.row.rectangle)
     for step in job.steps:
         name = step.operation.result
-        done = [
-            one.row.rectangle
-            for one in found.placements
-            if one.row.operation == step.index and one.state is SubtaskState.DONE
-        ]
+        done = done_of.get(step.index, [])
         if step.result_id in matrices.present:
             present.add(name)
             was_complete = step.result_id in matrices.sealed
@@ -219,6 +218,7 @@ def _restore_placement(
         owner.area_done = owner.area if owner.state is SubtaskState.DONE else 0
         return
     job.subtasks[subtask.id] = subtask
+    step.parts.append(subtask)
     if state is SubtaskState.DONE:
         subtask.row_done, subtask.area_done = row.rectangle.row_stop, row.rectangle.area
         subtask.started_s = None if found.start_s is None else started_s + found.start_s
@@ -226,14 +226,14 @@ def _restore_placement(
         job.computed_s = max(job.computed_s or 0.0, subtask.finished_s or 0.0)
     elif state.is_active:
         step.active += 1
-        world.subtasks[subtask.id] = subtask
+        world.subtasks[subtask.id] = job.active[subtask.id] = subtask
         world.devices[row.device].active[subtask.id] = subtask
     if state is not found.state:
         world.commit(*subtasks.changes(job, subtask))
 
 
 def _restore_step(job: Job, step: Step, settled: AbstractSet[int]) -> None:
-    own = [s for s in job.subtasks.values() if s.operation == step.index]
+    own = step.parts
     taken = [
         piece
         for subtask in own
@@ -242,6 +242,6 @@ def _restore_step(job: Job, step: Step, settled: AbstractSet[int]) -> None:
     ]
     attempt = max((subtask.attempt for subtask in own), default=0) + 1
     step.gaps = [Gap(piece, attempt) for piece in uncovered(step.type.whole(), taken)]
-    step.is_done = bool(step.result_id) and step.index in settled
-    if step.is_done:
+    if step.result_id and step.index in settled:
         step.gaps = []
+        job.note_done(step)

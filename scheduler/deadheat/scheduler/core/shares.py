@@ -23,11 +23,7 @@ def share_of(world: World, job: Job, subtask: Subtask) -> Share | None:
     step = job.steps[subtask.operation]
     if not is_whole(step.operation):
         return None
-    members = [
-        one
-        for one in job.subtasks.values()
-        if one.operation == subtask.operation and one.plan == subtask.plan
-    ]
+    members = [one for one in step.parts if one.plan == subtask.plan]
     if len(members) < 2:
         return None
     members.sort(key=lambda one: int(one.id.rpartition("-")[2]))

@@ -9,7 +9,6 @@ from typing import Final
 
 import numpy as np
 
-from deadheat.runtime.cores import only_on_cores
 from deadheat.scheduler.core.machine import NodeState
 from deadheat.scheduler.core.sharing import meets
 from deadheat.scheduler.core.state import LAUNCH_S, UNKNOWN_LATENCY_S, Device, Job, Node
@@ -59,9 +58,9 @@ def _lacks(device: Device, job: Job | None) -> str:
     """Cores compute every dtype, if slowly. What a card was not measured with it cannot do."""
     if device.facts.kind != "gpu" or job is None:
         return ""
-    needed = {matrix.dtype for matrix in job.program.types.values()}
-    missing = sorted(one for one in needed if device.model.peak_flops(one) is None)
-    missing += sorted({k for one in job.program.operations for k in only_on_cores(one.kind)})
+    dtypes = sorted(job.program.dtypes)
+    missing = [one for one in dtypes if device.model.peak_flops(one) is None]
+    missing += sorted(job.program.only_on_cores)
     return f"it does not compute {', '.join(missing)}" if missing else ""
 
 
@@ -122,7 +121,7 @@ def _columns(
         overlaps=~is_local,
         measured_flops=np.array(measured, dtype=np.float64),
         meets=tuple(meets(node) for node, _ in usable),
-        holders=_holders(job, devices),
+        holders=_holders(job, operations, devices),
         store_bytes_per_s=world.store_bytes_per_s,
     )
 
@@ -158,17 +157,23 @@ def _add_pending(other: Job, numbers: Mapping[str, int], ready_s: list[float]) -
                 ready_s[number] += takes_s
 
 
-def _holders(job: Job | None, devices: Sequence[Device]) -> dict[str, Flags]:
-    """Which devices have matrices of this job, by the ids or names that the planner uses."""
+def _holders(
+    job: Job | None, operations: AbstractSet[int], devices: Sequence[Device]
+) -> dict[str, Flags]:
+    """Which devices have matrices that these operations of the job read, or any operand of it, by
+    the ids or names that the planner uses."""
     told = {matrix_id for device in devices for matrix_id in device.held}
     if job is None or not told:
         return {}
-    names = {one.matrix_id: one.matrix_id for one in job.program.operands if one.matrix_id}
-    names |= {step.result_id: step.operation.result for step in job.steps if step.result_id}
+    names = {matrix_id: matrix_id for matrix_id in sorted(told & job.program.matrix_ids)}
+    for number in sorted(operations):
+        for name in job.program.operations[number].operands:
+            step = job.steps.made_by.get(name)
+            if step and step.result_id in told:
+                names[step.result_id] = name
     return {
         name: np.array([matrix_id in device.held for device in devices], dtype=np.bool_)
         for matrix_id, name in names.items()
-        if matrix_id in told
     }
 
 

@@ -6,7 +6,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from deadheat.runtime.programs import Descent, MatrixType, Operation, Program, Rectangle
 from deadheat.scheduler.core.events import DeviceFacts, Failure, GpuFacts, HostFacts, JobPolicy
@@ -16,6 +16,9 @@ from deadheat.scheduler.planner.forecast import Availability, AvailabilityState
 from deadheat.scheduler.planner.history import SpeedHistory
 from deadheat.scheduler.planner.plan import Placement, Plan
 from deadheat.scheduler.planner.speed import SpeedModel
+
+if TYPE_CHECKING:
+    from deadheat.scheduler.core.steps import Steps
 
 #: Samples kept for each device: a few half-lives at four a second.
 SAMPLES_KEPT: Final = 32
@@ -260,6 +263,8 @@ class Step:
     result_id: str
     gaps: list[Gap]
     active: int = 0
+    #: All sub-tasks that were ever assigned a part of it.
+    parts: list[Subtask] = field(default_factory=list)
     #: Its room in the store was asked for.
     is_made: bool = False
     is_sealing: bool = False
@@ -286,7 +291,7 @@ class Job:
     #: Order of arrival.
     serial: int
     submitted_s: float
-    steps: list[Step]
+    steps: Steps
     #: The model whose calls it computes: nothing of it is kept but its record.
     model: str = ""
     #: Whose sub-tasks go first on a device (see queueing.py).
@@ -340,6 +345,8 @@ class Job:
     estimated_s: float | None = None
     bytes_lower_bound: int = 0
     subtasks: dict[str, Subtask] = field(default_factory=dict)
+    #: Those of them that are assigned or run.
+    active: dict[str, Subtask] = field(default_factory=dict)
     #: Nodes to which blocks of a matrix were given lately (see sharing.py).
     receivers: dict[str, deque[tuple[str, Rectangle]]] = field(default_factory=dict)
 
@@ -349,23 +356,30 @@ class Job:
         if self.state is JobState.DONE:
             return 1.0
         total = self.program.flops
-        done = sum(
-            self.flops_of(subtask.operation, min(subtask.area_done, subtask.area))
-            for subtask in self.subtasks.values()
+        done = self.steps.done_flops + sum(
+            self.flops_of(step.index, min(subtask.area_done, subtask.area))
+            for step in self.steps.live
+            for subtask in step.parts
             if subtask.state in (SubtaskState.RUNNING, SubtaskState.DONE)
         )
         return min(1.0, done / total) if total else 0.0
 
     @property
-    def made_by(self) -> Mapping[str, Step]:
-        """The step that makes each result."""
-        return {step.operation.result: step for step in self.steps}
-
-    @property
     def checkpoint(self) -> Step | None:
         """The newest state of a training that is complete."""
-        states = (s for s in reversed(self.steps) if isinstance(s.operation.kind, Descent))
-        return next((s for s in states if s.is_done and not s.is_dropped), None)
+        for index in range(self.steps.reached - 1, -1, -1):
+            step = self.steps[index]
+            if isinstance(step.operation.kind, Descent) and step.is_done and not step.is_dropped:
+                return step
+        return None
+
+    def note_done(self, step: Step) -> list[Step]:
+        """A step's result is there; returns the steps that were waiting for nothing else."""
+        return self.steps.note_done(step, self.flops_of(step.index, step.type.whole().area))
+
+    def note_lost(self, step: Step) -> None:
+        """A step's result has to be made again, or made on."""
+        self.steps.note_lost(step, self.flops_of(step.index, step.type.whole().area))
 
     def flops_of(self, operation: int, area: int) -> float:
         """The work in so many elements of an operation's result."""
@@ -374,5 +388,4 @@ class Job:
         return shape.flops * area / whole if whole else 0.0
 
     def expected_finish_s(self) -> float | None:
-        ends = [s.expected_finish_s for s in self.subtasks.values() if s.state.is_active]
-        return max(ends, default=None)
+        return max((one.expected_finish_s for one in self.active.values()), default=None)

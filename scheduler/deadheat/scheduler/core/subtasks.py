@@ -77,7 +77,8 @@ def _create_one(
     for other in device.active.values():
         if other.rank > subtask.rank:  # It goes first: whoever waits or runs there ends later.
             other.expected_finish_s += subtask.planned_s
-    job.subtasks[subtask.id] = subtask
+    job.subtasks[subtask.id] = job.active[subtask.id] = subtask
+    step.parts.append(subtask)
     world.subtasks[subtask.id] = subtask
     device.active[subtask.id] = subtask
     step.active += 1
@@ -111,7 +112,7 @@ def _source(world: World, job: Job, subtask: Subtask, name: str, block: Rectangl
     if operand := job.program.sources.get(name):
         matrix_id, inline = operand.matrix_id, operand.inline
     else:
-        step = next(step for step in job.steps if step.operation.result == name)
+        step = job.steps.made_by[name]
         matrix_id = step.result_id
         inline = bytes(step.inline) if step.inline is not None else None
     peers: tuple[str, ...] = ()
@@ -187,6 +188,7 @@ def forget(world: World, subtask: Subtask) -> None:
     world.subtasks.pop(subtask.id, None)
     world.released += 1
     job = world.jobs[subtask.job]
+    job.active.pop(subtask.id, None)
     job.steps[subtask.operation].active -= 1
     if device := world.devices.get(subtask.device):
         device.active.pop(subtask.id, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
+from collections.abc import Collection
 from typing import Final
 
 from deadheat.scheduler.core.effects import Change, Commit, Effect
@@ -68,6 +69,17 @@ class World:
     def is_near(self, node: Node) -> bool:
         """Whether it maps the store's memory."""
         return node.shares_memory and node.host == self.host
+
+    def refusal_of_card(self, node: str, uuids: Collection[str]) -> str:
+        """Why a node cannot have cards with these UUIDs: another one, that is connected, has one of
+        them. Empty if it can. A card is one wherever its agents run: in two containers it would
+        be counted twice as well."""
+        wanted = {uuid for uuid in uuids if uuid}
+        for device in self.devices.values() if wanted else ():
+            uuid, other = device.facts.uuid, device.node
+            if uuid in wanted and other != node and self.nodes[other].is_connected:
+                return f"agent {other!r} has the card {uuid} already, as {device.facts.id}"
+        return ""
 
     def emit(self, *effects: Effect) -> None:
         self._effects.extend(effects)

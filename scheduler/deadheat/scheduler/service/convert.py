@@ -74,6 +74,8 @@ _CUTS: Final = {
 
 #: Letters of a reason that somebody gives.
 MAX_REASON: Final = 256
+#: Letters of a card's UUID: NVML has 80 at most.
+MAX_UUID: Final = 96
 
 # From users
 
@@ -216,6 +218,7 @@ def device_facts(message: agent_pb2.DeviceInfo) -> events.DeviceFacts:
         memory_bytes=message.memory_bytes,
         points=speed_points(message.speed_points),
         yields=message.yields[:MAX_REASON],
+        uuid=message.uuid[:MAX_UUID],
     )
 
 

@@ -303,7 +303,7 @@ def _result_ids(program: Program) -> list[str]:
 def _results(job: Job) -> Sequence[types_pb2.Result]:
     if job.state is not JobState.DONE:
         return []
-    made_by = {step.operation.result: step for step in job.steps}
+    made_by = job.steps.made_by
     return [
         _result(
             name,
