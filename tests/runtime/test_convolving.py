@@ -100,8 +100,9 @@ def test_a_convolution_and_its_adjoints(
         back = made(ConvolveBack(window), g, w)
         parts = made(ConvolveWeights(window, 4), x, g)
         more = made(ConvolveWeights(window, 4, bias=True), x, g)
-        whole, at = np.full((window.depth, outputs), np.nan), int(window.depth * cut)
-        for start, stop in ((0, at), (at, window.depth)):
+        whole = np.full((window.depth, outputs), np.nan)
+        at = int((window.depth - 1) * cut)
+        for start, stop in {(0, at or window.depth), (at, window.depth)}:
             convolving_kernels.weight_rows(np, window, x, g, start, stop, whole[start:stop])
     finally:
         convolving_kernels.LAID_OUT_BYTES = before  # type: ignore[misc]

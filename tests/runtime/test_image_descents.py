@@ -62,8 +62,8 @@ def networks(draw: st.DrawFn) -> tuple[TrainedLayer, ...]:
     if draw(st.booleans()):
         layers.append(Pooling(window, PoolFunction.MEAN))
         window = Window(window.channels, window.out_height, window.out_width, (1, 1))
-    layers.append(Convolution(window, draw(st.integers(1, 4)), draw(st.booleans())))
-    channels = layers[-1].channels  # type: ignore[union-attr]
+    channels = draw(st.integers(1, 4))
+    layers.append(Convolution(window, channels, draw(st.booleans())))
     height, width = window.out_height, window.out_width
     for _ in range(draw(st.integers(0, 3))):
         kernel = (draw(st.integers(1, min(3, height))), draw(st.integers(1, min(3, width))))
@@ -108,7 +108,7 @@ def test_it_comes_to_what_one_thread_makes_whatever_the_cuts_and_the_parts(
     is_narrow: bool,
     seed: int,
 ) -> None:
-    kind = Descent(layers, loss, batch, 0.05, momentum, 0, 1)
+    kind = Descent(layers, loss, max(batch, rows // 8), 0.05, momentum, 0, 1)
     parts = operands(kind, rows, seed=seed)
     before, laid_out = parts[3].copy(), convolving_kernels.LAID_OUT_BYTES
     expected = epoch(kind, parts)

@@ -292,9 +292,9 @@ class Pass:
         for stage in work.stages:
             x, y = stage.before[start:stop], stage.after[start:stop]
             trained_layers.forward(xp, stage.layer, x, self._of(stage), y)
-        output, g = (
-            part[start:stop] for part in (work.stages[-1].after, work.stages[-1].delta_after)
-        )
+        last = work.stages[-1]
+        assert last.delta_after is not None
+        output, g = last.after[start:stop], last.delta_after[start:stop]
         loss = LOSSES[self.kind.loss](xp, output, targets[chosen], g, len(self._batch))
         for stage in reversed(work.stages):
             if stage.delta_before is None:  # Nobody asks for the gradient of the samples.

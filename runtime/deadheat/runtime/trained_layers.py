@@ -37,8 +37,8 @@ from deadheat.runtime.windows import Pooling, PoolingBack, Window
 
 Array = Any
 
-#: Windows are laid out for each block of a weight's rows anew, and not twice: smaller blocks than
-#: those of a dense layer's rows lose nothing but the gradient's copies.
+#: Rows of a convolution's weight that a thread takes at least: there are few, and much is done for
+#: each, since all places of all images are summed up in it.
 LEAST_WINDOW_ROWS: Final = 16
 
 
