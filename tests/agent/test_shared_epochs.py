@@ -14,6 +14,7 @@ import pytest
 from tests.agent.stores import FakeStore
 from tests.agent.test_epochs import LARGER
 from tests.runtime.test_descents import epoch, operands
+from tests.runtime.test_image_descents import IMAGES
 
 from deadheat.agent.blocks import Blocks
 from deadheat.agent.cache import BlockCache
@@ -123,8 +124,11 @@ def with_agents(kind: Descent, parts: list[Array], shares: list[float], test: Te
 
 
 @pytest.mark.parametrize("shares", [[0.3, 0.7], [0.5, 0.1, 0.4]])
-def test_parts_come_together_to_what_one_device_makes(shares: list[float]) -> None:
-    parts = operands(LARGER, 2300)
+@pytest.mark.parametrize(("kind", "rows"), [(LARGER, 2300), (IMAGES, 18)])
+def test_parts_come_together_to_what_one_device_makes(
+    kind: Descent, rows: int, shares: list[float]
+) -> None:
+    parts = operands(kind, rows)
 
     async def test(agents: list[Agent]) -> None:
         found = np.full_like(parts[3], np.nan)
@@ -135,14 +139,14 @@ def test_parts_come_together_to_what_one_device_makes(shares: list[float]) -> No
                 made = np.frombuffer(data, found.dtype).reshape(r.rows, r.columns)
                 found[r.row_start : r.row_stop, r.column_start : r.column_stop] = made
             await one.until_free()
-        expected, count = epoch(LARGER, parts), descents.parameters(LARGER)
+        expected, count = epoch(kind, parts), descents.parameters(kind)
         difference = np.abs(found[:, :count] - expected[:, :count]).max()
         assert difference <= 1e-12 * np.abs(expected[:, :count]).max()
-        (record,) = descents.records(count, found)
+        record = descents.records(count, found)[0]
         assert np.isclose(record[0], descents.records(count, expected)[0][0])
         assert record[2] == 5
 
-    with_agents(LARGER, parts, shares, test)
+    with_agents(kind, parts, shares, test)
 
 
 @pytest.mark.parametrize("dies", [0, 1, 2])

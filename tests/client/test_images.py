@@ -87,7 +87,7 @@ def test_training_takes_numpys_steps_and_leaves_nothing_behind(cluster: LocalClu
         found = client.train(there, x, y, **options)
         assert client.job("last").report().kind == "train"
         wait_until(lambda: stored(client) <= before, "all of it to be given up")
-    expected = HERE.train(here, x, y, where="local", **options)
+    expected = HERE.train(here, x, y, where="local", share=True, **options)
     assert np.allclose(found.losses, expected.losses, rtol=1e-11)
     for a, b in zip(there.parameters, here.parameters, strict=True):
         assert a.shape == b.shape
@@ -102,7 +102,7 @@ def test_large_weights_stay_on_the_cluster(client: Client) -> None:
     x, y = RNG.standard_normal((24, 32, 6, 6)), RNG.integers(0, 3, 24)
     before = [array.copy() for array in made.parameters]
     gradients = client.gradients(made, x, y, where="local").parameters
-    client.train(made, x, y, epochs=1, batch_size=24, learning_rate=0.5)
+    client.train(made, x, y, epochs=1, batch_size=24, learning_rate=0.5, share=True)
     for after, start, gradient in zip(made.parameters, before, gradients, strict=True):
         assert np.allclose(after, start - 0.5 * gradient, rtol=1e-10, atol=1e-12)
 

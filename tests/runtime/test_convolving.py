@@ -73,9 +73,16 @@ def convolved(window: Window, x: Array, w: Array, bias: Array | None = None) -> 
 
 
 @settings(max_examples=150)
-@given(windows(), st.integers(1, 9), st.integers(1, 3), st.integers(0, 2**32), st.booleans())
+@given(
+    windows(),
+    st.integers(1, 9),
+    st.integers(1, 3),
+    st.integers(0, 2**32),
+    st.booleans(),
+    st.floats(0, 1),
+)
 def test_a_convolution_and_its_adjoints(
-    window: Window, rows: int, outputs: int, seed: int, is_narrow: bool
+    window: Window, rows: int, outputs: int, seed: int, is_narrow: bool, cut: float
 ) -> None:
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((rows, window.inputs))
@@ -93,12 +100,18 @@ def test_a_convolution_and_its_adjoints(
         back = made(ConvolveBack(window), g, w)
         parts = made(ConvolveWeights(window, 4), x, g)
         more = made(ConvolveWeights(window, 4, bias=True), x, g)
+        whole = np.full((window.depth, outputs), np.nan)
+        at = int((window.depth - 1) * cut)
+        for start, stop in {(0, at or window.depth), (at, window.depth)}:
+            convolving_kernels.weight_rows(np, window, x, g, start, stop, whole[start:stop])
     finally:
         convolving_kernels.LAID_OUT_BYTES = before  # type: ignore[misc]
     assert parts.shape[0] == -(-rows // 4)
     assert np.array_equal(more[:, : parts.shape[1]], parts)
     sums = g.reshape(rows, outputs, -1).sum(axis=(0, 2))
     assert np.allclose(more[:, parts.shape[1] :].sum(axis=0), sums, rtol=1e-10, atol=1e-12)
+    total = parts.sum(axis=0).reshape(outputs, window.depth)
+    assert np.allclose(whole.T, total, rtol=1e-10, atol=1e-12)
     inner = np.vdot(y, g)
     assert np.isclose(inner, np.vdot(x, back), rtol=1e-10, atol=1e-10)
     assert np.isclose(inner, np.vdot(w, parts.sum(axis=0)), rtol=1e-10, atol=1e-10)

@@ -40,6 +40,18 @@ def test_the_last_round_is_smaller_and_small_lengths_have_one(
     assert [stop - start for start, stop in in_rounds(length, threads)] == sizes
 
 
+@given(length=st.integers(0, 3000), threads=st.integers(1, 64), least=st.integers(1, 40))
+def test_blocks_may_be_smaller_and_finer(length: int, threads: int, least: int) -> None:
+    for cut in (in_rounds, in_one_round):
+        found = cut(length, threads, least=least, grain=1)
+        assert sum(stop - start for start, stop in found) == length
+        assert all(stop == start for (_, stop), (start, _) in pairwise(found))
+        assert all(0 < stop - start <= MOST_ROWS for start, stop in found)
+        if length >= threads * least:
+            assert len(found) >= min(length, threads) / 2
+    assert [b - a for a, b in in_rounds(64, 2, least=1, grain=1)] == [20, 20, 12, 12]
+
+
 @pytest.mark.parametrize("pace", [0.4, 0.5, 0.6, 0.75, 1.0])
 def test_a_thread_of_less_pace_holds_up_the_other_for_a_fifth_at_most(pace: float) -> None:
     free_s = [0.0, 0.0]

@@ -97,9 +97,8 @@ class Trainings(Epochs):
         training, it has those of the last complete one.
 
         The training is one job, which goes on if this process ends (`follow` finds it) and if the
-        scheduler is started anew (one of images is a job for each step, as with `share`). Each
-        epoch is worked by one device with all of its cores, or by several, each with a part of
-        every batch; the weights stay there between its steps.
+        scheduler is started anew. Each epoch is worked by one device with all of its cores, or by
+        several, each with a part of every batch; the weights stay there between its steps.
 
         Args:
             network: Of float32 or float64.
@@ -135,11 +134,11 @@ class Trainings(Epochs):
         rule = Rule(_between(learning_rate, "learning_rate"), _between(momentum, "momentum"))
         task = self._task(network, X, y, loss, policy_of(cut, "process", None))
         source = generator(seed)
-        kind = descent_of(network, loss, rule, epochs=epochs, batch_size=batch_size)
-        if share or kind is None:
+        if share:
             return by._step_by_step(  # noqa: SLF001 - it is one of us.
                 task, rule, source, epochs, batch_size, on_epoch
             )
+        kind = descent_of(task.network, loss, rule, epochs=epochs, batch_size=batch_size)
         lesson = _lesson(task, kind, orders(source, epochs, len(task.x)))
         pupil = Pupil(network, on_epoch)
         return by._descend(lesson, task.policy, pupil)  # noqa: SLF001

@@ -951,25 +951,63 @@ class DenseLayer(_message.Message):
 Global___DenseLayer: _TypeAlias = DenseLayer  # noqa: Y015
 
 @_typing.final
+class ConvolutionLayer(_message.Message):
+    """A convolution that makes so many channels; its weight in a state has a row for each element of a
+    window (channel, row, column), and a column for each channel that it makes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    BIAS_FIELD_NUMBER: _builtins.int
+    channels: _builtins.int
+    bias: _builtins.bool
+    @_builtins.property
+    def window(self) -> Global___Window: ...
+    def __init__(
+        self,
+        *,
+        window: Global___Window | None = ...,
+        channels: _builtins.int = ...,
+        bias: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bias", b"bias", "channels", b"channels", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConvolutionLayer: _TypeAlias = ConvolutionLayer  # noqa: Y015
+
+@_typing.final
 class TrainedLayer(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DENSE_FIELD_NUMBER: _builtins.int
     FUNCTION_FIELD_NUMBER: _builtins.int
+    CONVOLUTION_FIELD_NUMBER: _builtins.int
+    POOLING_FIELD_NUMBER: _builtins.int
     function: Global___LayerFunction.ValueType
     @_builtins.property
     def dense(self) -> Global___DenseLayer: ...
+    @_builtins.property
+    def convolution(self) -> Global___ConvolutionLayer: ...
+    @_builtins.property
+    def pooling(self) -> Global___Pooling: ...
     def __init__(
         self,
         *,
         dense: Global___DenseLayer | None = ...,
         function: Global___LayerFunction.ValueType = ...,
+        convolution: Global___ConvolutionLayer | None = ...,
+        pooling: Global___Pooling | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dense", b"dense", "function", b"function", "kind", b"kind"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["convolution", b"convolution", "dense", b"dense", "function", b"function", "kind", b"kind", "pooling", b"pooling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense", b"dense", "function", b"function", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["convolution", b"convolution", "dense", b"dense", "function", b"function", "kind", b"kind", "pooling", b"pooling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["dense", "function"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["dense", "function", "convolution", "pooling"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -68,11 +68,11 @@ def result_type(operation: Operation, kind: Windowed, given: Sequence[MatrixType
                 )
             return MatrixType(-(-first.rows // block), outputs * (window.depth + has_bias), dtype)
         case Pooling():
-            _check_border(operation, window)
+            check_border(repr(name), window)
             _check_columns(operation, 0, first, window.inputs)
-            return MatrixType(first.rows, window.channels * window.places, dtype)
+            return MatrixType(first.rows, kind.outputs, dtype)
         case PoolingBack():
-            _check_border(operation, window)
+            check_border(repr(name), window)
             _check_columns(operation, len(given) - 1, given[-1], window.channels * window.places)
             if len(given) == 2:
                 _check_columns(operation, 0, first, window.inputs)
@@ -92,12 +92,11 @@ def _needs_samples(kind: Pooling | PoolingBack) -> bool:
     return isinstance(kind, PoolingBack) and kind.function is PoolFunction.MAX
 
 
-def _check_border(operation: Operation, window: Window) -> None:
+def check_border(name: str, window: Window) -> None:
     """A window that lies in the border alone has no largest element."""
     if not all(border < side for border, side in zip(window.padding, window.kernel)):
         raise InvalidInput(
-            f"{operation.result!r}: padding {window.padding} must be less than the kernel, "
-            f"{window.kernel}",
+            f"{name}: padding {window.padding} must be less than the kernel, {window.kernel}",
             field="padding",
         )
 
@@ -172,7 +171,7 @@ def read_by_rows(operation: Operation, kind: Windowed) -> tuple[bool, ...]:
 # Work
 
 
-def _passes(kind: Pooling | PoolingBack) -> int:
+def passes(kind: Pooling | PoolingBack) -> int:
     """Additions (as `elementwise` counts them) for each element that a window sees: measured 1.9,
     4 and 18 of float32."""
     if isinstance(kind, Pooling):
@@ -200,7 +199,7 @@ def work_shape(kind: Windowed, given: Sequence[MatrixType], result: MatrixType) 
             samples = min(block, max(1, given[0].rows))
             product = GemmShape(rows, samples * window.places, result.columns, dtype)
         case Pooling() | PoolingBack():
-            each = GemmShape(rows, window.area * _passes(kind), seen, dtype, Op.SUM)
+            each = GemmShape(rows, window.area * passes(kind), seen, dtype, Op.SUM)
             return GemmShape(rows, 1, result.columns, dtype, Op.SUM, parts=(each,))
         case other:
             assert_never(other)

@@ -9,6 +9,7 @@ samples are taken at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any, Final, assert_never
 
@@ -76,17 +77,17 @@ def _whole_rows(xp: ModuleType, kind: Windowed, parts: Sequence[Array], out: Arr
     match kind:
         case Convolve():
             bias = parts[2] if len(parts) == 3 else None
-            _convolve(xp, window, parts[0], parts[1], bias, out)
+            convolve(xp, window, parts[0], _matrix(window, parts[1]), bias, out)
         case ConvolveBack():
-            _convolve_back(xp, window, parts[0], parts[1], out)
+            convolve_back(xp, window, parts[0], _matrix(window, parts[1]), out)
         case ConvolveWeights(block=block):
             for row in range(out.shape[0]):
                 rows = slice(row * block, (row + 1) * block)
                 _weights(xp, window, parts[0][rows], parts[1][rows], out[row])
         case Pooling(function=function):
-            _pool(xp, window, function, parts[0], out)
+            pool(xp, window, function, parts[0], out)
         case PoolingBack(function=function):
-            _pool_back(xp, window, function, parts[0], parts[-1], out)
+            pool_back(xp, window, function, parts[0], parts[-1], out)
         case other:
             assert_never(other)
 
@@ -94,10 +95,15 @@ def _whole_rows(xp: ModuleType, kind: Windowed, parts: Sequence[Array], out: Arr
 # Convolution
 
 
-def _convolve(
-    xp: ModuleType, window: Window, x: Array, weights: Array, bias: Array | None, out: Array
+def _matrix(window: Window, weights: Array) -> Array:
+    """Weights of one row as outputs x depth."""
+    return weights.reshape(-1, window.depth)
+
+
+def convolve(
+    xp: ModuleType, window: Window, x: Array, matrix: Array, bias: Array | None, out: Array
 ) -> None:
-    matrix = weights.reshape(-1, window.depth)
+    """Samples to n x (outputs * places), by a matrix of outputs x depth."""
     made = _images(out, matrix.shape[0], window.out_height, window.out_width)
     for samples in _samples(xp, window, x.shape[0], x.dtype.itemsize):
         padded = _padded(xp, window, x[samples], 0)
@@ -113,15 +119,15 @@ def _convolve(
                 part += bias.reshape(-1, 1, 1)
 
 
-def _convolve_back(xp: ModuleType, window: Window, g: Array, weights: Array, out: Array) -> None:
-    matrix = weights.reshape(-1, window.depth).T
-    gradient = _images(g, matrix.shape[1], window.out_height, window.out_width)
+def convolve_back(xp: ModuleType, window: Window, g: Array, matrix: Array, out: Array) -> None:
+    """The gradient by samples, by a matrix of outputs x depth."""
+    gradient = _images(g, matrix.shape[0], window.out_height, window.out_width)
     for samples in _samples(xp, window, g.shape[0], g.dtype.itemsize):
         padded = _bordered(xp, window, gradient[samples].shape[0], g.dtype)
         for rows in _row_bands(xp, window, g.dtype.itemsize):
             part = gradient[samples, :, rows]
             count, _, height, width = part.shape
-            laid = xp.matmul(matrix, part.reshape(count, -1, height * width))
+            laid = xp.matmul(matrix.T, part.reshape(count, -1, height * width))
             laid = laid.reshape(count, window.channels, *window.kernel, height, width)
             for i, j, there in _places(window, rows):
                 padded[:, :, there[0], there[1]] += laid[:, :, i, j]
@@ -139,17 +145,40 @@ def _weights(xp: ModuleType, window: Window, x: Array, g: Array, out: Array) -> 
     for samples in _samples(xp, window, x.shape[0], x.dtype.itemsize):
         padded = _padded(xp, window, x[samples], 0)
         for rows in _row_bands(xp, window, x.dtype.itemsize):
-            laid = _laid_out(xp, window, padded, rows, is_joined=True)
-            part = gradient[samples, :, rows].transpose(1, 0, 2, 3)
-            total += xp.matmul(part.reshape(outputs, -1), laid.reshape(window.depth, -1).T)
+            laid = _joined(xp, window, padded, rows, 0, window.depth)
+            total += xp.matmul(_by_channel(gradient[samples, :, rows]), laid.T)
         if bias.shape[0]:
             bias += gradient[samples].sum(axis=(0, 2, 3))
+
+
+def weight_rows(
+    xp: ModuleType, window: Window, x: Array, g: Array, start: int, stop: int, out: Array
+) -> None:
+    """Of the gradient by a weight of depth x outputs the rows [start, stop), over all samples: a
+    product with these elements of all windows. Channels that have none of them are not read."""
+    first, last = start // window.area, -(-stop // window.area)
+    seen = slice(first * window.height * window.width, last * window.height * window.width)
+    window, begins = replace(window, channels=last - first), first * window.area
+    outputs = g.shape[1] // window.places
+    gradient = _images(g, outputs, window.out_height, window.out_width)
+    out[...] = 0
+    for samples in _samples(xp, window, x.shape[0], x.dtype.itemsize):
+        padded = _padded(xp, window, x[samples, seen], 0)
+        for rows in _row_bands(xp, window, x.dtype.itemsize):
+            laid = _joined(xp, window, padded, rows, start - begins, stop - begins)
+            out += xp.matmul(laid, _by_channel(gradient[samples, :, rows]).T)
+
+
+def _by_channel(gradient: Array) -> Array:
+    """n x outputs x rows x columns as one matrix: a row for each output."""
+    return gradient.transpose(1, 0, 2, 3).reshape(gradient.shape[1], -1)
 
 
 # Pooling
 
 
-def _pool(xp: ModuleType, window: Window, function: PoolFunction, x: Array, out: Array) -> None:
+def pool(xp: ModuleType, window: Window, function: PoolFunction, x: Array, out: Array) -> None:
+    """Samples to n x (channels * places)."""
     made = _images(out, window.channels, window.out_height, window.out_width)
     fill = -xp.inf if function is PoolFunction.MAX else 0
     for samples in _samples(xp, window, x.shape[0], x.dtype.itemsize, copies=3):
@@ -167,9 +196,10 @@ def _pool(xp: ModuleType, window: Window, function: PoolFunction, x: Array, out:
             part /= window.area
 
 
-def _pool_back(
+def pool_back(
     xp: ModuleType, window: Window, function: PoolFunction, x: Array, g: Array, out: Array
 ) -> None:
+    """The gradient by samples; of a mean they are not read."""
     gradient = _images(g, window.channels, window.out_height, window.out_width)
     rows = slice(0, window.out_height)
     for samples in _samples(xp, window, g.shape[0], g.dtype.itemsize, copies=5):
@@ -242,23 +272,31 @@ def _places(window: Window, rows: slice) -> Iterator[tuple[int, int, tuple[slice
             yield i, j, (slice(top, bottom, step_i), columns)
 
 
-def _laid_out(
-    xp: ModuleType, window: Window, padded: Array, rows: slice, *, is_joined: bool = False
-) -> Array:
+def _laid_out(xp: ModuleType, window: Window, padded: Array, rows: slice) -> Array:
     """The windows of bordered samples at some rows of the result: samples x channels x kernel x
-    rows x columns of the result. Joined they are one matrix, the samples beside one another:
-    channels x kernel x samples x rows x columns."""
+    rows x columns of the result."""
     count, height = padded.shape[0], rows.stop - rows.start
-    places = (height, window.out_width)
-    if is_joined:
-        made = xp.empty((window.channels, *window.kernel, count, *places), padded.dtype)
-        for i, j, there in _places(window, rows):
-            made[:, i, j] = padded[:, :, there[0], there[1]].transpose(1, 0, 2, 3)
-        return made
-    made = xp.empty((count, window.channels, *window.kernel, *places), padded.dtype)
+    shape = (count, window.channels, *window.kernel, height, window.out_width)
+    made = xp.empty(shape, padded.dtype)
     for i, j, there in _places(window, rows):
         made[:, :, i, j] = padded[:, :, there[0], there[1]]
     return made
+
+
+def _joined(
+    xp: ModuleType, window: Window, padded: Array, rows: slice, start: int, stop: int
+) -> Array:
+    """The elements [start, stop) of windows as one matrix, a row for each, the samples beside one
+    another: elements x (samples * rows * columns of the result)."""
+    count, height, area = padded.shape[0], rows.stop - rows.start, window.area
+    made = xp.empty((stop - start, count, height, window.out_width), padded.dtype)
+    for i, j, there in _places(window, rows):
+        # Of each channel one element; some of the first and the last are not asked for.
+        at = i * window.kernel[1] + j
+        first, last = (max(0, -(-(edge - at) // area)) for edge in (start, stop))
+        seen = padded[:, first:last, there[0], there[1]].transpose(1, 0, 2, 3)
+        made[first * area + at - start :: area] = seen
+    return made.reshape(stop - start, -1)
 
 
 def _padded(xp: ModuleType, window: Window, x: Array, fill: float) -> Array:

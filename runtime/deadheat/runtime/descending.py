@@ -2,9 +2,9 @@
 
 A step has two phases. First each block of the batch's rows goes forwards and backwards through the
 network, which leaves for each layer what came to it and the gradient of what it made. Then each
-block of a weight's rows gets its gradient, one dot product over all rows of the batch for each
-element, and is moved at once. Between phases everybody waits: the second reads what all rows made,
-the next step reads all weights.
+block of a weight's rows gets its gradient, one dot product over all rows of the batch (of a
+convolution, over all their windows) for each element, and is moved at once. Between phases
+everybody waits: the second reads what all rows made, the next step reads all weights.
 
 Rules of this file: pieces of one phase touch nothing of one another, and where they are cut depends
 on sizes and the number of threads alone, never on time, so that a training comes out the same to
@@ -21,11 +21,12 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Final
 
-from deadheat.runtime import descents
+from deadheat.runtime import descents, trained_layers
 from deadheat.runtime.errors import InvalidInput
-from deadheat.runtime.layers import FUNCTIONS, LOSSES
-from deadheat.runtime.operations import Dense, Descent, LayerFunction
+from deadheat.runtime.layers import LOSSES
+from deadheat.runtime.operations import Descent, LayerFunction, TrainedLayer, Weighted
 from deadheat.runtime.rounds import FIRST, in_one_round, in_rounds
+from deadheat.runtime.trained_layers import Parameters
 
 Array = Any
 
@@ -51,13 +52,17 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """One layer: what comes to it, what it makes, each with a row for each row of a batch."""
+    """One layer: what comes to it, what it makes, and the gradients of both, each with a row for
+    each row of a batch."""
 
-    layer: Dense | LayerFunction
+    layer: TrainedLayer
     before: Array
     after: Array
+    #: None where nobody asks for it. Functions make it where that of `after` was.
+    delta_before: Array | None
+    delta_after: Array | None
     #: Of one with parameters: its number among them.
-    number: int = -1
+    number: int | None = None
 
 
 @dataclass(eq=False)
@@ -66,37 +71,39 @@ class Work:
 
     inputs: Array
     stages: Sequence[_Stage]
-    #: For each layer with parameters, the gradient of what it made.
-    deltas: Sequence[Array]
     gradient: Array
 
     @property
     def size_bytes(self) -> int:
-        made = [stage.after for stage in self.stages if stage.after is not stage.before]
-        arrays = (self.inputs, self.gradient, *self.deltas, *made)
+        arrays = [self.inputs, self.gradient]
+        for stage in self.stages:
+            if stage.after is not stage.before:
+                arrays.append(stage.after)
+            if stage.delta_after is not None and stage.delta_after is not stage.delta_before:
+                arrays.append(stage.delta_after)
         return sum(int(array.nbytes) for array in arrays)
 
     @staticmethod
     def of(xp: ModuleType, kind: Descent, samples: Array, rows: int | None = None) -> Work:
         """For a batch of these samples, or for so many rows of it; raises MemoryError."""
         rows = min(kind.batch_size, len(samples)) if rows is None else rows
-        dtype = samples.dtype
-        inputs = before = xp.empty((rows, samples.shape[1]), dtype)
+        dtype, columns = samples.dtype, samples.shape[1]
+        inputs = before = xp.empty((rows, columns), dtype)
+        first, weighted = descents.first_weighted(kind), 0
         stages: list[_Stage] = []
-        deltas: list[Array] = []
-        for layer in kind.layers:
-            after = before
-            if isinstance(layer, Dense):
-                after = xp.empty((rows, layer.outputs), dtype)
-                deltas.append(xp.empty((rows, layer.outputs), dtype))
-                stages.append(_Stage(layer, before, after, len(deltas) - 1))
-            else:
-                follows = bool(stages) and isinstance(stages[-1].layer, Dense)
-                if not (follows and FUNCTIONS[layer].forgets):
-                    after = xp.empty(before.shape, dtype)
-                stages.append(_Stage(layer, before, after))
+        delta: Array | None = None
+        for at, layer in enumerate(kind.layers):
+            number, delta_before, after = None, delta, before
+            if not isinstance(layer, LayerFunction):
+                columns = layer.outputs
+                delta = xp.empty((rows, columns), dtype) if at >= first else None
+            if not trained_layers.is_in_place(kind.layers, at):
+                after = xp.empty((rows, columns), dtype)
+            if isinstance(layer, Weighted):
+                number, weighted = weighted, weighted + 1
+            stages.append(_Stage(layer, before, after, delta_before, delta, number))
             before = after
-        return Work(inputs, stages, deltas, xp.empty(descents.parameters(kind), dtype))
+        return Work(inputs, stages, xp.empty(descents.parameters(kind), dtype))
 
 
 @dataclass(eq=False)
@@ -117,10 +124,14 @@ class Pass:
     steps: int = field(init=False, default=0)
     loss: float = field(init=False, default=0.0)
     _losses: dict[int, float] = field(init=False, default_factory=dict)
-    _places: Sequence[tuple[Dense, int, int]] = field(init=False, default=())
-    _before: Sequence[Array] = field(init=False, default=())
-    #: Weight and bias of each layer with parameters, and then their gradients, likewise.
-    _weights: Sequence[tuple[Array, Array | None]] = field(init=False, default=())
+    _places: Sequence[tuple[Weighted, int, int]] = field(init=False, default=())
+    #: Those of the layers with parameters.
+    _stages: Sequence[_Stage] = field(init=False, default=())
+    _parameters: Sequence[Parameters] = field(init=False, default=())
+    _gradients: Sequence[Parameters] = field(init=False, default=())
+    #: Of one row of a batch: forwards and backwards, and for the gradient of each weight.
+    _row_flops: float = field(init=False, default=0.0)
+    _weight_flops: Sequence[float] = field(init=False, default=())
     _is_moving: bool = field(init=False, default=True)
     _is_finite: bool = field(init=False, default=True)
 
@@ -131,18 +142,27 @@ class Pass:
         count = descents.parameters(self.kind)
         self.out[:, count:] = before[:, count:]
         self._places = list(descents.places(self.kind))
-        self._before = [stage.before for stage in self.work.stages if stage.number >= 0]
+        self._stages = [stage for stage in self.work.stages if stage.number is not None]
+        self._gradients = self._views(self.work.gradient)
+        dtype = samples.dtype.name
+        self._row_flops = sum(shape.flops for shape in descents.row_shapes(self.kind, 1, dtype))
+        self._weight_flops = [
+            sum(shape.flops for shape in trained_layers.weight_shapes(layer, 1, dtype))
+            for layer in descents.weighted(self.kind)
+        ]
         self._read(before)
         self._next()
 
     def _read(self, state: Array) -> None:
         """From now on these parameters are read: what a step moves to need not be copied there."""
-        self._weights = [
-            (
-                self._view(row, weight, (layer.inputs, layer.outputs)),
-                self._view(row, bias, (layer.outputs,)) if layer.bias else None,
+        self._parameters = self._views(state[0])
+
+    def _views(self, row: Array) -> Sequence[Parameters]:
+        return [
+            Parameters(
+                self._view(row, weight, layer.weight),
+                self._view(row, bias, layer.weight[1:]) if layer.bias else None,
             )
-            for row in (state[0], self.work.gradient)
             for layer, weight, bias in self._places
         ]
 
@@ -153,8 +173,7 @@ class Pass:
     @property
     def flops(self) -> float:
         """The work of the whole epoch."""
-        per_row = _forward_flops(self.kind) + 2.0 * _sizes(self.kind)
-        return per_row * len(self.parts[0])
+        return (self._row_flops + sum(self._weight_flops)) * len(self.parts[0])
 
     @property
     def steps_in_all(self) -> int:
@@ -219,18 +238,20 @@ class Pass:
         self.pieces = self._weight_pieces() if self._is_moving else self._row_pieces()
 
     def _row_pieces(self) -> list[Piece]:
-        flops = _forward_flops(self.kind)
-        cuts = in_rounds(len(self._rows), self.threads)
+        flops = self._row_flops
+        least, grain = trained_layers.least_rows(self.kind.layers)
+        cuts = in_rounds(len(self._rows), self.threads, least=least, grain=grain)
         return [Piece(None, a, b, flops * (b - a)) for a, b in cuts]
 
     def _weight_pieces(self) -> list[Piece]:
         rows, found = len(self._rows), []
-        for number, layer in enumerate(descents.dense(self.kind)):
-            flops = 2.0 * rows * layer.outputs
+        for number, layer in enumerate(descents.weighted(self.kind)):
+            flops = rows * self._weight_flops[number] / layer.weight[0]
             # Where others are as large, there are rounds enough.
-            is_most = layer.inputs * layer.outputs > FIRST * _sizes(self.kind)
+            is_most = self._weight_flops[number] > FIRST * sum(self._weight_flops)
             cut = in_rounds if is_most else in_one_round
-            cuts = cut(layer.inputs, self.threads)
+            least = trained_layers.least_weight_rows(layer)
+            cuts = cut(layer.weight[0], self.threads, least=least)
             found += [Piece(number, a, b, flops * (b - a)) for a, b in cuts]
             if layer.bias:
                 found.append(Piece(number, 0, 0, 0.0))
@@ -270,44 +291,44 @@ class Pass:
         _gather(xp, samples, chosen, work.inputs[start:stop])
         for stage in work.stages:
             x, y = stage.before[start:stop], stage.after[start:stop]
-            if isinstance(stage.layer, Dense):
-                weight, bias = self._weights[stage.number]
-                xp.matmul(x, weight, out=y)
-                if bias is not None:
-                    y += bias
-            else:
-                FUNCTIONS[stage.layer].apply(xp, x, y)
-        output = work.stages[-1].after[start:stop]
-        g = work.deltas[-1][start:stop]
+            trained_layers.forward(xp, stage.layer, x, self._of(stage), y)
+        last = work.stages[-1]
+        assert last.delta_after is not None
+        output, g = last.after[start:stop], last.delta_after[start:stop]
         loss = LOSSES[self.kind.loss](xp, output, targets[chosen], g, len(self._batch))
         for stage in reversed(work.stages):
-            if not isinstance(stage.layer, Dense):
-                x, y = stage.before[start:stop], stage.after[start:stop]
-                FUNCTIONS[stage.layer].derive(xp, g, x, y)
-            elif stage.number:
-                before = work.deltas[stage.number - 1][start:stop]
-                xp.matmul(g, self._weights[stage.number][0].T, out=before)
-                g = before
-            else:  # Nobody asks for the gradient of the samples.
+            if stage.delta_before is None:  # Nobody asks for the gradient of the samples.
                 break
+            x, y = stage.before[start:stop], stage.after[start:stop]
+            before = stage.delta_before[start:stop]
+            trained_layers.backward(xp, stage.layer, x, y, self._of(stage), g, before)
+            g = before
         return loss
+
+    def _of(self, stage: _Stage) -> Parameters | None:
+        return None if stage.number is None else self._parameters[stage.number]
 
     def _gradient_of_rows(self, number: int, start: int, stop: int) -> tuple[int, int]:
         """Of some rows of a layer's weight."""
-        work, rows = self.work, len(self._rows)
-        gradient = self._weights[number + len(work.deltas)][0][start:stop]
-        x = self._before[number][:rows, start:stop]
-        self.xp.matmul(x.T, work.deltas[number][:rows], out=gradient)
         layer, weight, _ = self._places[number]
-        at = weight + start * layer.outputs
+        gradient = self._gradients[number].weight[start:stop]
+        x, g = self._of_all_rows(number)
+        trained_layers.by_weight(self.xp, layer, x, g, start, stop, gradient)
+        at = weight + start * layer.weight[1]
         return at, at + gradient.size
 
     def _gradient_of_bias(self, number: int) -> tuple[int, int]:
-        gradient = self._weights[number + len(self.work.deltas)][1]
+        layer, _, bias = self._places[number]
+        gradient = self._gradients[number].bias
         assert gradient is not None
-        self.work.deltas[number][: len(self._rows)].sum(axis=0, out=gradient)
-        bias = self._places[number][2]
+        trained_layers.by_bias(layer, self._of_all_rows(number)[1], gradient)
         return bias, bias + gradient.size
+
+    def _of_all_rows(self, number: int) -> tuple[Array, Array]:
+        """What came to a layer with parameters, and the gradient of what it made of that."""
+        stage, rows = self._stages[number], len(self._rows)
+        assert stage.delta_after is not None
+        return stage.before[:rows], stage.delta_after[:rows]
 
     def _move(self, start: int, stop: int, gradient: Array | None = None) -> None:
         """v = momentum * v + g and p = p - learning_rate * v, for some parameters. Without a
@@ -346,13 +367,3 @@ def _gather(xp: ModuleType, samples: Array, chosen: Array, out: Array) -> None:
         xp.take(samples, chosen, axis=0, out=out, mode="clip")
     else:
         out[...] = samples[chosen]
-
-
-def _sizes(kind: Descent) -> float:
-    return float(sum(layer.inputs * layer.outputs for layer in descents.dense(kind)))
-
-
-def _forward_flops(kind: Descent) -> float:
-    """Of one row, forwards and backwards, without the gradients of weights."""
-    layers = descents.dense(kind)
-    return 4.0 * _sizes(kind) - 2.0 * layers[0].inputs * layers[0].outputs

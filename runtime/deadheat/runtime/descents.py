@@ -1,9 +1,10 @@
 """The rules of a descent: what its operands are, what a state is, and the work of an epoch.
 
-A state is one matrix. Its first row has all parameters, layer by layer, each weight row-major and
-then its bias; behind them a record of MEASURES for each epoch of the training, as the bytes of
-float64. With momentum a second row has the velocities of the parameters. So a state is all that a
-training needs to go on, and all that a report of it says.
+A state is one matrix. Its first row has all parameters, layer by layer, each weight (also that of
+a convolution) row-major as its layer says, and then its bias; behind them a record of MEASURES for
+each epoch of the training, as the bytes of float64. With momentum a second row has the velocities
+of the parameters. So a state is all that a training needs to go on, and all that a report of it
+says.
 """
 
 from __future__ import annotations
@@ -12,8 +13,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from deadheat.runtime import trained_layers
 from deadheat.runtime.errors import InvalidInput
-from deadheat.runtime.operations import Dense, Descent, GemmShape, Loss, Operation
+from deadheat.runtime.operations import (
+    Descent,
+    GemmShape,
+    LayerFunction,
+    Loss,
+    Operation,
+    Weighted,
+)
 from deadheat.runtime.rectangles import MatrixType, Rectangle
 
 #: What is measured of each epoch, in this order: the mean loss over its samples, each as it was
@@ -35,18 +44,24 @@ MAX_EPOCHS: Final = 10_000
 Types = Mapping[str, MatrixType]
 
 
-def dense(kind: Descent) -> list[Dense]:
-    return [layer for layer in kind.layers if isinstance(layer, Dense)]
+def weighted(kind: Descent) -> list[Weighted]:
+    """The layers that have parameters."""
+    return [layer for layer in kind.layers if isinstance(layer, Weighted)]
 
 
-def size_of(layer: Dense) -> int:
+def size_of(layer: Weighted) -> int:
     """Parameters of a layer."""
-    return layer.inputs * layer.outputs + (layer.outputs if layer.bias else 0)
+    return math.prod(layer.weight) + (layer.weight[1] if layer.bias else 0)
+
+
+def outputs(kind: Descent) -> int:
+    """Columns of what the network makes."""
+    return next(one.outputs for one in reversed(kind.layers) if not isinstance(one, LayerFunction))
 
 
 def parameters(kind: Descent) -> int:
     """Parameters of the network."""
-    return sum(size_of(layer) for layer in dense(kind))
+    return sum(size_of(layer) for layer in weighted(kind))
 
 
 def state_type(kind: Descent, dtype: str) -> MatrixType:
@@ -63,11 +78,11 @@ def records(parameters: int, state: Any) -> list[tuple[float, ...]]:
     return [tuple(flat[at : at + width]) for at in range(0, len(flat), width)]
 
 
-def places(kind: Descent) -> Iterator[tuple[Dense, int, int]]:
+def places(kind: Descent) -> Iterator[tuple[Weighted, int, int]]:
     """Each layer with parameters, where its weight begins in a state's row, and where its bias."""
     at = 0
-    for layer in dense(kind):
-        yield layer, at, at + layer.inputs * layer.outputs
+    for layer in weighted(kind):
+        yield layer, at, at + math.prod(layer.weight)
         at += size_of(layer)
 
 
@@ -82,10 +97,9 @@ def result_type(operation: Operation, kind: Descent, given: Sequence[MatrixType]
     samples, targets, order, before = given
     _check_numbers(name, kind)
     _check_layers(name, kind, samples)
-    outputs = dense(kind)[-1].outputs
     wanted = MatrixType(samples.rows, 1, LABEL_DTYPE)
     if kind.loss is Loss.MEAN_SQUARES:
-        wanted = MatrixType(samples.rows, outputs, samples.dtype)
+        wanted = MatrixType(samples.rows, outputs(kind), samples.dtype)
     if (size_bytes := work_bytes(kind, samples)) > MAX_WORK_BYTES:
         raise InvalidInput(
             f"{name!r}: a step on {min(kind.batch_size, samples.rows)} rows makes {size_bytes} "
@@ -120,7 +134,7 @@ def _check_layers(name: str, kind: Descent, samples: MatrixType) -> None:
         raise InvalidInput(f"{name!r}: samples are {samples.dtype}; {' and '.join(DTYPES)} train")
     if not samples.rows:
         raise InvalidInput(f"{name!r}: there are no samples")
-    if not dense(kind) or len(kind.layers) > MAX_LAYERS:
+    if not weighted(kind) or len(kind.layers) > MAX_LAYERS:
         raise InvalidInput(
             f"{name!r}: there are {len(kind.layers)} layers; a network has 1 to {MAX_LAYERS}, one "
             "with parameters at least",
@@ -128,15 +142,7 @@ def _check_layers(name: str, kind: Descent, samples: MatrixType) -> None:
         )
     columns = samples.columns
     for number, layer in enumerate(kind.layers):
-        if not isinstance(layer, Dense):
-            continue
-        if layer.inputs != columns or min(layer.inputs, layer.outputs) < 1:
-            raise InvalidInput(
-                f"{name!r}: layer {number} is {layer.inputs} x {layer.outputs}, but what comes to "
-                f"it has {columns} columns",
-                field="layers",
-            )
-        columns = layer.outputs
+        columns = trained_layers.check(f"{name!r}: layer {number}", layer, columns)
 
 
 # Blocks
@@ -156,30 +162,42 @@ def needed_blocks(
 # Work
 
 
+def first_weighted(kind: Descent) -> int:
+    """The number of the first layer that has parameters: nobody asks for the gradient of what
+    comes to it, nor of anything before."""
+    return next(n for n, one in enumerate(kind.layers) if isinstance(one, Weighted))
+
+
+def row_shapes(kind: Descent, batch: int, dtype: str) -> Iterator[GemmShape]:
+    """The work on rows of a batch: all but the gradients of weights."""
+    first = first_weighted(kind)
+    for number, layer in enumerate(kind.layers):
+        yield from trained_layers.row_shapes(layer, batch, dtype, goes_back=number > first)
+
+
 def work_shape(kind: Descent, samples: MatrixType, result: MatrixType) -> GemmShape:
-    """The products of a step, forward and backward, as often as there are steps."""
-    batch = min(kind.batch_size, samples.rows)
-    parts = []
-    for number, layer in enumerate(dense(kind)):
-        ways = [(batch, layer.inputs, layer.outputs), (layer.inputs, batch, layer.outputs)]
-        if number:  # Nobody asks for the gradient of the samples.
-            ways.append((batch, layer.outputs, layer.inputs))
-        parts += [GemmShape(*sizes, samples.dtype) for sizes in ways]
+    """The work of a step, forward and backward, as often as there are steps."""
+    batch, dtype = min(kind.batch_size, samples.rows), samples.dtype
+    parts = [*row_shapes(kind, batch, dtype)]
+    for layer in weighted(kind):
+        parts += trained_layers.weight_shapes(layer, batch, dtype)
     steps = -(-samples.rows // batch)
     return GemmShape(result.rows, 1, result.columns, result.dtype, parts=tuple(parts), times=steps)
 
 
 def work_bytes(kind: Descent, samples: MatrixType) -> int:
     """Memory for what a step makes, besides operands and result: samples of the batch, for each
-    layer what comes out and its gradient, and the gradients of the parameters."""
-    rows = min(kind.batch_size, samples.rows)
-    widths = samples.columns + sum(
-        2 * layer.outputs if isinstance(layer, Dense) else 0 for layer in kind.layers
-    )
-    widest = max(layer.outputs for layer in dense(kind))
-    functions = sum(not isinstance(layer, Dense) for layer in kind.layers)
-    elements = rows * (widths + functions * widest) + parameters(kind)
-    return elements * samples.element.itemsize
+    layer what comes out and its gradient, the gradients of the parameters, and windows."""
+    rows, itemsize = min(kind.batch_size, samples.rows), samples.element.itemsize
+    columns = widths = samples.columns
+    for number, layer in enumerate(kind.layers):
+        if isinstance(layer, LayerFunction):
+            widths += 0 if trained_layers.is_in_place(kind.layers, number) else columns
+        else:
+            columns = layer.outputs
+            widths += 2 * columns
+    windows = max(trained_layers.window_bytes(layer, itemsize) for layer in kind.layers)
+    return (rows * widths + parameters(kind)) * itemsize + windows
 
 
 def shared_bytes(kind: Descent, state: MatrixType) -> int:
@@ -191,13 +209,12 @@ def shared_bytes(kind: Descent, state: MatrixType) -> int:
 def check_values(kind: Descent, targets: Any, order: Any, samples: int) -> None:
     """Raises InvalidInput for labels and sample numbers that are none: what reads them would read
     something else. Both are arrays."""
-    outputs = dense(kind)[-1].outputs
     if kind.loss is Loss.CROSS_ENTROPY:
-        least, most = int(targets.min()), int(targets.max())
-        if least < 0 or most >= outputs:
+        least, most, last = int(targets.min()), int(targets.max()), outputs(kind) - 1
+        if least < 0 or most > last:
             wrong = least if least < 0 else most
             raise InvalidInput(
-                f"label {wrong} is out of range; labels go from 0 to {outputs - 1}", field="y"
+                f"label {wrong} is out of range; labels go from 0 to {last}", field="y"
             )
     last = int(order.max())
     if last >= samples:

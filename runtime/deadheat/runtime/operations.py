@@ -8,7 +8,7 @@ from enum import Enum, StrEnum
 
 from deadheat.runtime.dtypes import element_type
 from deadheat.runtime.rectangles import Rectangle
-from deadheat.runtime.windows import Windowed
+from deadheat.runtime.windows import Pooling, Window, Windowed
 
 
 class Activation(Enum):
@@ -204,6 +204,47 @@ class Dense:
     outputs: int
     bias: bool = True
 
+    @property
+    def weight(self) -> tuple[int, int]:
+        """Rows and columns of the weight; a bias has as many elements as it has columns."""
+        return self.inputs, self.outputs
+
+    @property
+    def places(self) -> int:
+        """How often a sample meets the weight."""
+        return 1
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """A convolution that makes so many `channels`: a dense layer of all windows of a sample. The
+    weight is depth x channels, a row for each element of a window."""
+
+    window: Window
+    channels: int
+    bias: bool = True
+
+    @property
+    def inputs(self) -> int:
+        return self.window.inputs
+
+    @property
+    def outputs(self) -> int:
+        return self.channels * self.window.places
+
+    @property
+    def weight(self) -> tuple[int, int]:
+        """As that of `Dense`."""
+        return self.window.depth, self.channels
+
+    @property
+    def places(self) -> int:
+        return self.window.places
+
+
+Weighted = Dense | Convolution
+TrainedLayer = Weighted | Pooling | LayerFunction
+
 
 @dataclass(frozen=True, slots=True)
 class Descent:
@@ -214,7 +255,7 @@ class Descent:
     each batch, v = momentum * v + gradient and p = p - learning_rate * v for each parameter p.
     """
 
-    layers: tuple[Dense | LayerFunction, ...]
+    layers: tuple[TrainedLayer, ...]
     loss: Loss
     batch_size: int
     learning_rate: float

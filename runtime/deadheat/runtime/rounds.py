@@ -24,8 +24,8 @@ GRAIN: Final = 16
 FIRST: Final = 0.625
 
 
-def in_rounds(length: int, threads: int) -> Cuts:
-    """All of a length.
+def in_rounds(length: int, threads: int, *, least: int = LEAST_ROWS, grain: int = GRAIN) -> Cuts:
+    """All of a length, in blocks of `least` and more, whose borders are multiples of `grain`.
 
     >>> [stop - start for start, stop in in_rounds(2048, 2)]
     [640, 640, 384, 384]
@@ -33,25 +33,27 @@ def in_rounds(length: int, threads: int) -> Cuts:
     whole = int(MOST_ROWS / FIRST) * threads
     start, found = 0, Cuts()
     while threads > 1 and length - start > whole:
-        found += _even(start, start + MOST_ROWS * threads, threads)
+        found += _even(start, start + MOST_ROWS * threads, threads, grain)
         start = found[-1][1]
     left = length - start
-    first = int(left * FIRST / threads) // GRAIN * GRAIN
-    if threads > 1 and left - first * threads >= LEAST_ROWS * threads:
-        found += _even(start, start + first * threads, threads)
+    first = int(left * FIRST / threads) // grain * grain
+    if threads > 1 and first and left - first * threads >= least * threads:
+        found += _even(start, start + first * threads, threads, grain)
         start = found[-1][1]
-    return found + in_one_round(length - start, threads, start)
+    return found + in_one_round(length - start, threads, start, least=least, grain=grain)
 
 
-def in_one_round(length: int, threads: int, start: int = 0) -> Cuts:
+def in_one_round(
+    length: int, threads: int, start: int = 0, *, least: int = LEAST_ROWS, grain: int = GRAIN
+) -> Cuts:
     """From `start` on, as few blocks for each thread as may be, all equal."""
     each = -(-length // (threads * MOST_ROWS))
-    count = max(1, min(threads * each, length // LEAST_ROWS))
-    return _even(start, start + length, count)
+    count = max(1, min(threads * each, length // least))
+    return _even(start, start + length, count, grain)
 
 
-def _even(start: int, stop: int, count: int) -> Cuts:
+def _even(start: int, stop: int, count: int, grain: int) -> Cuts:
     if start == stop:
         return []
-    size = -(-(stop - start) // (count * GRAIN)) * GRAIN
+    size = -(-(stop - start) // (count * grain)) * grain
     return [(at, min(stop, at + size)) for at in range(start, stop, size)]

@@ -131,10 +131,18 @@ class ConvolveWeights:
 @dataclass(frozen=True, slots=True)
 class Pooling:
     """The largest element, or the mean, of each window, channel by channel: from n x inputs
-    n x (channels * places)."""
+    n x outputs."""
 
     window: Window
     function: PoolFunction
+
+    @property
+    def inputs(self) -> int:
+        return self.window.inputs
+
+    @property
+    def outputs(self) -> int:
+        return self.window.channels * self.window.places
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from deadheat.runtime import dtypes, wire_windows
 from deadheat.runtime.errors import InvalidInput
+from deadheat.runtime.operations import Convolution, TrainedLayer
 from deadheat.runtime.programs import (
     Activation,
     Batched,
@@ -259,11 +260,16 @@ def _descent_to_wire(kind: Descent) -> pb.Descent:
     )
 
 
-def _layer_to_wire(layer: Dense | LayerFunction) -> pb.TrainedLayer:
-    if isinstance(layer, LayerFunction):
-        return pb.TrainedLayer(function=_FUNCTIONS[layer])
-    found = pb.DenseLayer(inputs=layer.inputs, outputs=layer.outputs, bias=layer.bias)
-    return pb.TrainedLayer(dense=found)
+def _layer_to_wire(layer: TrainedLayer) -> pb.TrainedLayer:
+    match layer:
+        case LayerFunction():
+            return pb.TrainedLayer(function=_FUNCTIONS[layer])
+        case Dense(inputs, outputs, bias):
+            return pb.TrainedLayer(dense=pb.DenseLayer(inputs=inputs, outputs=outputs, bias=bias))
+        case Convolution() | Pooling():
+            return wire_windows.layer_to_wire(layer)
+        case _:
+            assert_never(layer)
 
 
 def _descent_from_wire(message: pb.Descent) -> Descent:
@@ -278,12 +284,16 @@ def _descent_from_wire(message: pb.Descent) -> Descent:
     )
 
 
-def _layer_from_wire(message: pb.TrainedLayer) -> Dense | LayerFunction:
+def _layer_from_wire(message: pb.TrainedLayer) -> TrainedLayer:
     match message.WhichOneof("kind"):
         case "dense":
             return Dense(message.dense.inputs, message.dense.outputs, message.dense.bias)
         case "function":
             return _known(_FUNCTIONS_BACK, message.function, "layer function")
+        case "convolution":
+            return wire_windows.convolution_from_wire(message.convolution)
+        case "pooling":
+            return wire_windows.pooling_from_wire(message.pooling)
         case _:
             raise InvalidInput("a layer is of a kind this version does not know", field="layers")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, assert_never
 
 from deadheat.runtime.errors import InvalidInput
+from deadheat.runtime.operations import Convolution
 from deadheat.runtime.windows import (
     Convolve,
     ConvolveBack,
@@ -24,6 +25,24 @@ _FUNCTIONS: Final = {
 _FUNCTIONS_BACK: Final[dict[int, PoolFunction]] = {
     wire: function for function, wire in _FUNCTIONS.items()
 }
+
+
+def layer_to_wire(layer: Convolution | Pooling) -> pb.TrainedLayer:
+    window = _to_wire(layer.window)
+    if isinstance(layer, Pooling):
+        pooling = pb.Pooling(window=window, function=_FUNCTIONS[layer.function])
+        return pb.TrainedLayer(pooling=pooling)
+    made = pb.ConvolutionLayer(window=window, channels=layer.channels, bias=layer.bias)
+    return pb.TrainedLayer(convolution=made)
+
+
+def convolution_from_wire(message: pb.ConvolutionLayer) -> Convolution:
+    return Convolution(_from_wire(message.window), message.channels, message.bias)
+
+
+def pooling_from_wire(message: pb.Pooling) -> Pooling:
+    """Raises InvalidInput for a function that only a newer version knows."""
+    return Pooling(_from_wire(message.window), _function(message.function))
 
 
 def windowed_to_wire(kind: Windowed, message: pb.Operation) -> None:
@@ -86,9 +105,7 @@ READERS: Final[Mapping[str, Callable[[pb.Operation], Windowed]]] = {
     "convolve": lambda message: Convolve(_from_wire(message.convolve.window)),
     "convolve_back": lambda message: ConvolveBack(_from_wire(message.convolve_back.window)),
     "convolve_weights": lambda message: _weights(message.convolve_weights),
-    "pooling": lambda message: Pooling(
-        _from_wire(message.pooling.window), _function(message.pooling.function)
-    ),
+    "pooling": lambda message: pooling_from_wire(message.pooling),
     "pooling_back": lambda message: PoolingBack(
         _from_wire(message.pooling_back.window), _function(message.pooling_back.function)
     ),

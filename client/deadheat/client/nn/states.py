@@ -1,25 +1,35 @@
 """A network under training as one matrix, and as what an epoch of it is to the devices.
 
-Rules of this file: what a state is says `runtime.descents`; a network with a layer that epochs do
-not know has none, and is trained step by step.
+Rules of this file: what a state is says `runtime.descents`; there a convolution's weight lies as a
+dense layer's does, transposed. Networks of images begin with Unflatten (`Sequential.for_images`)
+where sizes are asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Final
 
 import numpy as np
 
 from deadheat.client.arrays import Array
 from deadheat.client.nn.descent import Rule
-from deadheat.client.nn.layers import Activation, Flatten, Linear
+from deadheat.client.nn.images import Conv2d, Image, Layer, Pooling, Unflatten
+from deadheat.client.nn.layers import Activation, Flatten, Linear, Weighted
 from deadheat.client.nn.losses import Epoch, LossName
 from deadheat.client.nn.sequential import Sequential
-from deadheat.runtime import descents
+from deadheat.client.nn.shapes import Shape, after
+from deadheat.runtime import descents, windows
 from deadheat.runtime.errors import InvalidInput, LimitReached
-from deadheat.runtime.programs import Dense, Descent, LayerFunction, Loss
+from deadheat.runtime.operations import (
+    Convolution,
+    Dense,
+    Descent,
+    LayerFunction,
+    Loss,
+    TrainedLayer,
+)
 from deadheat.runtime.units import format_bytes
 
 #: Orders of all epochs are drawn before the first, so that they are the same after any restart.
@@ -28,22 +38,38 @@ MAX_ORDER_BYTES: Final = 1 << 30
 
 def descent_of(
     network: Sequential, loss: LossName, rule: Rule, *, epochs: int, batch_size: int
-) -> Descent | None:
-    """The first epoch of a training; None for a network with layers that devices cannot train."""
-    layers: list[Dense | LayerFunction] = []
-    for layer in network:
-        match layer:
-            case Linear():
-                layers.append(Dense(layer.inputs, layer.outputs, layer.bias is not None))
-            case Activation(name="none") | Flatten():
-                pass  # Samples come as rows.
-            case Activation(name=name):
-                layers.append(LayerFunction(name))
-            case _:
-                return None
+) -> Descent:
+    """The first epoch of a training."""
+    layers: list[TrainedLayer] = []
+    shape: Shape = (network.inputs,)
+    for number, layer in enumerate(network):
+        layers += _trained(layer, shape)
+        shape = after(layer, shape, network.name(number))
     return Descent(
         tuple(layers), Loss(loss), batch_size, rule.rate, rule.momentum, epoch=0, epochs=epochs
     )
+
+
+def _trained(layer: Layer, shape: Shape) -> Sequence[TrainedLayer]:
+    """What a layer is to the devices, for samples of this shape: none where rows stay as they
+    are."""
+    match layer:
+        case Linear():
+            return [Dense(layer.inputs, layer.outputs, layer.bias is not None)]
+        case Conv2d():
+            window = layer.window(_image(shape))
+            return [Convolution(window, layer.out_channels, layer.bias is not None)]
+        case Pooling():
+            return [windows.Pooling(layer.window(_image(shape)), layer.function)]
+        case Activation(name="none") | Flatten() | Unflatten():
+            return []
+        case Activation(name=name):
+            return [LayerFunction(name)]
+
+
+def _image(shape: Shape) -> Image:
+    channels, height, width = shape
+    return channels, height, width
 
 
 def orders(source: np.random.Generator, epochs: int, rows: int) -> Array:
@@ -69,9 +95,13 @@ def packed(network: Sequential, kind: Descent) -> Array:
     """The state before the first epoch."""
     matrix = descents.state_type(kind, network.dtype.name)
     state = np.zeros((matrix.rows, matrix.columns), network.dtype)
-    np.concatenate(
-        [array.ravel() for array in network.parameters], out=state[0, : descents.parameters(kind)]
-    )
+    found: list[Array] = []
+    for layer in network.weighted:
+        weight = layer.weight
+        if isinstance(layer, Conv2d):
+            weight = weight.reshape(layer.out_channels, -1).T
+        found += [weight.ravel()] if layer.bias is None else [weight.ravel(), layer.bias]
+    np.concatenate(found, out=state[0, : descents.parameters(kind)])
     return state
 
 
@@ -82,19 +112,27 @@ def size_of(network: Sequential) -> int:
 def unpacked(network: Sequential, state: Array) -> Sequence[Array]:
     """A state's parameters, as arrays of their own, in the order of `network.parameters`. Raises
     InvalidInput for a state of another network."""
-    shapes = [array.shape for array in network.parameters]
-    stops = [0, *accumulate(array.size for array in network.parameters)]
+    stops = list(accumulate(array.size for array in network.parameters))
     if state.dtype != network.dtype or state.shape[1] < stops[-1]:
         raise InvalidInput(
             f"the state is {state.shape[1]} columns of {state.dtype}; the network has {stops[-1]} "
             f"parameters of {network.dtype}",
             field="network",
         )
-    row = state[0]
-    return [
-        np.array(row[start:stop]).reshape(shape)
-        for shape, (start, stop) in zip(shapes, pairwise(stops), strict=True)
-    ]
+    left = iter(np.split(state[0, : stops[-1]], stops[:-1]))
+    found: list[Array] = []
+    for layer in network.weighted:
+        found.append(_weight(layer, next(left)))
+        if layer.bias is not None:
+            found.append(np.array(next(left)))
+    return found
+
+
+def _weight(layer: Weighted, flat: Array) -> Array:
+    """A layer's weight as a state has it, in the layer's own shape."""
+    if isinstance(layer, Conv2d):
+        flat = flat.reshape(-1, layer.out_channels).T
+    return np.array(flat, order="C").reshape(layer.weight.shape)
 
 
 def epochs_of(network: Sequential, state: Array) -> Sequence[Epoch]:
