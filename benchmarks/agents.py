@@ -19,6 +19,7 @@ from typing import Any, Final
 from benchmarks.checking import operands
 from benchmarks.limits import held
 from benchmarks.measuring import Figure, LeftOut, hog, summary, two_cores
+from benchmarks.memory import anonymous_bytes
 from deadheat.agent.probes import procfs
 from deadheat.client import Client, LocalCluster
 
@@ -102,14 +103,8 @@ def _own_cost(pid: int) -> Iterator[Figure]:
         assert new
         share = (new.cpu_s - old.cpu_s) / elapsed_s
         yield Figure("idle agent", f"{name}, of a core", share, target=0.01)
-        yield Figure("idle agent", f"{name}, RssAnon", _anonymous_mb(one), "MB", target=80.0)
-
-
-def _anonymous_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise LeftOut("this kernel does not tell anonymous memory apart")
+        anonymous_mb = anonymous_bytes(one) / 1e6
+        yield Figure("idle agent", f"{name}, RssAnon", anonymous_mb, "MB", target=80.0)
 
 
 # How soon it is seen

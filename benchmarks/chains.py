@@ -88,19 +88,19 @@ def _matrices(rng: np.random.Generator, sizes: Sequence[int]) -> Chain:
     return [rng.standard_normal((rows, columns)) for rows, columns in pairwise(sizes)]
 
 
-def _long_ones(seed: int) -> Iterator[tuple[Chain, Array, float]]:
-    """Chains that take NumPy LONG_S or more, now; their products, and its seconds for those."""
+def _long_ones(seed: int) -> Iterator[tuple[Chain, float]]:
+    """Chains that take NumPy LONG_S or more, now, and its seconds for them."""
     rng = np.random.default_rng(seed)
     for number in count():
         chain = _matrices(rng, drawn(rng, is_even=number % 2 == 0))
         once_s = _seconds(chain)
         if once_s >= LONG_S:
-            yield chain, np.linalg.multi_dot(chain), once_s
+            yield chain, once_s
 
 
 def _seconds(chain: Chain) -> float:
     """NumPy's; one call tells where it takes far longer, or less, than is looked for."""
-    first_s, *_ = alternate(lambda: np.linalg.multi_dot(chain), repeats=1)[0]
+    ((first_s,),) = alternate(lambda: np.linalg.multi_dot(chain), repeats=1)
     if not LONG_S / 3 < first_s < LONG_S * 3:
         return first_s
     more_s = alternate(lambda: np.linalg.multi_dot(chain), repeats=LOOKS - 1)[0]
@@ -137,15 +137,15 @@ def _short(client: Client, seed: int) -> Iterator[Figure]:
 
 
 def _against_numpy(
-    client: Client, chains: Iterable[tuple[Chain, Array, float]], repeats: int
+    client: Client, chains: Iterable[tuple[Chain, float]], repeats: int
 ) -> Iterator[Figure]:
     ratios: list[float] = []
     floor: list[float] = []
     jobs = _jobs(client)
-    for number, (chain, expected, once_s) in enumerate(chains):
-        found = client.multi_dot(chain)
+    for number, (chain, once_s) in enumerate(chains):
+        found, expected = client.multi_dot(chain), np.linalg.multi_dot(chain)
         assert np.allclose(found, expected, rtol=1e-6, atol=1e-9 * float(np.abs(expected).max()))
-        del found
+        del found, expected
         times = max(repeats, round(ENOUGH_S / once_s))
         # Of a third of the chains also what NumPy differs from itself, which is not our doing.
         sides = _sides(client, chain)[: 2 if number % 3 else 3]
@@ -163,11 +163,11 @@ def _against_numpy(
 
 
 def _against_one_by_one(
-    client: Client, chains: Iterable[tuple[Chain, Array, float]], repeats: int
+    client: Client, chains: Iterable[tuple[Chain, float]], repeats: int
 ) -> Iterator[Figure]:
     """Both sides on the cluster, with operands that are there."""
     ratios = []
-    for chain, _, _ in chains:
+    for chain, _ in chains:
         put = [client.put(matrix) for matrix in chain]
         ratios.append(_ratio(client, put, repeats, "balanced"))
     name = "our order / fewest operations, one by one"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
 
 from benchmarks.checking import Checker, operands
 from benchmarks.measuring import Figure, LeftOut
+from deadheat.agent.probes import procfs
 from deadheat.client import Client, LocalCluster
+from deadheat.runtime.units import MIB
 
 INNER, COLUMNS = 8192, 256
 EVERY_S = 0.02
@@ -38,23 +39,22 @@ def run(*, gib: float, target_mib: float | None = None) -> Iterator[Figure]:
     yield Figure(case, "samples", float(len(seen)))
 
 
-def anonymous_mib(pid: int) -> float:
+def anonymous_bytes(pid: int) -> int:
     """Resident memory that is no file's: what is mapped from shared memory does not count."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) / 1024
+    if found := procfs.anonymous_bytes(pid):
+        return found
     raise LeftOut("this kernel does not say RssAnon")
 
 
 @contextmanager
 def watched(pid: int) -> Iterator[list[float]]:
     """Samples of a process's memory, the first from before the block."""
-    seen = [anonymous_mib(pid)]
+    seen = [anonymous_bytes(pid) / MIB]
     is_over = threading.Event()
 
     def watch() -> None:
         while not is_over.wait(EVERY_S):
-            seen.append(anonymous_mib(pid))
+            seen.append(anonymous_bytes(pid) / MIB)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -236,14 +236,14 @@ def test_a_training_whose_agent_is_killed_in_mid_epoch_goes_on_from_the_last_sta
         assert {p["node"] for p in placements if p["state"] == "done"} == {"one", "two"}
 
 
-def test_a_scheduler_that_is_killed_and_started_again_goes_on_with_the_training(
-    tmp_path: Path,
+def check_restart(
+    folder: Path, network: nn.Sequential, x: Array, y: Array, *, epochs: int, **options: Any
 ) -> None:
-    with daemons(tmp_path) as found:
+    """Trains on one agent, whose scheduler is killed and started again after the second epoch."""
+    with daemons(folder) as found:
         scheduler = found.scheduler()
         address = str(scheduler.ready["address"])
         found.agent(address, "one", 0)
-        network = mlp()
         with Client(address) as client:
 
             def kill(epoch: Epoch) -> None:
@@ -252,12 +252,19 @@ def test_a_scheduler_that_is_killed_and_started_again_goes_on_with_the_training(
                     scheduler.process.wait()
                     found.scheduler(address)
 
-            made = client.train(network, X, Y, epochs=6, on_epoch=kill, **OPTIONS)
+            made = client.train(network, x, y, epochs=epochs, on_epoch=kill, **options)
             placements = client.report(made.job).placements
-        assert len(made.epochs) == 6
-        check_same(network, expected(6), 1e-8)
+        assert len(made.epochs) == epochs
         # Epochs that were over are not worked again.
-        assert sum(p["operation"] in ("epoch1", "epoch2") for p in placements) == 2  # One agent.
+        assert sum(p["operation"] in ("epoch1", "epoch2") for p in placements) == 2
+
+
+def test_a_scheduler_that_is_killed_and_started_again_goes_on_with_the_training(
+    tmp_path: Path,
+) -> None:
+    network = mlp()
+    check_restart(tmp_path, network, X, Y, epochs=6, **OPTIONS)
+    check_same(network, expected(6), 1e-8)
 
 
 def test_orders_have_a_limit() -> None:

@@ -4,7 +4,6 @@ whom."""
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.client.test_epochs import check_same
+from tests.client.test_epochs import check_restart, check_same
 from tests.client.test_gradients import IMAGES, randomly_biased
-from tests.e2e.processes import daemons
 
 from deadheat.client import Client, InvalidInput, LocalCluster, Offline, nn
 from deadheat.client.nn.descent import Rule
@@ -151,22 +149,6 @@ def test_a_batch_whose_steps_are_too_large_is_refused_before_anything_is_sent(
 def test_a_scheduler_that_is_killed_and_started_again_goes_on_with_the_training(
     tmp_path: Path,
 ) -> None:
-    with daemons(tmp_path) as found:
-        scheduler = found.scheduler()
-        address = str(scheduler.ready["address"])
-        found.agent(address, "one", 0)
-        made = network()
-        with Client(address) as client:
-
-            def kill(epoch: Epoch) -> None:
-                if epoch.number == 2:
-                    os.kill(scheduler.pid, signal.SIGKILL)
-                    scheduler.process.wait()
-                    found.scheduler(address)
-
-            report = client.train(made, X, Y, epochs=5, on_epoch=kill, **OPTIONS)
-            placements = client.report(report.job).placements
-        assert len(report.epochs) == 5
-        check_same(made, expected(5), 1e-8)
-        # Epochs that were over are not worked again.
-        assert sum(p["operation"] in ("epoch1", "epoch2") for p in placements) == 2
+    made = network()
+    check_restart(tmp_path, made, X, Y, epochs=5, **OPTIONS)
+    check_same(made, expected(5), 1e-8)

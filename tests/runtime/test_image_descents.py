@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.runtime.test_convolving import windows
 from tests.runtime.test_descents import epoch, operands
-from tests.runtime.test_shared_descents import cuts, shared_epoch
+from tests.runtime.test_shared_descents import check_state, cuts, shared_epoch
 
 from deadheat.runtime import convolving_kernels, descending, descents
 from deadheat.runtime.errors import InvalidInput
@@ -124,12 +124,8 @@ def test_it_comes_to_what_one_thread_makes_whatever_the_cuts_and_the_parts(
         convolving_kernels.LAID_OUT_BYTES = laid_out  # type: ignore[misc]
     assert np.array_equal(parts[3], before)
     assert np.array_equal(found, again, equal_nan=True)
-    limit = 1e-11 * max(1.0, np.abs(expected[:, :count]).max())
     for made in (found, shared):
-        assert np.abs(made[:, :count] - expected[:, :count]).max() <= limit
-        (ours,), (right,) = (descents.records(count, state) for state in (made, expected))
-        assert np.isclose(ours[0], right[0], rtol=1e-11)
-        assert ours[1:] == right[1:]
+        check_state(made, expected, count, 1e-11)
 
 
 def types(kind: Descent = IMAGES, rows: int = 12) -> dict[str, MatrixType]:

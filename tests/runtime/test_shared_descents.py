@@ -83,6 +83,15 @@ def shared_epoch(
     return out, members
 
 
+def check_state(made: Array, expected: Array, count: int, tolerance: float) -> None:
+    """States after one epoch: parameters and loss up to rounding, and what else is recorded."""
+    difference = np.abs(made[:, :count] - expected[:, :count]).max()
+    assert difference <= tolerance * max(1.0, np.abs(expected[:, :count]).max())
+    (ours,), (theirs,) = (descents.records(count, state) for state in (made, expected))
+    assert np.isclose(ours[0], theirs[0], rtol=tolerance)
+    assert ours[1:] == theirs[1:]
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     sizes=st.lists(st.integers(1, 90), min_size=2, max_size=4),
@@ -116,11 +125,7 @@ def test_it_comes_to_what_one_device_makes_whatever_the_parts(
     made, members = shared_epoch(kind, parts, cuts(columns, count, weights), threads)
     assert np.array_equal(parts[3], before)
     expected = epoch(kind, parts, threads)
-    difference = np.abs(made[:, :count] - expected[:, :count]).max()
-    assert difference <= 1e-12 * max(1.0, np.abs(expected[:, :count]).max())
-    (ours,), (theirs,) = (descents.records(count, state) for state in (made, expected))
-    assert np.isclose(ours[0], theirs[0], rtol=1e-12)
-    assert ours[1:] == theirs[1:]
+    check_state(made, expected, count, 1e-12)
     for one in members:  # All have the same weights, to the last bit.
         assert np.array_equal(one.out[:, :count], made[:, :count])
 

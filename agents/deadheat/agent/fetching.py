@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay
-from tenacity.wait import wait_random_exponential
-
 from deadheat.agent.peers import Peer
 from deadheat.runtime import logs
-from deadheat.runtime.errors import Unavailable
+from deadheat.runtime.patience import patiently
 from deadheat.runtime.programs import Rectangle
 from deadheat.store import transfer
 
@@ -25,20 +22,8 @@ log = logs.get("fetching")
 
 GetStub = Callable[[], "MatrixServiceAsyncStub"]
 
-#: How long a sub-task waits for a store that does not answer before it is given back.
-STORE_PATIENCE_S: Final = 60.0
-#: How long it waits for the next chunk from a peer, of which the store has a copy.
+#: How long a sub-task waits for the next chunk from a peer, of which the store has a copy.
 PEER_PATIENCE_S: Final = 3.0
-
-
-def patiently() -> AsyncRetrying:
-    """Tries for as long as a sub-task waits for a store that is away."""
-    return AsyncRetrying(
-        stop=stop_after_delay(STORE_PATIENCE_S),
-        wait=wait_random_exponential(multiplier=0.1, max=2.0),
-        retry=retry_if_exception_type(Unavailable),
-        reraise=True,
-    )
 
 
 async def fetched(

@@ -13,9 +13,9 @@ from deadheat.agent.core.attempts import Attempts
 from deadheat.agent.exchanges import Exchanges
 from deadheat.agent.exchanging import Exchange
 from deadheat.agent.executors.link import ExecutorLink
-from deadheat.agent.fetching import patiently
 from deadheat.runtime import logs
 from deadheat.runtime.errors import DeadheatError, Unavailable
+from deadheat.runtime.patience import patiently
 from deadheat.runtime.programs import Rectangle
 from deadheat.v1 import agent_pb2 as pb
 from deadheat.v1 import local_pb2

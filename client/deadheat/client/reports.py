@@ -10,6 +10,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from deadheat.runtime.figures import numbers
 from deadheat.v1 import cluster_pb2, job_pb2, types_pb2
 
 JOB_KINDS: Final = {
@@ -147,19 +148,9 @@ def _barrier(barrier: job_pb2.Barrier, job: job_pb2.Job) -> dict[str, Any]:
     }
 
 
-_GPU_FIGURES: Final = (
-    "memory_busy",
-    "power_watts",
-    "power_limit_watts",
-    "temperature_celsius",
-    "clock_hz",
-    "clock_max_hz",
-    "pcie_generation",
-    "pcie_generation_max",
-    "pcie_lanes",
-    "pcie_in_bytes_per_s",
-    "pcie_out_bytes_per_s",
-)
+_GPU_FIGURES: Final = numbers(cluster_pb2.GpuSample, may_be_absent=True)
+_HOST_FIGURES: Final = numbers(cluster_pb2.HostSample, may_be_absent=False)
+_HOST_OPTIONAL: Final = numbers(cluster_pb2.HostSample, may_be_absent=True)
 
 
 def _gpu_as_dict(gpu: cluster_pb2.GpuSample) -> dict[str, Any]:
@@ -170,27 +161,6 @@ def _gpu_as_dict(gpu: cluster_pb2.GpuSample) -> dict[str, Any]:
         "processes": gpu.processes,
         "memory_used_bytes": gpu.memory_used_bytes,
     }
-
-
-_HOST_FIGURES: Final = (
-    "load_1m",
-    "memory_total_bytes",
-    "memory_available_bytes",
-    "memory_own_bytes",
-    "disk_read_bytes_per_s",
-    "disk_write_bytes_per_s",
-    "network_in_bytes_per_s",
-    "network_out_bytes_per_s",
-)
-_HOST_OPTIONAL: Final = (
-    "memory_limit_bytes",
-    "throttled",
-    "disk_total_bytes",
-    "disk_free_bytes",
-    "pressure_cpu",
-    "pressure_memory",
-    "pressure_io",
-)
 
 
 def _host_as_dict(host: cluster_pb2.HostSample) -> dict[str, Any]:

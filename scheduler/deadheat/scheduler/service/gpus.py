@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
+from deadheat.runtime.figures import numbers
 from deadheat.scheduler.core.events import GpuFacts
 from deadheat.v1 import cluster_pb2 as pb
 
@@ -16,19 +17,7 @@ from deadheat.v1 import cluster_pb2 as pb
 MAX_REASONS: Final = 16
 MAX_LETTERS: Final = 64
 
-_OPTIONAL: Final = (
-    "memory_busy",
-    "power_watts",
-    "power_limit_watts",
-    "temperature_celsius",
-    "clock_hz",
-    "clock_max_hz",
-    "pcie_generation",
-    "pcie_generation_max",
-    "pcie_lanes",
-    "pcie_in_bytes_per_s",
-    "pcie_out_bytes_per_s",
-)
+_OPTIONAL: Final = numbers(pb.GpuSample, may_be_absent=True)
 
 
 def from_wire(message: pb.GpuSample) -> GpuFacts:

@@ -9,41 +9,28 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
+from deadheat.runtime.figures import numbers
 from deadheat.scheduler.core.events import MAX_PROBLEM, HostFacts
 from deadheat.v1 import cluster_pb2 as pb
 
-_PLAIN: Final = (
-    "load_1m",
-    "memory_total_bytes",
-    "memory_available_bytes",
-    "memory_own_bytes",
-    "disk_read_bytes_per_s",
-    "disk_write_bytes_per_s",
-    "network_in_bytes_per_s",
-    "network_out_bytes_per_s",
-)
-_OPTIONAL: Final = (
-    "pressure_cpu",
-    "pressure_memory",
-    "pressure_io",
-    "memory_limit_bytes",
-    "throttled",
-    "disk_total_bytes",
-    "disk_free_bytes",
-)
+_PLAIN: Final = numbers(pb.HostSample, may_be_absent=False)
+_OPTIONAL: Final = numbers(pb.HostSample, may_be_absent=True)
 
 
 def from_wire(message: pb.HostSample) -> HostFacts:
     """Negative figures, and those that are no numbers, are 0, or None where they may be absent."""
     known: dict[str, Any] = {name: _number(getattr(message, name)) or 0 for name in _PLAIN}
-    for name in _OPTIONAL:
-        known[name] = _number(getattr(message, name)) if message.HasField(name) else None
+    known |= {name: _optional(message, name) for name in _OPTIONAL}
     return HostFacts(**known, problem=message.problem[:MAX_PROBLEM])
 
 
 def to_wire(facts: HostFacts) -> pb.HostSample:
     known: dict[str, Any] = {name: getattr(facts, name) for name in (*_PLAIN, *_OPTIONAL)}
     return pb.HostSample(**known, problem=facts.problem)
+
+
+def _optional(message: Any, name: str) -> float | None:
+    return _number(getattr(message, name)) if message.HasField(name) else None
 
 
 def _number(value: float) -> float | None:

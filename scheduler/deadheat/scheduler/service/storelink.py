@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import grpc
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay
-from tenacity.wait import wait_random_exponential
 
 from deadheat.runtime import logs, rpc, wire
 from deadheat.runtime.children import Child
 from deadheat.runtime.errors import ClusterError, DeadheatError, TimedOut, Unavailable
 from deadheat.runtime.ids import new_id
+from deadheat.runtime.patience import patiently
 from deadheat.runtime.programs import MatrixType
 from deadheat.runtime.settings import SchedulerSettings
 from deadheat.scheduler.core.restore import Matrices
@@ -33,10 +32,11 @@ START_TIMEOUT_S: Final = 15.0
 MAX_DEATHS: Final = 5
 DEATHS_WINDOW_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 3.6
-#: How long what is asked of a store that does not answer waits for it, as agents do.
-PATIENCE_S: Final = 60.0
 
+Request = TypeVar("Request")
 Answer = TypeVar("Answer")
+#: Of a stub, one of its methods.
+Method = Callable[["MatrixServiceAsyncStub"], "grpc.aio.UnaryUnaryMultiCallable[Request, Answer]"]
 
 
 def holder_of(job: str) -> str:
@@ -141,19 +141,12 @@ class StoreLink:
 
     # What the scheduler asks of it
 
-    async def _ask(
-        self, doing: str, call: Callable[[MatrixServiceAsyncStub], Awaitable[Answer]]
-    ) -> Answer:
+    async def _ask(self, doing: str, method: Method[Request, Answer], request: Request) -> Answer:
         """Asks the store. One that dies meanwhile is asked again when it is back: whatever the
         scheduler asks may be done twice."""
-        async for attempt in AsyncRetrying(
-            stop=stop_after_delay(PATIENCE_S),
-            wait=wait_random_exponential(multiplier=0.1, max=2.0),
-            retry=retry_if_exception_type((Unavailable, TimedOut)),
-            reraise=True,
-        ):
+        async for attempt in patiently(TimedOut):
             with attempt, rpc.translated(doing):
-                return await call(self.stub)
+                return await method(self.stub)(request, timeout=rpc.CALL_TIMEOUT_S)
         raise AssertionError("the last attempt returns or raises")
 
     async def hold(self, job: str, matrix_ids: Sequence[str]) -> list[pb.MatrixInfo]:
@@ -165,27 +158,18 @@ class StoreLink:
         request = pb.MatrixServiceHoldRequest(
             request_id=new_id("r"), matrix_ids=matrix_ids, holder=holder
         )
-        answer = await self._ask(
-            "holding operands", lambda stub: stub.Hold(request, timeout=rpc.CALL_TIMEOUT_S)
-        )
+        answer = await self._ask("holding operands", lambda stub: stub.Hold, request)
         return list(answer.matrices)
 
     async def make_results(self, job: str, matrices: Sequence[tuple[str, MatrixType]]) -> None:
         for matrix_id, matrix_type in matrices:
-            await self._make_result(
-                pb.MatrixServiceCreateRequest(
-                    request_id=f"result-{matrix_id}",
-                    type=wire.matrix_type_to_wire(matrix_type),
-                    matrix_id=matrix_id,
-                    holder=holder_of(job),
-                )
+            request = pb.MatrixServiceCreateRequest(
+                request_id=f"result-{matrix_id}",
+                type=wire.matrix_type_to_wire(matrix_type),
+                matrix_id=matrix_id,
+                holder=holder_of(job),
             )
-
-    async def _make_result(self, request: pb.MatrixServiceCreateRequest) -> None:
-        await self._ask(
-            "making room for the result",
-            lambda stub: stub.Create(request, timeout=rpc.CALL_TIMEOUT_S),
-        )
+            await self._ask("making room for the result", lambda stub: stub.Create, request)
 
     async def seal(self, matrix_id: str, check_ids: Sequence[str]) -> None:
         """Seals a result, after a look at the files it was made from."""
@@ -195,9 +179,7 @@ class StoreLink:
 
     async def _seal(self, matrix_id: str) -> None:
         request = pb.MatrixServiceSealRequest(request_id=new_id("r"), matrix_id=matrix_id)
-        await self._ask(
-            "sealing the result", lambda stub: stub.Seal(request, timeout=rpc.CALL_TIMEOUT_S)
-        )
+        await self._ask("sealing the result", lambda stub: stub.Seal, request)
 
     async def missing(self, matrix_ids: Sequence[str]) -> list[str]:
         """Those of these matrices that it does not have."""
@@ -205,18 +187,13 @@ class StoreLink:
         return sorted({*matrix_ids} - {matrix.id for matrix in found})
 
     async def _listed(self, doing: str) -> Sequence[pb.MatrixInfo]:
-        request = pb.MatrixServiceListRequest()
-        answer = await self._ask(doing, lambda stub: stub.List(request, timeout=rpc.CALL_TIMEOUT_S))
+        answer = await self._ask(doing, lambda stub: stub.List, pb.MatrixServiceListRequest())
         return answer.matrices
 
     async def delete(self, matrix_ids: Sequence[str]) -> None:
-        for one in matrix_ids:
-            await self._delete(pb.MatrixServiceDeleteRequest(request_id=new_id("r"), matrix_id=one))
-
-    async def _delete(self, request: pb.MatrixServiceDeleteRequest) -> None:
-        await self._ask(
-            "deleting matrices", lambda stub: stub.Delete(request, timeout=rpc.CALL_TIMEOUT_S)
-        )
+        for matrix_id in matrix_ids:
+            request = pb.MatrixServiceDeleteRequest(request_id=new_id("r"), matrix_id=matrix_id)
+            await self._ask("deleting matrices", lambda stub: stub.Delete, request)
 
     async def release(self, job: str, give_up: Sequence[str]) -> None:
         await self.delete(give_up)
@@ -225,9 +202,7 @@ class StoreLink:
     async def release_of(self, holder: str) -> None:
         """Ends all that somebody holds."""
         request = pb.MatrixServiceReleaseRequest(request_id=new_id("r"), holder=holder)
-        await self._ask(
-            "releasing matrices", lambda stub: stub.Release(request, timeout=rpc.CALL_TIMEOUT_S)
-        )
+        await self._ask("releasing matrices", lambda stub: stub.Release, request)
 
     async def matrices(self, open_jobs: Sequence[str], others: Sequence[str]) -> Matrices:
         """What is there after a restart; holds of jobs that are not open any more, and of anybody
