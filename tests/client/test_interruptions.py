@@ -38,6 +38,19 @@ def test_operands_of_which_one_does_not_fit_leave_none_behind(
         assert client.reports() == []
 
 
+def test_a_result_that_the_store_could_never_hold_is_refused_and_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DEADHEAT_DISK", "32MiB")
+    column = np.ones((4096, 1))
+    with LocalCluster([], memory_bytes=16 * MIB) as small, Client(small.address) as client:
+        limits = r"128.0 MiB; the store may take 16.0 MiB of memory and 32.0 MiB of disk"
+        with pytest.raises(LimitReached, match=limits):
+            client.submit_matmul(column, column.T)
+        wait_until(lambda: matrices(client) == 0, "the operands to go")
+        assert client.reports() == []
+
+
 def test_who_is_interrupted_while_submitting_leaves_no_job(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,7 +147,14 @@ async def serve(options: StoreOptions) -> None:
     sweeper = loop.create_task(store.sweep())
     announce_ready(
         options.ready_fd,
-        {"port": port, "control": control, "descriptor_socket": name, "ticket": ticket},
+        {
+            "port": port,
+            "control": control,
+            "descriptor_socket": name,
+            "ticket": ticket,
+            "memory_bytes": pool.limit_bytes,
+            "disk_bytes": options.disk_bytes,
+        },
     )
 
     budget_s = await stop

@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import Engine, func, select
 from tests.scheduler.core.harness import Pool
 
-from deadheat.runtime.programs import Gemm, MatrixType, Operand, gemm_program
+from deadheat.runtime import wire
+from deadheat.runtime.programs import Gemm, MatrixType, Operand, Program, gemm_program
 from deadheat.scheduler.core import effects
 from deadheat.scheduler.core.machine import JobState, SubtaskState
 from deadheat.scheduler.core.state import Job
@@ -20,6 +21,7 @@ from deadheat.scheduler.records.clock import Clock
 from deadheat.scheduler.records.models import Models, end_served
 from deadheat.scheduler.records.reading import Reader
 from deadheat.scheduler.records.writer import Writer
+from deadheat.v1 import types_pb2
 
 CLOCK = Clock.start()
 
@@ -130,6 +132,29 @@ def test_a_batch_keeps_its_record_and_no_rows(engine: Engine) -> None:
     assert found.model == "m 1"
     assert b"12345678" not in found.program
     assert counts(engine)["placements"] == 1
+
+
+def test_a_job_keeps_what_it_was_given_until_it_ends(engine: Engine) -> None:
+    pool = joined()
+    job = pool.submit(program=PROGRAM, inline=True)
+
+    def on_record() -> Program:
+        committed(engine, *pool.committed)
+        pool.committed.clear()
+        with engine.connect() as connection:
+            found = connection.execute(select(tables.JobRecord.program)).scalar_one()
+        return wire.program_from_wire(types_pb2.Program.FromString(found))
+
+    assert on_record() == PROGRAM
+    for subtask in pool.active(job):
+        pool.finish(subtask)
+    left = on_record()
+    assert left == job.program
+    assert (left.operations, left.results) == (PROGRAM.operations, PROGRAM.results)
+    assert [(one.name, one.type, one.inline) for one in left.operands] == [
+        ("x", X, None),
+        ("w", X, None),
+    ]
 
 
 def test_only_the_newest_batches_are_kept(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
 import pytest
@@ -12,7 +12,8 @@ from tests.scheduler.core.harness import Pool
 from tests.scheduler.planner.builders import product
 
 from deadheat.runtime.errors import DeadheatError, LimitReached, TimedOut
-from deadheat.runtime.programs import Gemm, MatrixType, Operand, gemm_program
+from deadheat.runtime.programs import Gemm, MatrixType, Operand, Program, gemm_program
+from deadheat.scheduler.core.admission import StoreLimits
 from deadheat.scheduler.core.events import JobPolicy
 from deadheat.scheduler.service.admission import MAX_WAITING_ESTIMATES, Admission
 from deadheat.scheduler.service.shell import INLINE_PLANNING, Shell
@@ -32,6 +33,7 @@ class FakeShell:
 
     pool: Pool
     writer: FakeWriter = field(default_factory=FakeWriter)
+    store_limits: StoreLimits = StoreLimits(1 << 50, 1 << 50)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     aside: int = 0
     at_once: int = 0
@@ -125,6 +127,34 @@ def test_estimate_and_submission_refuse_alike(
         assert (found.refusal.code, words in found.refusal.message) == (error.code, True)
         with pytest.raises(error, match=words):
             await admission.check(huge, policy)
+
+    asyncio.run(run())
+
+
+def test_what_the_store_could_never_hold_is_refused_before_there_is_a_job() -> None:
+    async def run() -> None:
+        shell, admission = admission_of(1)
+        size = LARGE.types[LARGE.results[0]].size_bytes
+        shell.store_limits = StoreLimits(size - 1, size)
+        await admission.check(LARGE, JobPolicy())
+        shell.store_limits = StoreLimits(size - 1, size - 1)
+        found = await admission.estimate(LARGE, JobPolicy())
+        assert found.refusal is not None
+        assert found.refusal.code == LimitReached.code
+        words = r"'C' has 128.0 MiB; the store may take 128.0 MiB of memory and .* disk \(settings:"
+        with pytest.raises(LimitReached, match=words):
+            await admission.check(LARGE, JobPolicy())
+        # Each of them would go in, but not all.
+        both = Program(
+            LARGE.operands,
+            (LARGE.operations[0], replace(LARGE.operations[0], result="D")),
+            ("C", "D"),
+        )
+        shell.store_limits = StoreLimits(size, size - 1)
+        with pytest.raises(LimitReached, match=r"all results together have 256.0 MiB; the store"):
+            await admission.check(both, JobPolicy())
+        shell.store_limits = StoreLimits(size, size)
+        await admission.check(both, JobPolicy())
 
     asyncio.run(run())
 

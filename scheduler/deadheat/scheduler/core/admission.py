@@ -3,10 +3,12 @@ that does not fit. Shapes and dtypes have been checked by then (a `Program` exis
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from deadheat.runtime.errors import LimitReached, TimedOut
-from deadheat.runtime.units import format_seconds
+from deadheat.runtime.programs import Program
+from deadheat.runtime.units import format_bytes, format_seconds
 from deadheat.scheduler.core.events import Failure, JobPolicy
 from deadheat.scheduler.core.world import World
 
@@ -22,6 +24,33 @@ def room_refusal(world: World, writer_problem: str = "") -> Failure | None:
     open_jobs = len(world.open)
     if open_jobs >= MAX_OPEN_JOBS:
         message = f"{open_jobs} jobs are open; the limit is {MAX_OPEN_JOBS}"
+        return Failure(LimitReached.code, message)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLimits:
+    """What the store may take for all matrices together; each lies whole in one of the two."""
+
+    memory_bytes: int
+    disk_bytes: int
+
+
+def store_refusal(program: Program, limits: StoreLimits) -> Failure | None:
+    """Why the store could not hold what the job makes, were it empty."""
+    most_bytes = max(limits.memory_bytes, limits.disk_bytes)
+    room = (
+        f"the store may take {format_bytes(limits.memory_bytes)} of memory and "
+        f"{format_bytes(limits.disk_bytes)} of disk (settings: memory, disk)"
+    )
+    for operation in program.operations:
+        size_bytes = program.types[operation.result].size_bytes
+        if size_bytes > most_bytes:
+            message = f"{operation.result!r} has {format_bytes(size_bytes)}; {room}"
+            return Failure(LimitReached.code, message)
+    wanted_bytes = sum(program.types[name].size_bytes for name in program.results)
+    if wanted_bytes > limits.memory_bytes + limits.disk_bytes:
+        message = f"all results together have {format_bytes(wanted_bytes)}; {room}"
         return Failure(LimitReached.code, message)
     return None
 

@@ -77,7 +77,8 @@ class ProgramChange:
 
 @dataclass(frozen=True, slots=True)
 class JobChange:
-    """New values for columns of a job; seconds that end in `_at_s` are moments."""
+    """New values for columns of a job: seconds that end in `_at_s` are moments, and a program is
+    what is left of it on record."""
 
     id: str
     values: Mapping[str, object]

@@ -85,14 +85,17 @@ def stop(world: World, job: Job, failure: events.Failure) -> None:
 
 
 def _end(world: World, job: Job, changes: Sequence[Change], give_up: Sequence[str]) -> None:
+    values = report.final_values(job)
+    if any(operand.inline is not None for operand in job.program.operands):
+        job.program = _without_bytes(job.program)
+        if not job.model:  # Of those no bytes are on record.
+            values["program"] = job.program
     world.commit(
         *changes,
-        JobChange(job.id, report.final_values(job)),
+        JobChange(job.id, values),
         EventRow(world.now, f"job_{job.state.value}", job=job.id),
     )
     world.emit(NotifyJob(job.id), ReleaseJob(job.id, give_up))
-    if job.model:
-        job.program = _without_bytes(job.program)
     world.remember_ended(job)
     for other in world.open.values():  # Devices are free that were not.
         if other.state is JobState.RUNNING:
@@ -100,7 +103,8 @@ def _end(world: World, job: Job, changes: Sequence[Change], give_up: Sequence[st
 
 
 def _without_bytes(program: Program) -> Program:
-    """The program without what travelled inside: hundreds of ended jobs are remembered."""
+    """The program without what travelled inside: hundreds of ended jobs are remembered, and a
+    million are on record."""
     operands = tuple(
         operand if operand.inline is None else replace(operand, inline=None, matrix_id=UNSENT)
         for operand in program.operands

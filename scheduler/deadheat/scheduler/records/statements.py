@@ -271,6 +271,8 @@ def _job_change(change: effects.JobChange, clock: Clock) -> Iterator[Statement]:
         if name.endswith("_at_s"):
             moment = None if value is None else clock.datetime(float(str(value)))
             row[name.removesuffix("_s")] = moment
+        elif isinstance(value, Program):
+            row[name] = wire.program_to_wire(value).SerializeToString(deterministic=True)
         else:
             row[name] = value
     yield "update", _JOBS, ("id",), row

@@ -46,12 +46,13 @@ class Admission:
                 f"{self._waiting} estimates are waiting; the limit is {MAX_WAITING_ESTIMATES}"
             )
         found = await self._estimate(program, policy)
-        return replace(found, refusal=self._room_refusal() or found.refusal)
+        refusal = self._room_refusal() or self._store_refusal(program) or found.refusal
+        return replace(found, refusal=refusal)
 
     async def check(self, program: Program, policy: JobPolicy) -> Estimate | None:
         """Raises what a job is refused with: no room, no memory, too little time. Returns what it
         was estimated to cost, if it was."""
-        refusal, estimate = self._room_refusal(), None
+        refusal, estimate = self._room_refusal() or self._store_refusal(program), None
         if not refusal and _is_worth_a_plan(program, policy):
             estimate = await self._estimate(program, policy)
             refusal = estimate.refusal
@@ -68,6 +69,9 @@ class Admission:
         writer = self._shell.writer
         problem = (writer.problem or "no reason known") if writer.is_stalled else ""
         return admission.room_refusal(self._shell.core.world, problem)
+
+    def _store_refusal(self, program: Program) -> Failure | None:
+        return admission.store_refusal(program, self._shell.store_limits)
 
     async def _estimate(self, program: Program, policy: JobPolicy) -> Estimate:
         given = estimating.problem(self._shell.core.world, program, policy)

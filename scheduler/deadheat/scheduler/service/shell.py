@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from deadheat.runtime import errors, logs
 from deadheat.scheduler.core import effects, events
+from deadheat.scheduler.core.admission import StoreLimits
 from deadheat.scheduler.core.core import Core
 from deadheat.scheduler.planner.inputs import PlanningInput
 from deadheat.scheduler.planner.plan import Plan
@@ -70,6 +71,10 @@ class Shell:
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def store_limits(self) -> StoreLimits:
+        return self._store.limits
 
     def feed(self, event: events.Event, at_s: float | None = None) -> Turn:
         """Applies an event now (or as of `at_s`); what follows is under way when it returns."""

@@ -17,6 +17,7 @@ from deadheat.runtime.ids import new_id
 from deadheat.runtime.patience import patiently
 from deadheat.runtime.programs import MatrixType
 from deadheat.runtime.settings import SchedulerSettings
+from deadheat.scheduler.core.admission import StoreLimits
 from deadheat.scheduler.core.restore import Matrices
 from deadheat.v1 import cluster_pb2
 from deadheat.v1 import matrix_pb2 as pb
@@ -57,6 +58,7 @@ class StoreLink:
         self._closing: set[asyncio.Task[None]] = set()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.endpoint = cluster_pb2.StoreEndpoint()
+        self.limits = StoreLimits(0, 0)
 
     async def start(self) -> None:
         settings = self._settings
@@ -81,6 +83,7 @@ class StoreLink:
             descriptor_socket=str(ready["descriptor_socket"]),
             ticket=str(ready["ticket"]),
         )
+        self.limits = StoreLimits(int(str(ready["memory_bytes"])), int(str(ready["disk_bytes"])))
         address = str(ready["control"])
         self._channel = rpc.aio_channel(address, None, rpc.channel_options(address))
         self._stub = MatrixServiceStub(self._channel)
