@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,10 @@ TWO_AGENTS = [
     {"cpus": [CORES[0]], "shares_cpus": len(CORES) == 1},
     {"cpus": [CORES[-1]], "shares_cpus": len(CORES) == 1},
 ]
+
+# A shell that starts tests in the background has them ignore Ctrl-C, and so would our processes.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test depends on how fast the machine is; what it takes to repeat a failure is printed.
 # CI tries the same examples every time; whoever runs them elsewhere looks for new ones.
