@@ -292,10 +292,13 @@ class Transfers:
     async def give_up_all(self, operands: Iterable[Operand]) -> None:
         """Gives operands up as far as the store is there; what it keeps, expires. What we keep
         for jobs to come is only not in use any more."""
-        for operand in operands:
-            if operand.matrix_id and not self._kept.release(operand.matrix_id):
-                with suppress(DeadheatError):
-                    await self.give_up(operand.matrix_id)
+
+        async def give_up(matrix_id: str) -> None:
+            with suppress(DeadheatError):
+                await self.give_up(matrix_id)
+
+        ids = [operand.matrix_id for operand in operands if operand.matrix_id]
+        await asyncio.gather(*(give_up(one) for one in ids if not self._kept.release(one)))
 
     async def give_up(self, matrix_id: str) -> None:
         """The store may have the room back as soon as no job and no mapping needs it."""

@@ -45,7 +45,8 @@ class Admission:
             raise LimitReached(
                 f"{self._waiting} estimates are waiting; the limit is {MAX_WAITING_ESTIMATES}"
             )
-        found = await self._estimate(program, policy)
+        given = estimating.problem(self._shell.core.world, program, policy)
+        found = await self._solve(given, policy)
         refusal = self._room_refusal() or self._store_refusal(program) or found.refusal
         return replace(found, refusal=refusal)
 
@@ -54,8 +55,10 @@ class Admission:
         was estimated to cost, if it was."""
         refusal, estimate = self._room_refusal() or self._store_refusal(program), None
         if not refusal and _is_worth_a_plan(program, policy):
-            estimate = await self._estimate(program, policy)
-            refusal = estimate.refusal
+            given = estimating.problem(self._shell.core.world, program, policy)
+            if not _is_sure(given, policy):
+                estimate = await self._solve(given, policy)
+                refusal = estimate.refusal
         if refusal:
             raise from_code(refusal.code, refusal.message)
         return estimate
@@ -73,8 +76,7 @@ class Admission:
     def _store_refusal(self, program: Program) -> Failure | None:
         return admission.store_refusal(program, self._shell.store_limits)
 
-    async def _estimate(self, program: Program, policy: JobPolicy) -> Estimate:
-        given = estimating.problem(self._shell.core.world, program, policy)
+    async def _solve(self, given: Problem, policy: JobPolicy) -> Estimate:
         if given.size <= INLINE_PLANNING:
             return _solved(given, policy, self._shell.clock.now())
         self._waiting += 1
@@ -91,6 +93,13 @@ def _is_worth_a_plan(program: Program, policy: JobPolicy) -> bool:
     is_inline = all(operand.inline is not None for operand in program.operands)
     is_short = len(program.operations) <= MAX_PLANNED_AT_ONCE
     return is_short and (policy.timeout_s is not None or not is_inline)
+
+
+def _is_sure(given: Problem, policy: JobPolicy) -> bool:
+    """A product or chain without a time limit has room where any device maps the store's memory;
+    its plan says what it is predicted to take. To plan it twice takes longer than a barrier."""
+    is_one = len(given.program.operations) == 1
+    return is_one and policy.timeout_s is None and bool(given.pool.is_local.any())
 
 
 def _solved(given: Problem, policy: JobPolicy, now: float) -> Estimate:
