@@ -27,8 +27,9 @@ SEED = 20261125
 LONG_S = 0.1
 SIZES = (64, 4096)
 MATRICES = (3, 8)
-#: Seconds of each side that a chain is repeated for, so that short ones are not judged by one call.
-ENOUGH_S = 1.5
+#: Seconds of each side that a chain is repeated for: what a hog does to a call is noise, which the
+#: median of a few short ones keeps.
+ENOUGH_S = 4.0
 #: Calls whose median says whether a chain is long: beside a hog one may take several times that.
 LOOKS = 3
 #: As many jobs as a scheduler lists; a run makes fewer.
