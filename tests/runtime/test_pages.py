@@ -31,7 +31,8 @@ def shared_file() -> Iterator[int]:
 def mapped_count(descriptor: int) -> int:
     inode = os.fstat(descriptor).st_ino
     maps = Path("/proc/self/maps").read_text()
-    return len(re.findall(rf" {inode} ", maps))
+    # By its name too: other file systems count their inodes by themselves.
+    return len(re.findall(rf" {inode} +/memfd:pages", maps))
 
 
 @pytest.mark.parametrize("length", [1, 4096, 5000, 2 * MIB, 8 * MIB, 8 * MIB + 4096])
