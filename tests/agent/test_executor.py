@@ -45,7 +45,7 @@ class Harness:
 
     async def next(self, *kinds: str) -> Any:
         while True:
-            event = await asyncio.wait_for(self.events.get(), 60)
+            event = await asyncio.wait_for(self.events.get(), 150)
             if (kind := str(event.WhichOneof("event"))) in kinds:
                 return getattr(event, kind)
             assert kind != "failed", event.failed.failure.message
