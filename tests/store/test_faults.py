@@ -158,8 +158,11 @@ def test_as_long_as_there_is_progress_there_is_patience(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("to_client", [True, False])
 def test_nothing_that_moves_for_a_while_is_a_broken_transfer(
-    tmp_path: Path, *, to_client: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, to_client: bool
 ) -> None:
+    # On a busy machine nothing may move for as long in attempts that are well, too.
+    monkeypatch.setattr(transfer, "MAX_ATTEMPTS", 1000)
+
     async def test(store: RunningStore, stub: Any, between: Proxy) -> None:
         matrix_id = await store.fill(VALUES) if to_client else await store.create(ROWS, COLUMNS)
         asked: Counter[str] = Counter()
@@ -189,7 +192,11 @@ PLACES = [MIB // 2, MIB - 7, MIB + 40, MIB + 90, 3 * MIB + 77]
 
 
 @pytest.mark.parametrize("to_client", [True, False])
-def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path: Path, *, to_client: bool) -> None:
+def test_a_flipped_bit_is_noticed_wherever_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, to_client: bool
+) -> None:
+    monkeypatch.setattr(transfer, "MAX_ATTEMPTS", 1000)  # See above.
+
     async def test(store: RunningStore, stub: Any, between: Proxy) -> None:
         for number, place in enumerate(PLACES):
             flip = Fault("flip", place, to_client=to_client, bit=number % 8)
