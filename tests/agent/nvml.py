@@ -66,7 +66,7 @@ class Stub:
         self.unload()  # Whatever hangs, ends.
         for probe in self._probes:
             probe.stop()
-        assert all(probe.join(10.0) for probe in self._probes)
+        assert all(probe.join(60.0) for probe in self._probes)
 
 
 @contextmanager

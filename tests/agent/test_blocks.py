@@ -31,7 +31,7 @@ class SlowStore:
     def grant_all(self, wanted: Sequence[tuple[str, bool]]) -> list[Granted]:
         assert wanted == [("m1", False)]
         self.was_asked.set()
-        assert self.may_answer.wait(10)
+        assert self.may_answer.wait(60)
         self.descriptor = os.open("/dev/null", os.O_RDONLY)
         return [(local_pb2.DescriptorResponse(grant=7), self.descriptor)]
 
@@ -57,15 +57,14 @@ def test_a_grant_that_comes_too_late_goes_back() -> None:
         matrix = wire.matrix_type_to_wire(MatrixType(4, 4, "float64"))
         operand = agent_pb2.OperandBlock(name="A", type=matrix, matrix_id="m1")
         preparing = asyncio.create_task(blocks.prepare(agent_pb2.Assign(operands=[operand])))
-        await asyncio.to_thread(store.was_asked.wait, 10)
+        assert await asyncio.to_thread(store.was_asked.wait, 60)
         preparing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await preparing
         store.may_answer.set()
-        for _ in range(500):
-            if store.unmapped:
-                break
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while not store.unmapped:
+                await asyncio.sleep(0.01)
         assert store.unmapped == [7]
         assert not is_open(store.descriptor)
 

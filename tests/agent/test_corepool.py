@@ -182,7 +182,7 @@ def test_an_agent_on_two_nodes_has_two_devices_that_share_a_product(
         wait_until(
             lambda: all(one["busy"] is not None for one in devices(client).values()), "samples"
         )
-        assert set(executors(agent)) == {FIRST, LAST}
+        wait_until(lambda: set(executors(agent)) == {FIRST, LAST}, "an executor on each")
         job = client.submit_matmul(a, b, cut="equal")
         np.testing.assert_allclose(job.result(timeout=60), a @ b)
         assert {one["device"] for one in job.report().devices} == {"n/cpu0", "n/cpu1"}
@@ -198,18 +198,15 @@ def test_an_executor_that_dies_is_replaced_on_its_own_node(
     agent = start(cluster, tmp_path)
     a = np.random.default_rng(2).random((900, 900))
     with Client(cluster.address) as client:
-        before = executors(agent)
+
+        def both() -> dict[frozenset[int], int]:
+            found = executors(agent)
+            return found if set(found) == {FIRST, LAST} else {}
+
+        before = wait_until(both, "an executor on each")
         os.kill(before[LAST], 9)
-        after = wait_until(
-            lambda: (
-                found
-                if (found := executors(agent)).get(LAST, before[LAST]) != before[LAST]
-                else None
-            ),
-            "a new one on its cores",
-        )
-        assert after
-        assert after[FIRST] == before[FIRST]
+        wait_until(lambda: both().get(LAST, before[LAST]) != before[LAST], "a new one there")
+        assert wait_until(both, "both of them")[FIRST] == before[FIRST]
         job = client.submit_matmul(a, a, cut="equal")
         np.testing.assert_allclose(job.result(timeout=60), a @ a)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from deadheat.agent.executors import worker
 from deadheat.agent.executors.bounds import CARDS, STREAMS
 from deadheat.agent.executors.cuda.card import Card
 from deadheat.agent.executors.cuda.compute import CardCompute
-from deadheat.agent.executors.panels import GRAIN, Panels
+from deadheat.agent.executors.panels import GRAIN, Panel, Panels
 from deadheat.agent.executors.pool import Block, Pool, Task
 from deadheat.runtime.dtypes import BY_NAME, numpy_dtype
 from deadheat.runtime.kernels import compute_panel
@@ -235,16 +236,20 @@ def test_what_was_used_least_recently_makes_room() -> None:
     assert run("a", "d") == 1
 
 
-def test_panels_overlap_on_streams_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_panels_overlap_on_streams_of_their_own() -> None:
     """Each stream copies in, multiplies and copies out, and waits for what another one copies by
     its event only: no stream is ever waited for as a whole."""
     a, b = given("float32", 600, 300), given("float32", 300, 600)
-    monkeypatch.setenv(cards.STATE_VARIABLE, str(tmp_path / "state"))
     bench = Bench()
     # So that no stream could do all before the others come.
-    cards.say(tmp_path / "state", any_={"slow_s": 0.01})
+    together, met, compute = threading.Barrier(STREAMS), threading.local(), bench.compute
+
+    def after_all_have_come(task: Task, panel: Panel) -> None:
+        if not hasattr(met, "others"):
+            met.others = together.wait(60)
+        compute(task, panel)
+
+    bench.pool._compute = after_all_have_come
     assert bench.run(bench.task(Operation("C", ("A", "B"), Gemm()), (a, b))) == "finished"
     log = bench.cupy.log
     by_stream: dict[int, list[str]] = {}

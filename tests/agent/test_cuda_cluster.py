@@ -92,12 +92,13 @@ def test_a_card_that_breaks_in_mid_job_costs_no_result(driver: Stub, tmp_path: P
     driver.say(IDLE)
     random = np.random.default_rng(2)
     a, b = random.random((3000, 1500)), random.random((1500, 3000))
-    cards.say(tmp_path / "cards.json", any_={"slow_s": 0.05})
     with (
         LocalCluster([{"cpus": [CORES[0]], "name": "n"}]) as cluster,
         Client(cluster.address) as client,
     ):
         wait_until(lambda: computing(client, "n/gpu0"), "the card", timeout_s=120)
+        # Its first product does not end before it breaks.
+        cards.say(tmp_path / "cards.json", any_={"slow_s": 600.0})
         job = client.submit_matmul(a, b, cut="equal")
         cards.say(tmp_path / "cards.json", any_={"sticky": 700})
         np.testing.assert_allclose(job.result(timeout=120), a @ b, rtol=1e-10)
@@ -117,6 +118,10 @@ def test_a_card_without_an_executor_is_left_out_with_its_reason(
     ):
         log = cluster.logs / "agent-n.log"
         wait_until(lambda: "n/gpu0 does not compute" in log.read_text(), "the reason", timeout_s=60)
+        # The log has it before the scheduler has.
+        wait_until(
+            lambda: "cudaError100" in (devices(client)["n/gpu0"]["problem"] or ""), "it in nodes"
+        )
         assert devices(client)["n/gpu0"]["speed_flops"] == {}
         job = client.submit_matmul(a, a)
         np.testing.assert_allclose(job.result(timeout=60), a @ a)

@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
+from deadheat.agent import handing
 from deadheat.agent.cache import BlockCache
 from deadheat.agent.exchanging import Exchange, options
 from deadheat.agent.memory import Memory
@@ -98,12 +99,15 @@ def with_members(
         members = [Member(dtype, is_near=number not in far) for number in range(count)]
         addresses = [await one.server.open() for one in members]
         try:
-            await asyncio.wait_for(test(members, addresses), 60)
+            await asyncio.wait_for(test(members, addresses), 120)
         finally:
             for one in members:
                 await one.end()
 
-    asyncio.run(run())
+    with pytest.MonkeyPatch.context() as patch:
+        # Whoever is late here is on a busy machine: tests know who hands memory and who does not.
+        patch.setattr(handing, "ANSWER_S", 60.0)
+        asyncio.run(run())
 
 
 def gradients(count: int, dtype: str) -> Iterator[list[Array]]:

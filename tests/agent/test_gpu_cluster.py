@@ -56,7 +56,7 @@ def test_a_gpu_that_goes_in_mid_job_disturbs_neither_job_nor_node(driver: Stub, 
         # The other GPU's new load arrives: the agent goes on looking, and saying.
         wait_until(lambda: gpu(client, 1)["busy"] == 0.9, "the other GPU's load")
         words = "GPU is lost" if "fail" in fault else "the driver does not answer"
-        wait_until(lambda: words in gpu(client)["problem"], "what is wrong with it")
+        wait_until(lambda: words in (gpu(client)["problem"] or ""), "what is wrong with it")
         assert gpu(client)["busy"] is None
         shown = deadheat("nodes", environment={"DEADHEAT_SCHEDULER": cluster.address}).stdout
         assert any(one.startswith("n/gpu0: ") and words in one for one in shown.splitlines())

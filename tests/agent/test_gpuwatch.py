@@ -10,10 +10,17 @@ import pytest
 from tests.agent.nvml import H100, T4, Stub
 from tests.waiting import wait_until
 
+from deadheat.agent import gpuwatch
 from deadheat.agent.executors.bounds import STREAMS
 from deadheat.agent.gpuwatch import GpuWatch
 from deadheat.agent.probes.gpus import Gpu
 from deadheat.v1 import agent_pb2 as pb
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent begins without GPUs that do not answer at once. These do, on a busy machine too."""
+    monkeypatch.setattr(gpuwatch, "FIRST_ANSWER_S", 20.0)
 
 
 def card(root: Path, address: str) -> None:

@@ -34,6 +34,14 @@ TRUTH = np.random.default_rng(11).random((ROWS, COLUMNS))
 SCHEDULER = "127.0.0.1:7433"
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that is late because the machine is busy is waited for: tests know who is asked."""
+    monkeypatch.setattr(fetching, "PEER_PATIENCE_S", 60.0)
+    monkeypatch.setattr(service, "UNKNOWN_WAIT_S", 60.0)
+    monkeypatch.setattr(service, "ROWS_WAIT_S", 60.0)
+
+
 class Agent:
     """What an agent fetches with and serves from; its store answers when it may."""
 
@@ -90,7 +98,7 @@ def is_right(pin: Pin, wanted: Rectangle | None = None) -> bool:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -165,15 +173,19 @@ def test_what_a_dying_peer_has_sent_is_not_fetched_again() -> None:
 
 
 def test_a_peer_that_stalls_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "PEER_PATIENCE_S", 0.2)
+    monkeypatch.setattr(fetching, "PEER_PATIENCE_S", 0.5)
 
     async def test(first: Agent, second: Agent) -> None:
         await first.store.allow(2)
         held = first.pin()
+        await held.wait(2 * rpc.CHUNK_BYTES // TYPE.row_bytes)
         pin = second.pin(first.address)
         await pin.wait()
         assert is_right(pin)
-        assert second.store.sent_bytes == TYPE.size_bytes - held.block.arrived_bytes
+        # On a busy machine its patience may be over before both of these have come.
+        from_peer = TYPE.size_bytes - second.store.sent_bytes
+        assert from_peer in (0, rpc.CHUNK_BYTES, 2 * rpc.CHUNK_BYTES)
+        assert from_peer <= first.server.servicer.served_bytes <= held.block.arrived_bytes
         assert second.peers.of([first.address]) == []
 
     with_agents(test)

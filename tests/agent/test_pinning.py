@@ -166,7 +166,7 @@ def test_what_comes_once_is_not_pinned_and_what_comes_again_when_the_card_is_idl
     while not asked.empty():
         asked.get()
     mappings.wake()
-    assert asked.get(timeout=10) is False
+    assert asked.get(timeout=60) is False
     assert not again.is_pinned()
     idle.set()
     mappings.wake()

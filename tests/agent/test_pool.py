@@ -44,4 +44,4 @@ def test_blocks_are_released_only_after_the_end_was_told(operands: str, end: str
 
     pool = Pool(1, emit)
     pool.add(task)
-    assert [told.get(timeout=10), told.get(timeout=10)] == [end, "released"]
+    assert [told.get(timeout=60), told.get(timeout=60)] == [end, "released"]

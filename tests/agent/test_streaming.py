@@ -91,7 +91,7 @@ class Agent:
         return [r for r, _ in found], right
 
     async def until_free(self) -> None:
-        for _ in range(1000):
+        for _ in range(6000):
             if self.cache.free_bytes == LIMIT_BYTES:
                 return
             await asyncio.sleep(0.01)
@@ -136,7 +136,10 @@ def test_rows_are_computed_and_delivered_while_others_arrive() -> None:
 def test_nothing_begins_before_what_every_row_needs_is_there() -> None:
     async def test(agent: Agent) -> None:
         agent.assign()
-        await asyncio.sleep(0.3)
+        async with asyncio.timeout(60):
+            while agent.store.sent_bytes < (B_CHUNKS - 1) * CHUNK_BYTES:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)  # Whoever began too early would be heard of now.
         assert agent.told.empty()
         assert list(agent.store.asked) == [("mb", Rectangle(0, K, 0, N))]
         await agent.store.allow(None)

@@ -67,31 +67,40 @@ class RunningStore:
         return await self.stub.List(pb.MatrixServiceListRequest(), timeout=20)
 
 
-def start_child(directory: Path, *, memory: int = 64 * MIB, disk: int = 64 * MIB) -> Child:
+#: For the end of a store in good order, on a busy machine too.
+STOP_S = 60.0
+
+
+def start_child(
+    directory: Path,
+    *,
+    memory: int = 64 * MIB,
+    disk: int = 64 * MIB,
+    module: str = "deadheat.store",
+) -> Child:
     (directory / "state").mkdir(exist_ok=True)
     (directory / "shm").mkdir(exist_ok=True)
     child = Child(
-        "deadheat.store",
+        module,
         [
             *("--state-dir", str(directory / "state"), "--memory-dir", str(directory / "shm")),
             *("--listen", "127.0.0.1:0", "--memory", str(memory), "--disk", str(disk)),
         ],
     )
-    child.wait_ready(20)
+    child.wait_ready(60)
     return child
 
 
 @asynccontextmanager
-async def running_store(
-    directory: Path, *, memory: int = 64 * MIB, disk: int = 64 * MIB
-) -> AsyncIterator[RunningStore]:
-    child = await asyncio.to_thread(start_child, directory, memory=memory, disk=disk)
+async def running_store(directory: Path, **options: Any) -> AsyncIterator[RunningStore]:
+    """`options` are those of `start_child`."""
+    child = await asyncio.to_thread(start_child, directory, **options)
     address = f"127.0.0.1:{child.ready['port']}"
     try:
         async with rpc.aio_channel(address, None, rpc.data_options(address)) as channel:
             yield RunningStore(child, MatrixServiceStub(channel), int(str(child.ready["port"])))
     finally:
-        await asyncio.to_thread(child.stop)
+        await asyncio.to_thread(child.stop, STOP_S)
 
 
 Test = Callable[[RunningStore], Coroutine[Any, Any, None]]

@@ -28,7 +28,8 @@ def huge_kib(descriptor: int) -> int:
     assert array.sum() >= 0  # Every page is touched.
     inode = os.fstat(descriptor).st_ino
     smaps = Path("/proc/self/smaps").read_text()
-    of_it = smaps.split(f" {inode} ", 1)[1]
+    # The line of its mapping: a mere number might be the size of another one.
+    of_it = re.split(rf"[0-9a-f]+-\S+ \S+ \S+ \S+ {inode} +/.*/arena-.*\n", smaps)[1]
     return int(re.findall(r"ShmemPmdMapped:\s+(\d+) kB", of_it)[0])
 
 

@@ -8,7 +8,7 @@ $CUPY_STUB_STATE, by the UUID of the card ("*" for any):
     memory_bytes    of the card; a request beyond it raises OutOfMemoryError (default 1 GiB)
     sticky          error status (700): every call fails with it, from now on and for ever (with
                     "once": in the process that meets it first)
-    slow_s          a product takes so much longer
+    slow_s          a product takes so much longer, or until the file says otherwise
     refuses         dtypes of which there are no products
     absent          there is no card
     unpinnable      memory that is there already cannot be pinned
@@ -66,10 +66,11 @@ random = types.SimpleNamespace(
 
 
 def _refuse(dtype: str) -> None:
-    state = said()
-    if dtype in state.get("refuses", ()):
+    if dtype in said().get("refuses", ()):
         raise CUBLASError(15)
-    time.sleep(float(state.get("slow_s", 0.0)))
+    began_s = time.monotonic()
+    while (left_s := began_s + float(said().get("slow_s", 0.0)) - time.monotonic()) > 0.0:
+        time.sleep(min(left_s, 0.02))
 
 
 def _gemm_ex(
