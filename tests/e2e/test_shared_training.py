@@ -75,6 +75,12 @@ def test_a_step_that_is_too_small_takes_one_device_and_says_so(cluster: LocalClu
         assert "its steps are too small to share: with " in client.explain(made.job)
 
 
+def at_work(client: Client) -> list[str]:
+    """The nodes that are at an epoch now."""
+    placements = client.report("last").placements
+    return [str(p["node"]) for p in placements if p["state"] in ("assigned", "running")]
+
+
 def test_an_agent_that_is_killed_in_mid_epoch_ends_the_epoch_and_not_the_training(
     tmp_path: Path,
 ) -> None:
@@ -87,11 +93,16 @@ def test_an_agent_that_is_killed_in_mid_epoch_ends_the_epoch_and_not_the_trainin
 
             def kill(_: Epoch) -> None:
                 """The one that is the root, if both are at an epoch now."""
-                placements = client.report("last").placements
-                active = [p for p in placements if p["state"] in ("assigned", "running")]
-                if not killed and len(active) == 2:
-                    killed.append(str(active[0]["node"]))
-                    os.kill(agents[killed[0]].pid, signal.SIGKILL)
+                if killed or len(active := at_work(client)) < 2:
+                    return
+                root = agents[active[0]]
+                # Without it the epoch does not end: it still is at it when it is killed.
+                os.kill(root.pid, signal.SIGSTOP)
+                if len(at_work(client)) == 2:
+                    killed.append(active[0])
+                    os.kill(root.pid, signal.SIGKILL)
+                else:
+                    os.kill(root.pid, signal.SIGCONT)
 
             made = client.train(network, X, Y, epochs=epochs, on_epoch=kill, **OPTIONS)
             report = client.report(made.job)
