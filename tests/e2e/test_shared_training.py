@@ -84,7 +84,7 @@ def at_work(client: Client) -> list[str]:
 def test_an_agent_that_is_killed_in_mid_epoch_ends_the_epoch_and_not_the_training(
     tmp_path: Path,
 ) -> None:
-    epochs = 25
+    epochs = 12
     with daemons(tmp_path) as found:
         address = str(found.scheduler().ready["address"])
         agents = {name: found.agent(address, name, at) for name, at in (("one", 0), ("two", -1))}
@@ -120,7 +120,7 @@ def test_an_agent_that_is_killed_in_mid_epoch_ends_the_epoch_and_not_the_trainin
 def test_a_scheduler_that_is_killed_among_shared_epochs_hears_their_ends_from_the_agents(
     tmp_path: Path,
 ) -> None:
-    epochs, kills = 20, 3
+    epochs, kills = 12, 3
     with daemons(tmp_path) as found:
         started = [found.scheduler()]
         address = str(started[0].ready["address"])
@@ -130,7 +130,7 @@ def test_a_scheduler_that_is_killed_among_shared_epochs_hears_their_ends_from_th
         with Client(address) as client:
 
             def kill(epoch: Epoch) -> None:
-                if epoch.number % 5 == 0 and len(started) <= kills:
+                if epoch.number % 3 == 0 and len(started) <= kills:
                     os.kill(started[-1].pid, signal.SIGKILL)
                     started[-1].process.wait()
                     started.append(found.scheduler(address))
