@@ -69,7 +69,7 @@ class Proxy:
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._ended.set)
-        self._thread.join(5)
+        self._thread.join(60)
         self._loop.close()
 
     def _run(self) -> None:
