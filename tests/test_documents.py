@@ -36,7 +36,7 @@ def test_the_readme_example_runs_in_a_notebook(tmp_path: Path) -> None:
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(example())])
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    nbclient.NotebookClient(notebook, timeout=170, kernel_name="python3").execute()
     (output,) = notebook.cells[0].outputs
     assert output["text"].startswith("True (3000, 2500)")
 

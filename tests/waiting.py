@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], what: str, *, timeout_s: float = 30.0) -> T:
+def wait_until(condition: Callable[[], T], what: str, *, timeout_s: float = 60.0) -> T:
     """The first true value of `condition`; fails with `what` if there is none in time."""
     deadline_s = time.monotonic() + timeout_s
     while True:

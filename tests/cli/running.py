@@ -12,7 +12,7 @@ from pathlib import Path
 def deadheat(
     *arguments: str,
     environment: Mapping[str, str] | None = None,
-    timeout_s: float = 60.0,
+    timeout_s: float = 150.0,
     directory: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

@@ -212,22 +212,33 @@ def test_a_cluster_without_agents_is_said_to_be_so() -> None:
 def test_ctrl_c_cancels_the_job_and_says_so(cluster: LocalCluster, tmp_path: Path) -> None:
     np.save(tmp_path / "A.npy", np.ones((6000, 6000)))
     with Client(cluster.address) as client:
-        known = {report.id for report in client.reports()}
-        running = start(
-            *("run", "matmul", str(tmp_path / "A.npy"), str(tmp_path / "A.npy")),
-            *("-o", str(tmp_path / "C.npy"), "--scheduler", cluster.address),
-        )
-        job_id = wait_until(
-            lambda: next((r.id for r in client.reports() if r.id not in known), ""), "the job"
-        )
-        wait_until(lambda: client.report(job_id).state == "running", "the job to run")
-        running.send_signal(signal.SIGINT)
-        _, errors = running.communicate(timeout=30)
-        assert running.returncode == 130
-        assert f"job {job_id} cancelled" in errors
-        assert "Traceback" not in errors
-        assert client.report(job_id).state == "cancelled"
+        said = [interrupted(client, tmp_path)]
+        # It may be interrupted before it has heard of which job that is, and withdraws it then.
+        while said[-1] == "interrupted" and len(said) < 10:
+            said.append(interrupted(client, tmp_path))
+        assert said[-1].endswith(" cancelled"), said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["A.npy"]
+
+
+def interrupted(client: Client, folder: Path) -> str:
+    """What the command says when Ctrl-C ends it while its job runs."""
+    known = {report.id for report in client.reports()}
+    running = start(
+        *("run", "matmul", str(folder / "A.npy"), str(folder / "A.npy")),
+        *("-o", str(folder / "C.npy"), "--scheduler", client.address),
+    )
+    job_id = wait_until(
+        lambda: next((r.id for r in client.reports() if r.id not in known), ""), "the job"
+    )
+    wait_until(lambda: client.report(job_id).state == "running", "the job to run")
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "Traceback" not in errors
+    said = errors.splitlines()[-1]
+    assert said in ("interrupted", f"job {job_id} cancelled")
+    wait_until(lambda: client.report(job_id).state == "cancelled", "the job to be cancelled")
+    return said
 
 
 def test_waiting_for_a_job_that_somebody_cancelled(cluster: LocalCluster) -> None:
@@ -236,7 +247,7 @@ def test_waiting_for_a_job_that_somebody_cancelled(cluster: LocalCluster) -> Non
         job = client.submit_matmul(a, a)
         waiting = start("job", "wait", job.id, "--scheduler", cluster.address)
         job.cancel()
-        _, errors = waiting.communicate(timeout=30)
+        _, errors = waiting.communicate(timeout=60)
     assert (waiting.returncode, errors) == (1, f"error: job {job.id} was cancelled\n")
 
 

@@ -35,10 +35,10 @@ def held(cluster: LocalCluster) -> set[str]:
 def held_at(address: str) -> set[str]:
     with grpc.insecure_channel(address) as channel:
         asked = cluster_pb2.ClusterServiceGetClusterRequest()
-        store = ClusterServiceStub(channel).GetCluster(asked, timeout=10).store
+        store = ClusterServiceStub(channel).GetCluster(asked, timeout=60).store
     with grpc.insecure_channel(f"127.0.0.1:{store.port}") as channel:
         request = matrix_pb2.MatrixServiceListRequest()
-        listed = MatrixServiceStub(channel).List(request, timeout=10).matrices
+        listed = MatrixServiceStub(channel).List(request, timeout=60).matrices
     for_models = [m for m in listed if any(h.startswith("model:") for h in m.holders)]
     assert all(m.place == "disk" and not m.HasField("expires_at") for m in for_models)
     return {matrix.id for matrix in for_models}

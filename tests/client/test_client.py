@@ -327,9 +327,11 @@ def test_a_closed_client_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_no_agent_at_all_the_job_waits_and_says_so(tmp_path: Path) -> None:
     with LocalCluster([], state_dir=tmp_path) as empty, Client(empty.address) as client:
-        job = client.submit_matmul(np.ones((5, 5)), np.ones((5, 5)), timeout=1.0)
+        job = client.submit_matmul(np.ones((5, 5)), np.ones((5, 5)))
         notes: list[str] = []
         job.on_update(lambda update: notes.append(update.note))
+        wait_until(lambda: "waiting: no agent is connected" in notes, "what it waits for")
+        assert job.cancel()
+        job = client.submit_matmul(np.ones((5, 5)), np.ones((5, 5)), timeout=1.0)
         with pytest.raises(TimedOut, match="no agent is connected"):
-            job.result(30)
-        assert "waiting: no agent is connected" in notes
+            job.result(60)

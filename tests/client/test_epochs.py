@@ -155,9 +155,10 @@ def test_whoever_raises_in_on_epoch_ends_the_training(shared: Client) -> None:
 
 
 def test_a_cancelled_training_leaves_the_last_epoch_to_the_network(shared: Client) -> None:
-    network = mlp()
+    network, told = mlp(), list[int]()
 
     def cancel(epoch: Epoch) -> None:
+        told.append(epoch.number)
         if epoch.number == 1:
             shared.cancel("last")
 
@@ -167,8 +168,10 @@ def test_a_cancelled_training_leaves_the_last_epoch_to_the_network(shared: Clien
     ended = {p["operation"] for p in placements} - {
         p["operation"] for p in placements if p["state"] != "done"
     }
-    assert 1 <= len(ended) < 200
-    check_same(network, expected(len(ended)), 1e-8)
+    # Devices may have ended one more, whose state was not complete when it was cancelled.
+    assert 1 <= told[-1] < 200
+    assert len(ended) - told[-1] in (0, 1)
+    check_same(network, expected(told[-1]), 1e-8)
 
 
 _TRAINING = """
@@ -213,27 +216,37 @@ def test_a_training_whose_agent_is_killed_in_mid_epoch_goes_on_from_the_last_sta
     with daemons(tmp_path) as found:
         address = str(found.scheduler().ready["address"])
         agents = {name: found.agent(address, name, at) for name, at in (("one", 0), ("two", -1))}
-        network = mlp()
+        network, killed = mlp(), list[str]()
         with Client(address) as client:
 
+            def at_work() -> list[str]:
+                placements = client.report("last").placements
+                return [str(p["node"]) for p in placements if p["state"] == "running"]
+
+            def caught() -> str:
+                """The node that is at an epoch, which stands still from now on."""
+                for name in at_work()[:1]:
+                    os.kill(agents[name].pid, signal.SIGSTOP)
+                    if name in at_work():
+                        return name
+                    os.kill(agents[name].pid, signal.SIGCONT)
+                return ""
+
             def kill(epoch: Epoch) -> None:
-                if epoch.number != 2:
-                    return
-
-                def worker() -> str | None:
-                    placements = client.report("last").placements
-                    nodes = [str(p["node"]) for p in placements if p["state"] == "running"]
-                    return nodes[0] if nodes else None
-
-                victim = agents[wait_until(worker, "an epoch to run") or ""]
-                os.kill(victim.pid, signal.SIGKILL)
+                if epoch.number >= 2 and not killed:
+                    killed.append(wait_until(caught, "an epoch to run"))
+                    os.kill(agents[killed[0]].pid, signal.SIGKILL)
 
             made = client.train(network, X, Y, epochs=12, on_epoch=kill, **OPTIONS)
             placements = client.report(made.job).placements
         check_same(network, expected(12), 1e-8)
         done = dict.fromkeys(p["operation"] for p in placements if p["state"] == "done")
         assert list(done) == [f"epoch{number}" for number in range(1, 13)]
-        assert {p["node"] for p in placements if p["state"] == "done"} == {"one", "two"}
+        # What it was at was worked anew by the other one.
+        torn = [p for p in placements if p["state"] != "done" and p["node"] == killed[0]]
+        (name,) = {p["operation"] for p in torn}
+        again = [p for p in placements if p["operation"] == name and p["state"] == "done"]
+        assert {p["node"] for p in again} == {"one", "two"} - set(killed)
 
 
 def check_restart(

@@ -22,7 +22,7 @@ MIB = 1 << 20
 def matrices(client: Client) -> int:
     async def count() -> int:
         request = matrix_pb2.MatrixServiceListRequest()
-        return len((await client._link.connection.matrices.List(request, timeout=10)).matrices)
+        return len((await client._link.connection.matrices.List(request, timeout=60)).matrices)
 
     return client._link.loop.call(count())
 
@@ -54,7 +54,7 @@ def test_a_result_that_the_store_could_never_hold_is_refused_and_leaves_nothing_
 def test_who_is_interrupted_while_submitting_leaves_no_job(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accepted = threading.Event()
+    accepted, interrupted = threading.Event(), threading.Event()
     jobs: list[str] = []
     submit = Client._ask_to_submit
 
@@ -64,7 +64,8 @@ def test_who_is_interrupted_while_submitting_leaves_no_job(
         answer = await submit(self, request)
         jobs.append(answer.job_id)
         accepted.set()
-        await asyncio.sleep(0.2)  # The answer is on its way.
+        # The answer is on its way until whoever waits for it has been interrupted.
+        assert await asyncio.to_thread(interrupted.wait, 60)
         return answer
 
     monkeypatch.setattr(Client, "_ask_to_submit", slowly)
@@ -79,9 +80,12 @@ def test_who_is_interrupted_while_submitting_leaves_no_job(
     a = np.ones((5000, 5000))
     caller = threading.Thread(target=_ignoring, args=(client.submit_matmul, a, a))
     caller.start()
-    assert accepted.wait(30)
-    calls[0].cancel()
-    caller.join(10)
+    assert accepted.wait(60)
+    # The caller may not have got its future yet.
+    (asked,) = wait_until(lambda: calls[:1], "the call")
+    assert asked.cancel()
+    interrupted.set()
+    caller.join(60)
     wait_until(lambda: client.report(jobs[0]).state == "cancelled", "the job to be cancelled")
 
 
@@ -104,7 +108,7 @@ def test_ctrl_c_waits_until_all_is_undone(monkeypatch: pytest.MonkeyPatch) -> No
             self.future = future
 
         def result(self) -> None:
-            begun.wait(10)
+            begun.wait(60)
             raise KeyboardInterrupt
 
         def cancel(self) -> None:

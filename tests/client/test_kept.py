@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from tests.waiting import wait_until
 
 from deadheat.client import Client, LocalCluster
 from deadheat.client import transfers as moving
@@ -40,7 +41,7 @@ def stored(client: Client) -> dict[str, tuple[int, int]]:
 
     async def ask() -> pb.MatrixServiceListResponse:
         request = pb.MatrixServiceListRequest()
-        return await client._link.connection.matrices.List(request, timeout=20)
+        return await client._link.connection.matrices.List(request, timeout=60)
 
     found = client._link.loop.call(ask()).matrices
     return {one.id: (one.type.rows, one.type.columns) for one in found}
@@ -80,17 +81,20 @@ def test_an_array_that_was_changed_in_place_is_another_operand(far: Client) -> N
 
 def test_what_the_store_has_lost_is_sent_again(far: Client) -> None:
     multiply(far, B)
-    for id_ in list(far._link.transfers._kept._entries):
+    lost = set(far._link.transfers._kept._entries)
+    for id_ in lost:
         far._link.loop.call(far._link.transfers.give_up(id_))
+    # The job that is over lets go of it a moment later.
+    wait_until(lambda: not lost & stored(far).keys(), "the store to have lost it")
     multiply(far, B)
 
 
 def test_a_client_that_closes_leaves_nothing(cluster: LocalCluster, client: Client) -> None:
-    before = kept(client)
+    before = set(kept(client))  # What others have let go of may go meanwhile.
     with streaming(cluster) as far:
         multiply(far, B)
-        assert len(kept(client)) > len(before)
-    assert kept(client) == before
+        assert set(kept(client)) - before
+    wait_until(lambda: set(kept(client)) <= before, "what it kept to go")
 
 
 def test_what_must_be_durable_is_sent_each_time(far: Client) -> None:

@@ -30,7 +30,7 @@ def shared(cluster: LocalCluster) -> Iterator[Client]:
 
 def wait_until_gone(client: Client, allowed: set[str]) -> None:
     """Until nothing is stored that was not before; what others left may go meanwhile."""
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while not (left := stored(client)) <= allowed:
         assert time.monotonic() < limit, f"{left - allowed} is still stored"
         time.sleep(0.02)
@@ -82,7 +82,9 @@ def test_a_program_is_a_future_with_a_report(client: Client) -> None:
     assert (report.kind, report.state) == ("program", "done")
     assert {p["operation"] for p in report.placements} >= {"gemm1", "softmax4"}
     assert sum(device["share"] or 0.0 for device in report.devices) == pytest.approx(1.0)
-    first_s = max(p["predicted_finish_s"] for p in report.placements if p["operation"] == "gemm1")
+    # What was taken back and given out again has a later prediction than the program had.
+    first = [p for p in report.placements if (p["operation"], p["attempt"]) == ("gemm1", 1)]
+    first_s = max(p["predicted_finish_s"] for p in first)
     assert report.predicted_makespan_s > first_s  # It counts what comes after.
     assert "operation" in job.explain()
     again = client.results(job.id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from tests.client.expressions import values
 from tests.client.test_lazy import HERE, cut_by, without_chains
 from tests.conftest import TWO_AGENTS
+from tests.e2e.processes import children_of, command_of
 from tests.waiting import wait_until
 
 from deadheat.client import Client, Lazy, LocalCluster
@@ -138,21 +138,27 @@ def test_a_device_that_dies_in_the_middle_of_a_segment_costs_only_time(how: str)
     with LocalCluster(TWO_AGENTS) as cluster, Client(cluster.address) as client:
         lazy, expected = network(client, 12_000, 700)
         job = client.submit(lazy)
-        wait_until(
-            lambda: sum(p["state"] == "running" for p in job.report().placements) == 2,
-            "both to be in the middle of it",
-        )
-        agent = cluster.agents[0].process.pid
-        if how == "agent":
-            os.kill(agent, signal.SIGKILL)
-        else:
-            children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
-            (executor,) = (
-                int(child)
-                for child in children
-                if "executors.worker" in Path(f"/proc/{child}/cmdline").read_text()
+        victim = cluster.agents[0].process.pid
+        if how == "executor":
+            (victim,) = (
+                child for child in children_of(victim) if b"executors.worker" in command_of(child)
             )
-            os.kill(executor, signal.SIGKILL)
+
+        def running() -> int:
+            return sum(p["state"] == "running" for p in job.report().placements)
+
+        def caught() -> bool:
+            """Both are in the middle of it, and one of them stands still there."""
+            if running() != 2:
+                return False
+            os.kill(victim, signal.SIGSTOP)
+            if running() == 2:
+                return True
+            os.kill(victim, signal.SIGCONT)
+            return False
+
+        wait_until(caught, "both to be in the middle of it")
+        os.kill(victim, signal.SIGKILL)
         found = job.result(timeout=180)
         assert np.allclose(found, expected, rtol=1e-3, atol=1e-6)
         assert len({p["operation"] for p in job.report().placements}) == 1

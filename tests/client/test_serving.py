@@ -183,7 +183,9 @@ def test_a_bound_that_is_none_is_refused(client: Client, name: str, wait_s: floa
 
 
 @pytest.fixture
-def empty() -> Iterator[LocalCluster]:
+def empty(cluster: LocalCluster) -> Iterator[LocalCluster]:
+    """With that of two agents a core is calibrated: batches wait a minute for an agent, no more."""
+    assert cluster.agents
     with LocalCluster([]) as running:
         yield running
 
@@ -192,7 +194,7 @@ def open_batches(cluster: LocalCluster) -> list[str]:
     """Jobs of models that have not ended, as the scheduler tells."""
     with grpc.insecure_channel(cluster.address) as channel:
         request = job_pb2.JobServiceListRequest(user="serving")
-        jobs = JobServiceStub(channel).List(request, timeout=10).jobs
+        jobs = JobServiceStub(channel).List(request, timeout=60).jobs
     return [job.id for job in jobs if job.state == job_pb2.JOB_STATE_QUEUED]
 
 

@@ -118,4 +118,4 @@ def _far_agent(namespace: str, log: Path, address: str, memory: str) -> Iterator
         yield process.pid
     finally:
         process.terminate()
-        process.wait(15)
+        process.wait(60)

@@ -165,7 +165,7 @@ def daemon(
         yield process
     finally:
         process.terminate()
-        process.wait(15)
+        process.wait(60)
 
 
 def command(
@@ -230,5 +230,5 @@ def cluster(
                 return False
             return [node["state"] for node in json.loads(found)["nodes"]] == ["up"] * agents
 
-        wait_until(all_up, "all agents", timeout_s=90)
+        wait_until(all_up, "all agents", timeout_s=150)
         yield Cluster(address, first, third, certificates, processes[1:])

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +36,25 @@ def sealed_results(found: Daemons) -> list[Path]:
     sidecars = []
     for path in found.arenas():
         if path.suffix == ".json":
-            entry = json.loads(path.read_text())
-            if entry["is_sealed"] and entry["request_id"].startswith("result-"):
-                sidecars.append(path)
+            with suppress(FileNotFoundError):  # The store drops those that nobody needs any more.
+                entry = json.loads(path.read_text())
+                if entry["is_sealed"] and entry["request_id"].startswith("result-"):
+                    sidecars.append(path)
     return sidecars
+
+
+def stop(pid: int) -> None:
+    """It does nothing more: not before all of its threads stand still."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def stands_still() -> bool:
+        try:
+            stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+        except OSError:  # A thread has ended meanwhile.
+            return False
+        return all(stat[stat.rindex(")") + 2] == "T" for stat in stats)
+
+    wait_until(stands_still, "a stopped process")
 
 
 def submitted(client: Client) -> Job:
@@ -81,7 +97,7 @@ def test_intermediates_that_the_store_has_lost_are_made_again(tmp_path: Path) ->
         with Client(address) as client:
             job = submitted(client)
             wait_until(lambda: bool(sealed_results(found)), "an intermediate")
-            os.kill(store, signal.SIGSTOP)  # So that none is sealed while we look.
+            stop(store)  # So that none is sealed or dropped while we look.
             gone = sealed_results(found)
             for sidecar in gone:
                 sidecar.unlink()
@@ -100,7 +116,7 @@ def test_an_operand_that_the_store_has_lost_fails_the_job_by_name(tmp_path: Path
         with Client(address) as client:
             job = submitted(client)
             wait_until(lambda: bool(sealed_results(found)), "an intermediate")
-            os.kill(store, signal.SIGSTOP)
+            stop(store)
             for sidecar in found.arenas():
                 if sidecar.suffix == ".json":
                     sidecar.unlink()

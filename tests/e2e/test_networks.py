@@ -24,6 +24,9 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.root, needs_namespaces]
 
+#: Whether both agents get a part depends on who else uses the machine: it is looked at so often.
+TRIES = 10
+
 
 def test_three_hosts_with_mutual_tls_multiply_by_streaming(tmp_path: Path) -> None:
     with cluster(tmp_path) as found:
@@ -35,7 +38,8 @@ def test_three_hosts_with_mutual_tls_multiply_by_streaming(tmp_path: Path) -> No
         # From the third host: nothing of the scheduler's is on it.
         found.command(
             *("run", "matmul", str(tmp_path / "A.npy"), str(tmp_path / "B.npy")),
-            *("-o", str(tmp_path / "C.npy"), *at),
+            # Of a balanced cut a host that is busy with something else may get nothing.
+            *("--cut", "equal", "-o", str(tmp_path / "C.npy"), *at),
         )
         assert np.allclose(np.load(tmp_path / "C.npy"), a @ b, rtol=1e-11, atol=1e-11)
         report = json.loads(found.command("job", "show", "last", "--json", *at))
@@ -60,7 +64,8 @@ def test_three_hosts_with_mutual_tls_multiply_by_streaming(tmp_path: Path) -> No
 def test_an_operand_that_many_jobs_share_is_streamed_once(tmp_path: Path) -> None:
     with cluster(tmp_path) as found:
         module = "tests.e2e.stored_operand"
-        jobs = json.loads(found.command(found.address, "1024", "10", module=module))
+        arguments = (found.address, "1024", "10", "equal")
+        jobs = json.loads(found.command(*arguments, module=module))
     first, *others = (job["bytes_moved"] for job in jobs)
     # A comes and C goes each time; B, which each of two agents needed, only for the first.
     assert first >= 3.9 * 1024 * 1024 * 8
@@ -109,10 +114,15 @@ def test_weights_of_a_served_model_move_once(tmp_path: Path) -> None:
 
 def test_a_program_is_computed_by_streaming(tmp_path: Path) -> None:
     with cluster(tmp_path) as found:
-        module = "tests.e2e.streamed_program"
-        report = json.loads(found.command(found.address, module=module))
-    assert report["kind"] == "program"
-    assert {device["node"] for device in report["devices"]} == {"agent0", "agent1"}
+        for _ in range(TRIES):
+            module = "tests.e2e.streamed_program"
+            report = json.loads(found.command(found.address, module=module))
+            assert report["kind"] == "program"
+            nodes = {device["node"] for device in report["devices"]}
+            if nodes == {"agent0", "agent1"}:
+                break
+        else:
+            raise AssertionError(report["devices"])
 
 
 def test_an_agent_that_is_killed_while_blocks_move_costs_no_wrong_element(tmp_path: Path) -> None:

@@ -75,10 +75,16 @@ def test_a_step_that_is_too_small_takes_one_device_and_says_so(cluster: LocalClu
         assert "its steps are too small to share: with " in client.explain(made.job)
 
 
+def at_work(client: Client) -> list[str]:
+    """The nodes that are at an epoch now."""
+    placements = client.report("last").placements
+    return [str(p["node"]) for p in placements if p["state"] in ("assigned", "running")]
+
+
 def test_an_agent_that_is_killed_in_mid_epoch_ends_the_epoch_and_not_the_training(
     tmp_path: Path,
 ) -> None:
-    epochs = 25
+    epochs = 12
     with daemons(tmp_path) as found:
         address = str(found.scheduler().ready["address"])
         agents = {name: found.agent(address, name, at) for name, at in (("one", 0), ("two", -1))}
@@ -87,11 +93,16 @@ def test_an_agent_that_is_killed_in_mid_epoch_ends_the_epoch_and_not_the_trainin
 
             def kill(_: Epoch) -> None:
                 """The one that is the root, if both are at an epoch now."""
-                placements = client.report("last").placements
-                active = [p for p in placements if p["state"] in ("assigned", "running")]
-                if not killed and len(active) == 2:
-                    killed.append(str(active[0]["node"]))
-                    os.kill(agents[killed[0]].pid, signal.SIGKILL)
+                if killed or len(active := at_work(client)) < 2:
+                    return
+                root = agents[active[0]]
+                # Without it the epoch does not end: it still is at it when it is killed.
+                os.kill(root.pid, signal.SIGSTOP)
+                if len(at_work(client)) == 2:
+                    killed.append(active[0])
+                    os.kill(root.pid, signal.SIGKILL)
+                else:
+                    os.kill(root.pid, signal.SIGCONT)
 
             made = client.train(network, X, Y, epochs=epochs, on_epoch=kill, **OPTIONS)
             report = client.report(made.job)
@@ -109,7 +120,7 @@ def test_an_agent_that_is_killed_in_mid_epoch_ends_the_epoch_and_not_the_trainin
 def test_a_scheduler_that_is_killed_among_shared_epochs_hears_their_ends_from_the_agents(
     tmp_path: Path,
 ) -> None:
-    epochs, kills = 20, 3
+    epochs, kills = 12, 3
     with daemons(tmp_path) as found:
         started = [found.scheduler()]
         address = str(started[0].ready["address"])
@@ -119,7 +130,7 @@ def test_a_scheduler_that_is_killed_among_shared_epochs_hears_their_ends_from_th
         with Client(address) as client:
 
             def kill(epoch: Epoch) -> None:
-                if epoch.number % 5 == 0 and len(started) <= kills:
+                if epoch.number % 3 == 0 and len(started) <= kills:
                     os.kill(started[-1].pid, signal.SIGKILL)
                     started[-1].process.wait()
                     started.append(found.scheduler(address))

@@ -96,10 +96,10 @@ def test_a_wrong_program_is_refused_by_name(
                 request_id=f"wrong-{number}", program=make(), user="tester"
             )
             with pytest.raises(grpc.RpcError) as caught:
-                jobs.Submit(request, timeout=30)
+                jobs.Submit(request, timeout=60)
             assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
             assert words in str(caught.value.details())
         nodes = cluster_pb2_grpc.ClusterServiceStub(channel).ListNodes(
-            cluster_pb2.ClusterServiceListNodesRequest(), timeout=30
+            cluster_pb2.ClusterServiceListNodesRequest(), timeout=60
         )
         assert {node.name for node in nodes.nodes} == {"local-0", "local-1"}

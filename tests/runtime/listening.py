@@ -26,7 +26,7 @@ class Listener:
             return
 
     def wait_for(
-        self, wanted: Callable[[dict[str, str]], bool], what: str, timeout_s: float = 30.0
+        self, wanted: Callable[[dict[str, str]], bool], what: str, timeout_s: float = 60.0
     ) -> dict[str, str]:
         """The first message like that which has not been looked at yet; those before it are
         forgotten."""
@@ -41,7 +41,7 @@ class Listener:
                 raise AssertionError(f"waited {timeout_s:.0f} s in vain for: {what}")
             time.sleep(0.01)
 
-    def wait_for_key(self, key: str, timeout_s: float = 30.0) -> dict[str, str]:
+    def wait_for_key(self, key: str, timeout_s: float = 60.0) -> dict[str, str]:
         return self.wait_for(lambda message: key in message, key, timeout_s)
 
 

@@ -88,7 +88,7 @@ def _own_cgroup(name: str) -> Iterator[Path]:
     finally:
         for directory, _, _ in os.walk(group, topdown=False):
             path = Path(directory)
-            wait_until(lambda path=path: _removed(path), f"the end of {path}", timeout_s=5)  # type: ignore[misc]
+            wait_until(lambda path=path: _removed(path), f"the end of {path}")  # type: ignore[misc]
 
 
 def _removed(path: Path) -> bool:
@@ -110,7 +110,7 @@ class Box:
             [*inside, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
-    def run(self, *command: str, check: bool = True, timeout_s: float = 60.0) -> str:
+    def run(self, *command: str, check: bool = True, timeout_s: float = 150.0) -> str:
         """Runs a command inside; its stdout. Fails with its stderr."""
         process = self.start(*command)
         try:

@@ -71,7 +71,6 @@ class Host:
         wait_until(
             lambda: words in self.show(unit, "StatusText"),
             f"{words!r} in the status of {unit}: {self.show(unit, 'StatusText')}",
-            timeout_s=10,
         )
 
     def executor_of(self, unit: str) -> int:
@@ -213,7 +212,7 @@ def test_a_reload_changes_what_can_change_and_names_what_waits(host: Host) -> No
     host.box.path(CONFIG).unlink()
     host.systemctl("reload" if allowed else "restart", AGENT)
     host.systemctl("reload", SCHEDULER)
-    assert policies(host, AGENT) == {"SCHED_OTHER"}
+    wait_until(lambda: policies(host, AGENT) == {"SCHED_OTHER"}, "normal threads")
     for unit in (AGENT, SCHEDULER):
         wait_until(lambda unit=unit: "restart" not in host.show(unit, "StatusText"), "no note")  # type: ignore[misc]
 

@@ -38,8 +38,8 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 def committed(engine: Engine, *changes: effects.Change) -> None:
     writer, done = Writer(engine, CLOCK), threading.Event()
     writer.submit(changes, done.set)
-    assert done.wait(10)
-    writer.stop(5)
+    assert done.wait(60)
+    writer.stop(60)
 
 
 def row(model_id: str, name: str, version: int, **change: Any) -> effects.ModelRow:

@@ -38,8 +38,8 @@ def committed(path: Path, changes: list[effects.Change], clock: Clock) -> None:
     writer = Writer(database.open_engine(path, writes=True), clock)
     done = threading.Event()
     writer.submit(changes, done.set)
-    assert done.wait(10)
-    writer.stop(5)
+    assert done.wait(60)
+    writer.stop(60)
 
 
 def test_tables_are_what_the_migrations_make(path: Path) -> None:
@@ -123,9 +123,9 @@ def test_what_cannot_be_committed_now_is_committed_later(path: Path) -> None:
     assert "events" in writer.problem
     assert not done.is_set()
     blocker.execute("ALTER TABLE hidden RENAME TO events")
-    assert done.wait(10)
+    assert done.wait(60)
     assert not writer.is_stalled
-    writer.stop(5)
+    writer.stop(60)
     assert blocker.execute("SELECT count(*) FROM events").fetchone() == (1,)
 
 
@@ -135,7 +135,7 @@ def test_commits_come_in_order_and_in_groups(path: Path) -> None:
     seen: list[int] = []
     for number in range(500):
         writer.submit([effects.EventRow(clock.now(), f"e{number}")], partial(seen.append, number))
-    writer.stop(30)
+    writer.stop(60)
     assert seen == list(range(500))
 
 

@@ -30,9 +30,9 @@ def stub(cluster: LocalCluster) -> Iterator[Any]:
     with grpc.insecure_channel(cluster.address) as channel:
         found = ModelServiceStub(channel)
         yield found
-        if found.List(pb.ModelServiceListRequest(name=NAME), timeout=10).models:
+        if found.List(pb.ModelServiceListRequest(name=NAME), timeout=60).models:
             request = pb.ModelServiceDeleteRequest(request_id=new_id("r"), name=NAME)
-            found.Delete(request, timeout=10)
+            found.Delete(request, timeout=60)
 
 
 def uploaded(client: Client, *, durable: bool = True) -> list[Operand]:
@@ -91,31 +91,31 @@ def code(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
 
 def test_a_request_that_is_repeated_saves_and_deletes_once(stub: Any, client: Client) -> None:
     asked = request(client)
-    first = stub.Save(asked, timeout=10)
-    assert stub.Save(asked, timeout=10) == first
-    listed = stub.List(pb.ModelServiceListRequest(name=NAME), timeout=10).models
+    first = stub.Save(asked, timeout=60)
+    assert stub.Save(asked, timeout=60) == first
+    listed = stub.List(pb.ModelServiceListRequest(name=NAME), timeout=60).models
     assert [model.version for model in listed] == [first.version]
     assert listed[0].user == "raw user"
     deletion = pb.ModelServiceDeleteRequest(request_id=new_id("r"), name=NAME)
-    gone = stub.Delete(deletion, timeout=10)
+    gone = stub.Delete(deletion, timeout=60)
     assert list(gone.versions) == [first.version]
-    assert stub.Delete(deletion, timeout=10) == gone
+    assert stub.Delete(deletion, timeout=60) == gone
 
 
 def test_rows_go_in_and_out_as_bytes(stub: Any, client: Client) -> None:
-    version = stub.Save(request(client), timeout=10).version
+    version = stub.Save(request(client), timeout=60).version
     x = np.random.default_rng(1).standard_normal((3, 6)).astype("float32")
     asked = pb.ModelServiceForwardRequest(
         name=NAME, type=wire.matrix_type_to_wire(MatrixType(3, 6, "float32")), data=x.tobytes()
     )
-    answer = stub.Forward(asked, timeout=30)
+    answer = stub.Forward(asked, timeout=60)
     assert answer.version == version
     assert (answer.type.rows, answer.type.columns) == (3, 3)
     made = np.frombuffer(answer.data, "float32").reshape(3, 3)
     assert np.allclose(made, numpys(NETWORK, x), rtol=1e-5, atol=1e-6)
     assert client.report(answer.job_id).state == "done"
     asked.data = asked.data[:-1]
-    assert code(lambda: stub.Forward(asked, timeout=10)) == (
+    assert code(lambda: stub.Forward(asked, timeout=60)) == (
         grpc.StatusCode.INVALID_ARGUMENT,
         "3 rows of 1 x 6 float32 are 72 bytes; 71 came",
     )
@@ -124,12 +124,12 @@ def test_rows_go_in_and_out_as_bytes(stub: Any, client: Client) -> None:
 def test_a_model_without_a_forward_pass_is_kept_and_not_served(stub: Any, client: Client) -> None:
     asked = request(client)
     asked.ClearField("program")
-    stub.Save(asked, timeout=10)
-    (model,) = stub.List(pb.ModelServiceListRequest(name=NAME), timeout=10).models
+    stub.Save(asked, timeout=60)
+    (model,) = stub.List(pb.ModelServiceListRequest(name=NAME), timeout=60).models
     assert not model.HasField("samples")
     row = wire.matrix_type_to_wire(MatrixType(1, 6, "float32"))
     call = pb.ModelServiceForwardRequest(name=NAME, type=row, data=bytes(24))
-    status, words = code(lambda: stub.Forward(call, timeout=10))
+    status, words = code(lambda: stub.Forward(call, timeout=60))
     assert status is grpc.StatusCode.INVALID_ARGUMENT
     assert "cannot be served" in words
 
@@ -190,15 +190,15 @@ def test_what_cannot_be_kept_is_refused_and_held_by_nobody(
 ) -> None:
     made = request(client)
     spoil(made, what)
-    found, said = code(lambda: stub.Save(made, timeout=10))
+    found, said = code(lambda: stub.Save(made, timeout=60))
     assert found.name == status
     assert re.search(words, said), said
-    assert code(lambda: stub.Get(pb.ModelServiceGetRequest(name=NAME), timeout=10))[0] is (
+    assert code(lambda: stub.Get(pb.ModelServiceGetRequest(name=NAME), timeout=60))[0] is (
         grpc.StatusCode.NOT_FOUND
     )
 
 
 def test_matrices_that_are_in_memory_only_make_no_model(stub: Any, client: Client) -> None:
-    status, words = code(lambda: stub.Save(request(client, durable=False), timeout=10))
+    status, words = code(lambda: stub.Save(request(client, durable=False), timeout=60))
     assert status is grpc.StatusCode.INVALID_ARGUMENT
     assert "in memory; what a model is made of has to be on the store's disk" in words

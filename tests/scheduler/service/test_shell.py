@@ -89,7 +89,7 @@ def test_room_for_a_result_is_made_meanwhile_and_nothing_is_assigned_before_it_i
         await asyncio.wait_for(outbox.assigned.wait(), 60)
         assert turn.is_committed
         shell.close()
-        writer.stop(5)
+        writer.stop(60)
 
     asyncio.run(run())
 
@@ -116,7 +116,7 @@ def test_a_job_hears_of_an_error_that_nobody_foresaw(
         assert job.failure is not None
         assert job.failure.message == "RuntimeError in the scheduler; see its log"
         shell.close()
-        writer.stop(5)
+        writer.stop(60)
 
     asyncio.run(run())
     assert "nobody foresaw this" in caplog.text
