@@ -37,7 +37,7 @@ LISTED = 1_000
 SHORT = 20
 SHORT_REPEATS = 9
 #: Both sides take nearly as long there, so that single calls say little.
-ONE_BY_ONE_REPEATS = 7
+ONE_BY_ONE_REPEATS = 15
 #: A chain with two halves that are most of its work, neither of which needs the other.
 HALVES = (1536, 3072, 1536, 3072, 1536)
 

@@ -66,8 +66,9 @@ class Pool:
                     self.feed(events.PlanMade(job, ticket, outcome, 0.001))
 
                 return make_plan
-            case effects.MakeResults(job):
-                return lambda: self.feed(events.ResultsMade(job))
+            case effects.MakeResults(job, matrices):
+                made = [matrix_id for matrix_id, _ in matrices]
+                return lambda: self.feed(events.ResultsMade(job, made))
             case effects.SealResult(job, operation, matrix_id):
                 return lambda: self.feed(
                     events.ResultSealed(job, operation, self._not_found(matrix_id), matrix_id)

@@ -65,6 +65,32 @@ def test_a_chain_becomes_products_in_the_better_order(pool: Pool) -> None:
     assert "in the order (M1 (M2 M3))" in job.plan_texts[0]
 
 
+def test_nobody_is_told_to_write_a_product_for_which_there_is_no_room_yet(pool: Pool) -> None:
+    pool.holds_back = {effects.MakeResults}
+    job = pool.submit(program=chain_program(matrices(4000, 40, 4000, 40)))
+    (room_for_result, room_for_product), pool.held_back = pool.held_back, []
+    room_for_result()
+    assert pool.take_sent(effects.SendAssign) == []
+    room_for_product()
+    assert {one.result_id for one in pool.take_sent(effects.SendAssign)} == {f"{job.id}-0"}
+    run(pool, job)
+    assert state_of(job) == "done"
+
+
+def test_what_can_be_computed_at_once_does_not_wait_for_room_for_the_rest(pool: Pool) -> None:
+    pool.holds_back = {effects.MakeResults}
+    job = pool.submit(program=chain_program(matrices(4000, 40, 4000, 40)))
+    (room_for_result, room_for_product), pool.held_back = pool.held_back, []
+    room_for_product()
+    for subtask in pool.active(job):
+        pool.finish(subtask)
+    assert {one.result_id for one in pool.take_sent(effects.SendAssign)} == {f"{job.id}-0"}
+    room_for_result()
+    assert {one.result_id for one in pool.take_sent(effects.SendAssign)} == {"result1"}
+    run(pool, job)
+    assert state_of(job) == "done"
+
+
 def test_sides_of_a_chain_that_run_at_once_have_devices_of_their_own() -> None:
     pool = Pool()
     for name in "abcd":

@@ -284,9 +284,10 @@ class PlanMade:
 
 @dataclass(frozen=True, slots=True)
 class ResultsMade:
-    """The store has room for the job's results, or says why not."""
+    """The store has room for these results of a job, or says why not."""
 
     job: str
+    matrix_ids: Sequence[str] = ()
     failure: Failure | None = None
 
 

@@ -192,7 +192,7 @@ def _accept(world: World, job: Job, plan: Plan) -> None:
     if job.joins_first:
         job.joins_first = False
         planning.make_results(world, job)
-    if job.results_ready:
+    if planning.has_rooms(job, plan):
         planning.carry_out(world, job)
         advance(world, job)
 
@@ -204,8 +204,8 @@ def on_results_made(world: World, event: events.ResultsMade) -> None:
     if event.failure:
         endings.fail(world, job, event.failure)
         return
-    job.results_ready = True
-    if plan := job.pending_plan:
+    job.rooms_awaited.difference_update(event.matrix_ids)
+    if (plan := job.pending_plan) and planning.has_rooms(job, plan):
         if planning.is_possible(world, plan):
             planning.carry_out(world, job)
         else:  # A device went while room was made; the store took its time.
@@ -225,7 +225,7 @@ def _complete_steps(world: World, job: Job) -> None:
             for reader in job.note_done(step):
                 if reader.is_complete:
                     heappush(numbers, reader.index)
-        elif job.results_ready and not job.joins_first:
+        elif step.result_id not in job.rooms_awaited and not job.joins_first:
             step.is_sealing = True
             world.emit(SealResult(job.id, step.index, step.result_id, _operand_ids(job, step)))
 

@@ -23,7 +23,6 @@ from deadheat.scheduler.core.effects import (
     Change,
     EventRow,
     FindMatrices,
-    MakeResults,
     NotifyJob,
     ProgramChange,
     SendCancel,
@@ -43,7 +42,7 @@ def on_store_restarted(world: World, event: events.StoreRestarted) -> None:
 def suspect(world: World, job: Job) -> None:
     """Something that the job reads or writes was not found: the store is asked what it has."""
     # Before there is room for its results nothing can be missing of them.
-    if job.state.is_final or job.is_looking or not job.results_ready or job.joins_first:
+    if job.state.is_final or job.is_looking or job.rooms_awaited or job.joins_first:
         return
     job.is_looking = True
     asked = {step.result_id for step in job.steps} | _operand_ids(job).keys()
@@ -137,12 +136,11 @@ def _make_again(world: World, job: Job, lost: Sequence[Step]) -> None:
     ids = [step.result_id for step in job.steps]
     planning.drop_plan(world, job)  # One that is on its way knows the old ones.
     job.cause = f"{', '.join(sorted(names))} was lost with the store, and is made again"
-    job.results_ready = False
     world.commit(*changes, ProgramChange(job.id, job.program, ids))
     for node, withdrawn in cancelled.items():
         world.emit(SendCancel(node, withdrawn))
     world.emit(NotifyJob(job.id))
-    world.emit(MakeResults(job.id, [(step.result_id, step.type) for step in lost]))
+    planning.ask_for_rooms(world, job, lost)
 
 
 def _another(matrix_id: str) -> str:

@@ -44,9 +44,21 @@ def make_results(world: World, job: Job) -> None:
     job.steps.has_rooms = True
     for step in due:
         step.is_made = True
-    if due:
-        job.results_ready = False
-        world.emit(MakeResults(job.id, [(step.result_id, step.type) for step in due]))
+    # What can be computed at once does not wait for room for the rest.
+    first = [step for step in due if job.steps.is_ready(step)]
+    ask_for_rooms(world, job, first)
+    ask_for_rooms(world, job, [step for step in due if step not in first])
+
+
+def ask_for_rooms(world: World, job: Job, steps: Sequence[Step]) -> None:
+    if steps:
+        job.rooms_awaited.update(step.result_id for step in steps)
+        world.emit(MakeResults(job.id, [(step.result_id, step.type) for step in steps]))
+
+
+def has_rooms(job: Job, plan: Plan) -> bool:
+    """Whether the store has made room for all that a plan's sub-tasks write."""
+    return all(job.steps[made.operation].result_id not in job.rooms_awaited for made in plan.steps)
 
 
 def drop_spent(world: World, job: Job, steps: Iterable[Step]) -> None:

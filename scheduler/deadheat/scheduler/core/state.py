@@ -314,7 +314,9 @@ class Job:
     finished_s: float | None = None
     #: The last sub-task's finish; what follows (sealing) is collection.
     computed_s: float | None = None
-    results_ready: bool = True
+    #: Results for which the store was asked to make room and has not said that it did, by their ids
+    #: there. Nobody who would write them is told to before.
+    rooms_awaited: set[str] = field(default_factory=set)
     planning_ticket: int = 0
     #: How many sub-tasks had ended when the plan at hand was asked for (see `World.released`).
     released_before: int = 0
