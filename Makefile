@@ -31,7 +31,7 @@ proto: $(VENV)/dev
 bench: $(VENV)/bench
 	$(PY) -m benchmarks $(ARGS)
 
-# At most eighty minutes; goes on where it was interrupted, and writes docs/performance.md.
+# At most ninety minutes; goes on where it was interrupted, and writes docs/performance.md.
 bench-full: $(VENV)/bench
 	$(PY) -m benchmarks.full $(ARGS)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -143,3 +145,21 @@ def test_agents_that_cannot_be_are_named_before_anything_starts(tmp_path: Path) 
             LocalCluster(agents, state_dir=tmp_path / "state")
         assert caught.value.field == "agents"
     assert not (tmp_path / "state").exists()
+
+
+def test_what_is_given_up_while_a_client_closes_is_said_to_nobody(cluster: LocalCluster) -> None:
+    code = (
+        "import asyncio, gc, sys, numpy as np\n"
+        "from deadheat.client import Client\n"
+        "from deadheat.client.transfers import Transfers\n"
+        "async def slowly(self, matrix_id):\n"
+        "    await asyncio.sleep(600)\n"
+        "with Client(sys.argv[1]) as client:\n"
+        "    kept = [client.put(np.ones((300, 300))) for _ in range(3)]\n"
+        "    Transfers.give_up = slowly\n"
+        "    del kept\n"
+        "    gc.collect()\n"
+    )
+    command = [sys.executable, "-c", code, cluster.address]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

@@ -35,6 +35,8 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S: Final = 5.0
 #: Nobody who pressed Ctrl-C waits longer than that.
 UNDO_LIMIT_S: Final = 3.0
+#: How long a loop that stops waits for what it has cancelled.
+STOP_LIMIT_S: Final = 2.0
 
 
 class LoopThread:
@@ -84,12 +86,15 @@ class LoopThread:
             del future
 
     def stop(self) -> None:
-        def end() -> None:
-            for task in asyncio.all_tasks(self.loop):
+        async def end() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
                 task.cancel()
-            self.loop.call_soon(self.loop.stop)
+            if others:  # One that waits for others of them takes several turns to end.
+                await asyncio.wait(others, timeout=STOP_LIMIT_S)
+            self.loop.stop()
 
-        self.loop.call_soon_threadsafe(end)
+        asyncio.run_coroutine_threadsafe(end(), self.loop)
         self._thread.join(5.0)
         if not self._thread.is_alive():
             self.loop.close()
