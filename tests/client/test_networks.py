@@ -148,7 +148,10 @@ def test_a_weight_that_the_cluster_has_lost_is_sent_again(cluster: LocalCluster)
             held.matrix_id = "gone" if held.matrix_id else ""
         with pytest.raises(Exception, match="gone"):
             client.forward(mlp, x, where="cluster")
-        assert np.array_equal(client.forward(mlp, x, where="cluster"), expected)
+        # Which device has which rows, and so the order of sums, may be another one.
+        assert np.allclose(
+            client.forward(mlp, x, where="cluster"), expected, rtol=1e-12, atol=1e-12
+        )
 
 
 def test_a_limit_of_time_is_kept(shared: Client) -> None:
