@@ -94,7 +94,7 @@ class LoopThread:
                 await asyncio.wait(others, timeout=STOP_LIMIT_S)
             self.loop.stop()
 
-        asyncio.run_coroutine_threadsafe(end(), self.loop)
+        self.submit(end())
         self._thread.join(5.0)
         if not self._thread.is_alive():
             self.loop.close()

@@ -216,8 +216,7 @@ class Transfers:
 
     async def _give_up_surplus(self, *, everything: bool = False) -> None:
         for matrix_id in self._kept.surplus(everything=everything):
-            with suppress(DeadheatError):
-                await self.give_up(matrix_id)
+            await self._try_to_give_up(matrix_id)
 
     def _adopt(self, source: Source, matrix: MatrixType) -> str:
         """The file is read where it is; only its descriptor goes to the store."""
@@ -292,13 +291,13 @@ class Transfers:
     async def give_up_all(self, operands: Iterable[Operand]) -> None:
         """Gives operands up as far as the store is there; what it keeps, expires. What we keep
         for jobs to come is only not in use any more."""
-
-        async def give_up(matrix_id: str) -> None:
-            with suppress(DeadheatError):
-                await self.give_up(matrix_id)
-
         ids = [operand.matrix_id for operand in operands if operand.matrix_id]
-        await asyncio.gather(*(give_up(one) for one in ids if not self._kept.release(one)))
+        unwanted = [one for one in ids if not self._kept.release(one)]
+        await asyncio.gather(*map(self._try_to_give_up, unwanted))
+
+    async def _try_to_give_up(self, matrix_id: str) -> None:
+        with suppress(DeadheatError):
+            await self.give_up(matrix_id)
 
     async def give_up(self, matrix_id: str) -> None:
         """The store may have the room back as soon as no job and no mapping needs it."""

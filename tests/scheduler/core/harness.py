@@ -66,8 +66,8 @@ class Pool:
                     self.feed(events.PlanMade(job, ticket, outcome, 0.001))
 
                 return make_plan
-            case effects.MakeResults(job, matrices):
-                made = [matrix_id for matrix_id, _ in matrices]
+            case effects.MakeResults(job):
+                made = effect.matrix_ids
                 return lambda: self.feed(events.ResultsMade(job, made))
             case effects.SealResult(job, operation, matrix_id):
                 return lambda: self.feed(

@@ -75,7 +75,7 @@ def test_no_room_for_the_result_fails_the_job_with_the_stores_words(pool: Pool) 
     pool.holds_back = {effects.MakeResults}
     job = pool.submit()
     failure = events.Failure("limit_reached", "8 GiB needed, 1 GiB there")
-    pool.feed(events.ResultsMade(job.id, failure=failure))
+    pool.feed(events.ResultsMade(job.id, [], failure))
     assert (job.state, job.failure) == (JobState.FAILED, failure)
 
 

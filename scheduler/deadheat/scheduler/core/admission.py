@@ -38,21 +38,21 @@ class StoreLimits:
 
 def store_refusal(program: Program, limits: StoreLimits) -> Failure | None:
     """Why the store could not hold what the job makes, were it empty."""
-    most_bytes = max(limits.memory_bytes, limits.disk_bytes)
-    room = (
-        f"the store may take {format_bytes(limits.memory_bytes)} of memory and "
+    types, most_bytes = program.types, max(limits.memory_bytes, limits.disk_bytes)
+    made = (operation.result for operation in program.operations)
+    too_large = next((name for name in made if types[name].size_bytes > most_bytes), "")
+    wanted_bytes = sum(types[name].size_bytes for name in program.results)
+    if too_large:
+        what = f"{too_large!r} has {format_bytes(types[too_large].size_bytes)}"
+    elif wanted_bytes > limits.memory_bytes + limits.disk_bytes:
+        what = f"all results together have {format_bytes(wanted_bytes)}"
+    else:
+        return None
+    message = (
+        f"{what}; the store may take {format_bytes(limits.memory_bytes)} of memory and "
         f"{format_bytes(limits.disk_bytes)} of disk (settings: memory, disk)"
     )
-    for operation in program.operations:
-        size_bytes = program.types[operation.result].size_bytes
-        if size_bytes > most_bytes:
-            message = f"{operation.result!r} has {format_bytes(size_bytes)}; {room}"
-            return Failure(LimitReached.code, message)
-    wanted_bytes = sum(program.types[name].size_bytes for name in program.results)
-    if wanted_bytes > limits.memory_bytes + limits.disk_bytes:
-        message = f"all results together have {format_bytes(wanted_bytes)}; {room}"
-        return Failure(LimitReached.code, message)
-    return None
+    return Failure(LimitReached.code, message)
 
 
 def time_refusal(policy: JobPolicy, predicted_s: float) -> Failure | None:

@@ -228,6 +228,10 @@ class MakeResults:
     job: str
     matrices: Sequence[tuple[str, MatrixType]]
 
+    @property
+    def matrix_ids(self) -> list[str]:
+        return [matrix_id for matrix_id, _ in self.matrices]
+
 
 @dataclass(frozen=True, slots=True)
 class SealResult:

@@ -287,7 +287,7 @@ class ResultsMade:
     """The store has room for these results of a job, or says why not."""
 
     job: str
-    matrix_ids: Sequence[str] = ()
+    matrix_ids: Sequence[str]
     failure: Failure | None = None
 
 

@@ -45,9 +45,8 @@ def make_results(world: World, job: Job) -> None:
     for step in due:
         step.is_made = True
     # What can be computed at once does not wait for room for the rest.
-    first = [step for step in due if job.steps.is_ready(step)]
-    ask_for_rooms(world, job, first)
-    ask_for_rooms(world, job, [step for step in due if step not in first])
+    ask_for_rooms(world, job, [step for step in due if job.steps.is_ready(step)])
+    ask_for_rooms(world, job, [step for step in due if not job.steps.is_ready(step)])
 
 
 def ask_for_rooms(world: World, job: Job, steps: Sequence[Step]) -> None:

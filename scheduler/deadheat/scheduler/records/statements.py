@@ -220,12 +220,15 @@ def _program(change: effects.ProgramChange, clock: Clock) -> Iterator[Statement]
     """Operands stay what they are; operations and what they make are written anew."""
     del clock
     program = change.program
-    serialized = wire.program_to_wire(program).SerializeToString(deterministic=True)
-    yield "update", _JOBS, ("id",), {"id": change.id, "program": serialized}
+    yield "update", _JOBS, ("id",), {"id": change.id, "program": _serialized(program)}
     yield "delete", _OPERATIONS, ("job_id",), {"job_id": change.id}
     for role in ("result", "intermediate"):
         yield "delete", _MATRICES, ("job_id", "role"), {"job_id": change.id, "role": role}
     yield from _operations(change.id, program, change.result_ids)
+
+
+def _serialized(program: Program) -> bytes:
+    return wire.program_to_wire(program).SerializeToString(deterministic=True)
 
 
 def _operations(job: str, program: Program, result_ids: Sequence[str]) -> Iterator[Statement]:
@@ -272,7 +275,7 @@ def _job_change(change: effects.JobChange, clock: Clock) -> Iterator[Statement]:
             moment = None if value is None else clock.datetime(float(str(value)))
             row[name.removesuffix("_s")] = moment
         elif isinstance(value, Program):
-            row[name] = wire.program_to_wire(value).SerializeToString(deterministic=True)
+            row[name] = _serialized(value)
         else:
             row[name] = value
     yield "update", _JOBS, ("id",), row

@@ -217,8 +217,7 @@ class Shell:
     async def _make_results(self, wanted: effects.MakeResults) -> None:
         made = self._store.make_results(wanted.job, wanted.matrices)
         failure = await _failure_of(made)
-        ids = [matrix_id for matrix_id, _ in wanted.matrices]
-        self.feed(events.ResultsMade(wanted.job, ids, failure))
+        self.feed(events.ResultsMade(wanted.job, wanted.matrix_ids, failure))
 
     async def _seal(self, wanted: effects.SealResult) -> None:
         sealed = self._store.seal(wanted.matrix_id, wanted.check_ids)

@@ -279,8 +279,8 @@ class Simulation:
                     self.at(self.now + device.spec.latency_s, device.receive, effect)
                 case effects.MakePlan():
                     self.at(self.now + PLANNING_S, self._feed, self._plan(effect))
-                case effects.MakeResults(job, matrices):
-                    self._answer(events.ResultsMade(job, [id_ for id_, _ in matrices]))
+                case effects.MakeResults(job):
+                    self._answer(events.ResultsMade(job, effect.matrix_ids))
                 case effects.SealResult(job, operation):
                     self._answer(events.ResultSealed(job, operation))
                 case effects.FindMatrices(job):
