@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -43,17 +44,35 @@ MIN_PING_INTERVAL_MS: Final = KEEPALIVE_TIME_MS // 2
 HANDSHAKE_TIMEOUT_MS: Final = 10_000
 MAX_STREAMS_PER_CONNECTION: Final = 1_000
 
+#: Calls that stream, by service and method. gRPC is not to try these again: whoever streams knows
+#: himself where to go on. And its core aborts the process when a message longer than it keeps for
+#: that (256 KiB; a chunk is longer) is sent while it waits before the next try (seen in 1.85).
+STREAMS: Final = (
+    ("deadheat.v1.AgentService", "Session"),
+    ("deadheat.v1.ExchangeService", "Exchange"),
+    ("deadheat.v1.JobService", "Watch"),
+    ("deadheat.v1.MatrixService", "Get"),
+    ("deadheat.v1.MatrixService", "Put"),
+)
 #: Unary calls are idempotent (request ids), so a broken connection is tried again by gRPC itself.
-_SERVICE_CONFIG: Final = """{
-  "methodConfig": [{
-    "name": [{}],
-    "retryPolicy": {
-      "maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
-      "retryableStatusCodes": ["UNAVAILABLE"]
+_SERVICE_CONFIG: Final = json.dumps(
+    {
+        "methodConfig": [
+            {"name": [{"service": service, "method": method} for service, method in STREAMS]},
+            {
+                "name": [{}],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            },
+        ],
+        "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
     }
-  }],
-  "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1}
-}"""
+)
 
 #: What connect(2) and its like may say.
 _SYSTEM_WORDS: Final = frozenset(map(os.strerror, errno.errorcode))
