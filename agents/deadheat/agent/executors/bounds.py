@@ -32,8 +32,15 @@ class Bounds:
     first_height: int
     first_panel_s: float
     first_width: int
+    #: Rows of the left operand that a band of a card waits for, and columns of the right one that
+    #: the first panels do: bytes of them, and bytes of each row.
+    band_copy_bytes: int
+    strip_row_bytes: int
     #: Whether panels are smaller where those before took unlike times (adaptive factoring).
     is_adaptive: bool
+    #: Of a card: how fast operands come to it, and how many of them it keeps. 0 where they are.
+    link_bytes_per_s: float = 0.0
+    resident_bytes: int = 0
 
 
 #: The largest panel. Of the best rate 1024 x 1024 reaches 97 %, this 99 % (measured on x86 with
@@ -78,20 +85,19 @@ CORES: Final = Bounds(
     first_height=MAX_SIDE,
     first_panel_s=MAX_PANEL_S,
     first_width=MAX_SIDE**2,
+    band_copy_bytes=0,
+    strip_row_bytes=0,
     is_adaptive=True,
 )
-#: Panels that are in flight on a card at once, each with its stream: while one is copied in, one
-#: is computed, and one is copied out, the thread of a fourth makes the next one ready, in 0.5 ms.
+#: Panels that are in flight on a card at once, each with its stream. Operands come in the order in
+#: which panels asked for them: while one is computed and one copied out, those of the next two are
+#: on their way. With more, the threads wait for the interpreter (8: 1 ms of 24).
 STREAMS: Final = 4
 #: What suits a card. Measured on an H200 at an inner size of 16384: float32 reaches 93 % of its
-#: best rate in panels of 4096 x 4096, 85 % in 2048 x 2048, 72 % in 1024 x 1024; float16 72, 53 and
-#: 29 %, but there copying takes longer than computing. A panel waits for its operands, so those of
-#: the first band are narrow: of 4096 x 2048 in float32 the card computes one in 6 ms, in which the
-#: columns of the next one come twice (in panels of 2048 x 2048 it waited for them, and lost 5 %).
-#: And they are as high as half their seconds allow: what is computed while all columns of B come
-#: need not be computed later, when only rows of A come, in which time float16 had too much to do.
-#: Streams are no cores, of which one may be slow: a panel takes long that waits for copies, and at
-#: the end it only has to be out soon. The seconds are those of a panel beside other streams'.
+#: best rate in panels of 4096 x 4096 and in others of that area, 85 % in 2048 x 2048, 72 % in
+#: 1024 x 1024. Streams are no cores, of which one may be slow: a panel takes long that waits for
+#: copies, and at the end it only has to be out soon. The seconds are those of a panel beside other
+#: streams'. What else is here of the first band is for matrices that do not fit on the card.
 CARDS: Final = Bounds(
     max_side=4096,
     min_side=2048,
@@ -107,5 +113,7 @@ CARDS: Final = Bounds(
     first_height=8192,
     first_panel_s=0.05,
     first_width=2048,
+    band_copy_bytes=128 << 20,
+    strip_row_bytes=8 << 10,
     is_adaptive=False,
 )

@@ -25,7 +25,9 @@ GRAIN: Final = 16
 
 
 @dataclass(slots=True)
-class _Band:
+class Band:
+    """Rows that are cut into panels together."""
+
     row_start: int
     row_stop: int
     #: Panels that are running.
@@ -98,7 +100,7 @@ class Panels:
     area_done: int = field(init=False, default=0)
     #: Rows from here on belong to somebody else now.
     row_stop: int = field(init=False)
-    _bands: list[_Band] = field(init=False, default_factory=list)
+    _bands: list[Band] = field(init=False, default_factory=list)
     _area_taken: int = field(init=False, default=0)
     _column: int = field(init=False, default=0)
     _column_stop: int = field(init=False, default=0)
@@ -253,14 +255,8 @@ class Panels:
         left = self.row_stop - start
         if left <= 0:
             return False
-        if self.is_in_whole_rows:
-            height = self._rows(left)
-        else:
-            side = self._side(left * self.rectangle.columns)
-            # Not much higher than the panels at its end will want to be: half of what is left.
-            height = min(left, _up(max(min(side, left // 2), min(self.bounds.min_side, side))))
-        sliver = (self._last_rows if self.is_in_whole_rows else self.bounds.min_side) // 2
-        if left - height < sliver:
+        height = self._height(left)
+        if left - height < self._sliver:
             height = left  # Rather a higher band than a sliver after it, which would be slow.
         if self.row_arrived is not None and self.row_arrived - start < height:
             # Rather a lower band than a wait, but none so low that it is slow for its size.
@@ -268,12 +264,25 @@ class Panels:
             if here < min(height, self.bounds.min_side if self.row_grain == GRAIN else GRAIN):
                 return False
             height = here // self.row_grain * self.row_grain
-        self._bands.append(_Band(start, start + height))
+        self._bands.append(Band(start, start + height))
         self._column = self.rectangle.column_start
         self._column_stop = self.rectangle.column_stop
         return True
 
-    def _width(self, band: _Band) -> int:
+    def _height(self, left: int) -> int:
+        """Rows of the next band, with so many left."""
+        if self.is_in_whole_rows:
+            return self._rows(left)
+        side = self._side(left * self.rectangle.columns)
+        # Not much higher than the panels at its end will want to be: half of what is left.
+        return min(left, _up(max(min(side, left // 2), min(self.bounds.min_side, side))))
+
+    @property
+    def _sliver(self) -> int:
+        """Fewer rows than this are no band of their own."""
+        return (self._last_rows if self.is_in_whole_rows else self.bounds.min_side) // 2
+
+    def _width(self, band: Band) -> int:
         height, rest = band.row_stop - band.row_start, self._column_stop - self._column
         if self.is_in_whole_rows:
             return rest
@@ -331,8 +340,8 @@ class Panels:
             share = min(share, self._pace.chunk(area_left, self.threads))
         return share
 
-    def _side(self, area_left: int) -> int:
-        """The side of a square panel that suits what is left."""
+    def _most_area(self) -> float:
+        """Elements of the largest panel that may be next."""
         flops = self.shape.flops / max(1, self.shape.rows * self.shape.columns)
         # What lies across the diagonal is copied, and the more, the smaller panels on it are.
         halves = 2.0 if self.is_symmetric else 1.0
@@ -340,12 +349,16 @@ class Panels:
         most_s, longest = bounds.first_panel_s, bounds.first_height
         if self._bands:
             most_s, longest = bounds.max_panel_s, bounds.max_side
-        most = min(
+        return min(
             longest**2,
             bounds.max_panel_flops / halves / max(1.0, flops),
             most_s / self._element_s,
         )
-        share = self._share(area_left)
+
+    def _side(self, area_left: int) -> int:
+        """The side of a square panel that suits what is left."""
+        bounds, most, share = self.bounds, self._most_area(), self._share(area_left)
+        flops = self.shape.flops / max(1, self.shape.rows * self.shape.columns)
         if area_left <= bounds.last_part * self.rectangle.area:
             share = min(share, bounds.last_panel * self.rectangle.area / self.threads)
         least = min(most, bounds.min_side**2, bounds.min_panel_flops / max(1.0, flops))

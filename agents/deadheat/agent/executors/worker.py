@@ -21,6 +21,7 @@ import numpy as np
 
 from deadheat.agent.executors.bounds import CORES, Bounds
 from deadheat.agent.executors.calibrate import Point, calibrate, shapes
+from deadheat.agent.executors.cardpanels import CardPanels
 from deadheat.agent.executors.epochs import Epoch, Exchanged
 from deadheat.agent.executors.panels import GRAIN, Panels
 from deadheat.agent.executors.pool import (
@@ -202,7 +203,8 @@ def _source(
         out = part_of(result, rectangle)
         return Epoch(rectangle, operation.kind, parts, out, device.threads, exchange)
     shape = work_shape(operation, types)
-    return Panels(
+    make = CardPanels if device.is_card else Panels
+    return make(
         rectangle,
         replace(shape, rows=rectangle.rows, columns=rectangle.columns),
         device.threads,

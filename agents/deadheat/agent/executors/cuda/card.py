@@ -7,6 +7,7 @@ one card (CUDA_VISIBLE_DEVICES names it by its UUID), which is therefore number 
 from __future__ import annotations
 
 import importlib
+import time
 from enum import Enum
 from typing import Any, Final
 
@@ -26,6 +27,9 @@ _READ_ONLY: Final = 8
 MAX_PITCH_BYTES: Final = (1 << 31) - 1
 #: The smallest product that takes cuBLAS and a compiled kernel: both are libraries of their own.
 _PROBE_SIZE: Final = 16
+#: Copies by which the link to a card is measured: a third of a millisecond each behind PCIe 5.
+_LINK_PROBE_BYTES: Final = 16 << 20
+_LINK_PROBES: Final = 5
 
 
 class Fault(Enum):
@@ -104,6 +108,18 @@ class Card:
     def unpin(self, memory: np.ndarray[Any, Any]) -> None:
         """What has been pinned, when nothing is copied from it or to it any more."""
         self._runtime.hostUnregister(memory.ctypes.data)
+
+    def link_bytes_per_s(self) -> float:
+        """How fast it copies pinned memory to itself: the best of some copies."""
+        host = self.pinned(_LINK_PROBE_BYTES).reshape(1, -1)
+        array, stream = self.cupy.empty(host.shape, np.uint8), self.stream()
+        took_s = []
+        for _ in range(_LINK_PROBES):
+            started_s = time.perf_counter()
+            self.send(host, array, stream)
+            stream.synchronize()
+            took_s.append(time.perf_counter() - started_s)
+        return _LINK_PROBE_BYTES / max(1e-9, min(took_s))
 
     def free_unused(self) -> None:
         """Gives memory back to the driver that arrays have left to CuPy."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
+from deadheat.agent.executors.bounds import CARDS
 from deadheat.agent.executors.cuda.card import Card, Fault
 from deadheat.agent.executors.cuda.namespace import Namespace
 from deadheat.agent.executors.cuda.pinning import Mappings
@@ -38,7 +40,12 @@ class CardCompute:
         self._lost = lost
         self._namespace = Namespace(card)
         self._mine = threading.local()
+        self._incoming = card.stream()
         self.residence = Residence(card, limit_bytes)
+        #: How large panels on this card are.
+        self.bounds = replace(
+            CARDS, link_bytes_per_s=card.link_bytes_per_s(), resident_bytes=limit_bytes
+        )
         self.mappings = Mappings(card, lambda: self.residence.is_idle)
 
     def __call__(self, task: Task, panel: Panel) -> None:
@@ -60,7 +67,7 @@ class CardCompute:
 
     def _lane(self) -> Lane:
         if not hasattr(self._mine, "lane"):
-            self._mine.lane = Lane(self._card)
+            self._mine.lane = Lane(self._card, self._incoming)
         found: Lane = self._mine.lane
         return found
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,7 @@ class Residence:
         self.used_bytes = 0
         self.copied_bytes = 0
         self._changed = threading.Condition()
+        self._asking = threading.Lock()
         #: The least recently used first.
         self._entries: list[_Entry] = []
         self._pinned_panels = 0
@@ -192,9 +193,13 @@ class Residence:
     def _fill(self, lane: Lane, requests: Sequence[Request], entries: Sequence[_Entry]) -> None:
         """First all that nobody copies yet, then the waiting, so that nobody waits for somebody who
         waits. What somebody failed to copy is looked for again."""
+        # What a panel needs is asked for at once: were it mixed with what another panel needs, both
+        # would be late. By way of staging it is a thread's own work, and others' goes on beside it.
+        is_quick = all(one.block.is_pinned() for one in requests)
         while True:
-            for one, entry in zip(requests, entries):
-                self._copy(lane, one, entry)
+            with self._asking if is_quick else nullcontext():
+                for one, entry in zip(requests, entries):
+                    self._copy(lane, one, entry)
             if all(self._follow(lane, one, entry) for one, entry in zip(requests, entries)):
                 return
 
@@ -205,13 +210,11 @@ class Residence:
             entry.fills += mine
         for number, fill in enumerate(mine):
             try:
-                lane.upload(
+                event = lane.upload(
                     part_of(request.block, fill.rectangle),
                     entry.view(fill.rectangle),
                     is_pinned=request.block.is_pinned(),
                 )
-                event = self._card.event()
-                lane.stream.record(event)
             except BaseException:
                 with self._changed:
                     for lost in mine[number:]:
@@ -224,7 +227,7 @@ class Residence:
                 self._changed.notify_all()
 
     def _follow(self, lane: Lane, request: Request, entry: _Entry) -> bool:
-        """Has the stream wait for what others copy; False if one of them gave up."""
+        """Has the lane's stream wait for what it and others copy; False if one of them gave up."""
         with self._changed:
             fills = [fill for fill in entry.fills if _overlap(fill.rectangle, request.wanted)]
             for fill in fills:

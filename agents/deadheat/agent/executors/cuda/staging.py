@@ -3,6 +3,9 @@
 A card copies to and from pinned memory only, and only from there while it computes. A matrix that
 is pinned itself (see `pinning`) is copied as it lies. Others go by way of pinned memory here, of
 which there are two halves: while the card copies one, this thread fills (or empties) the other.
+
+Of copies to the card on several streams each gets a part of the link, and all are late. So what
+needs no thread goes on one stream, in the order in which panels asked for it.
 """
 
 from __future__ import annotations
@@ -43,29 +46,35 @@ class _Half:
 
 
 class Lane:
-    """A thread's stream and its pinned memory; used by that thread only."""
+    """A thread's stream and its pinned memory; used by that thread only. `incoming` is the stream
+    of all lanes for what the card copies to itself."""
 
-    def __init__(self, card: Card, half_bytes: int = HALF_BYTES) -> None:
+    def __init__(self, card: Card, incoming: Any, half_bytes: int = HALF_BYTES) -> None:
         self._card = card
         self.stream = card.stream()
+        self._incoming = incoming
         self._half_bytes = half_bytes
         #: Comes when all has that was put on the stream.
         self._all = card.event()
         self._halves = [_Half(card.pinned(half_bytes), card.event()) for _ in range(2)]
 
-    def upload(self, host: Array, array: Array, *, is_pinned: bool = False) -> None:
-        """Puts a copy of `host` on this lane's stream; both are m x n, of one dtype. `array` is
-        complete when the stream has come so far; `host` may be changed then, and as soon as this
-        returns if it is not pinned."""
+    def upload(self, host: Array, array: Array, *, is_pinned: bool = False) -> Any:
+        """Puts a copy of `host` on a stream; both are m x n, of one dtype. Returns the event with
+        which `array` is complete; `host` may be changed then, and as soon as this returns if it is
+        not pinned."""
+        done = self._card.event()
         if is_pinned and _is_in_reach(host):
-            self._card.send(host, array, self.stream)
-            return
+            self._card.send(host, array, self._incoming)
+            self._incoming.record(done)
+            return done
         for part in self._parts(array):
             half = self._take()
             place = _room(half, host[part])
             np.copyto(place, _plain(host[part]))
             self._card.send(place, array[part], self.stream)
             self._leave(half)
+        self.stream.record(done)
+        return done
 
     def download(self, array: Array, host: Array, *, is_pinned: bool = False) -> None:
         """Copies to `host`, which is complete when this returns, as is all that was put on the
@@ -86,9 +95,10 @@ class Lane:
             half.settle()
 
     def settle(self) -> None:
-        """Waits for all that is on the stream; what has not arrived by now is dropped."""
+        """Waits for all that is on the streams; what has not arrived by now is dropped."""
         for half in self._halves:
             half.source = half.target = None
+        self._incoming.synchronize()
         self.stream.synchronize()
         for half in self._halves:
             half.is_busy = False
