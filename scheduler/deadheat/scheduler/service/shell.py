@@ -126,15 +126,20 @@ class Shell:
         turn = Turn()
         changes: list[effects.Change] = []
         queue = deque(found)
+        waits_for_room = False
         while queue:
             match queue.popleft():
                 case effects.Commit(more):
                     changes.extend(more)
                 case effects.MakePlan() as wanted if _is_small(wanted.given):
-                    # Its consequences belong to this turn, so that a small job costs one commit.
-                    queue.extend(self.core.handle(_planned(wanted, now), now))
+                    if waits_for_room:
+                        self._spawn(self._plan_meanwhile(wanted))
+                    else:
+                        # Its consequences belong to this turn: a small job costs one commit.
+                        queue.extend(self.core.handle(_planned(wanted, now), now))
                 case effects.MakeResults() as effect:
                     self._perform(effect)
+                    waits_for_room = True
                 case effects.ReplyFailure(failure):
                     turn.failure = failure
                 case effects.ReleaseJob(job) as effect:
@@ -213,6 +218,12 @@ class Shell:
     async def _plan(self, wanted: effects.MakePlan) -> None:
         made = await self._loop.run_in_executor(self._planner, _planned, wanted, self.clock.now())
         self.feed(made)
+
+    async def _plan_meanwhile(self, wanted: effects.MakePlan) -> None:
+        """Plans on the spot when the store has been asked for room and the writer for a commit:
+        both take about as long."""
+        await asyncio.sleep(0.0)  # In this turn of the loop the call to the store leaves.
+        self.feed(_planned(wanted, self.clock.now()))
 
     async def _make_results(self, wanted: effects.MakeResults) -> None:
         made = self._store.make_results(wanted.job, wanted.matrices)
