@@ -14,10 +14,10 @@ from tests.agent.card_kinds import KINDS, given
 from tests.agent.test_cuda import Bench, as_numpy_does, by_numpy, close, pools
 from tests.agent.test_pinning import files, product
 
-from deadheat.agent.executors.bounds import CARDS, STREAMS
+from deadheat.agent.executors.bounds import STREAMS
+from deadheat.agent.executors.cardpanels import CardPanels
 from deadheat.agent.executors.cuda.card import Card
 from deadheat.agent.executors.cuda.compute import CardCompute
-from deadheat.agent.executors.panels import Panels
 from deadheat.agent.executors.pool import Pool
 from deadheat.runtime.dtypes import BY_NAME
 from deadheat.runtime.errors import Unavailable
@@ -71,13 +71,15 @@ def test_float32_is_strict(card: Card) -> None:
     assert (np.abs(task.result.array - exact) <= 2e-6 * magnitude).all()
 
 
-def test_panels_as_large_as_a_card_wants_them(card: Card) -> None:
+@pytest.mark.parametrize("predicted_s", [1e-4, 10.0], ids=["bands", "strips"])
+def test_panels_as_large_as_a_card_wants_them(card: Card, predicted_s: float) -> None:
     a, b = given("float16", 5000, 3000), given("float16", 3000, 5500)
     operation = Operation("C", ("A", "B"), Gemm(activation=Activation.GELU))
     bench = CardBench(card)
     task = bench.task(operation, (a, b), keys=("a", "b"))
     whole = task.panels.rectangle
-    task.panels = Panels(whole, work_shape(operation, task.types), STREAMS, bounds=CARDS)
+    shape, bounds = work_shape(operation, task.types), bench.compute.bounds
+    task.panels = CardPanels(whole, shape, STREAMS, predicted_s, bounds=bounds)
     assert bench.run(task) == "finished"
     close(task.result.array, by_numpy(operation, (a, b)))
     assert bench.residence.copied_bytes == a.nbytes + b.nbytes
