@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -251,10 +251,19 @@ def _together(size: int, repeats: int) -> Iterator[Figure]:
         card = _card(client)
         product = client.put(a) @ client.put(b)
         both = _runs(client, card, product, check, repeats)
+        yield from _of_both(f"cores and card, float32, resident, n = {size}", alone, both)
         with _foreign_load(min(size, 4096)):
             seen = _availability(client, card)
             shared = _runs(client, card, product, check, SHARED_REPEATS, SHARED_WARM_UP)
-    case = f"cores and card, float32, resident, n = {size}"
+    case = f"a second process on the card, float32, resident, n = {size}"
+    free = float(np.median([one.share for one in both]))
+    crowded = float(np.median([one.share for one in shared]))
+    yield Figure(case, "share of the card, alone", free)
+    yield Figure(case, "share of the card, shared", crowded, target=free - 0.005)
+    yield Figure(case, "availability of the card, shared", seen, target=0.9)
+
+
+def _of_both(case: str, alone: Sequence[_Run], both: Sequence[_Run]) -> Iterator[Figure]:
     yield summary(case, "finish spread", [one.spread for one in both], target=SPREAD_TARGET)
     yield summary(case, "makespan", [one.makespan_s for one in both], "s")
     yield summary(case, "makespan with one core", [one.makespan_s for one in alone], "s")
@@ -262,12 +271,6 @@ def _together(size: int, repeats: int) -> Iterator[Figure]:
     if max(one.share for one in both) < 1.0:  # The plan says that cores help.
         gains = [one.makespan_s / other.makespan_s for one, other in zip(alone, both)]
         yield summary(case, "with one core over with all", gains, target=1.0, at_least=True)
-    case = f"a second process on the card, float32, resident, n = {size}"
-    free = float(np.median([one.share for one in both]))
-    crowded = float(np.median([one.share for one in shared]))
-    yield Figure(case, "share of the card, alone", free)
-    yield Figure(case, "share of the card, shared", crowded, target=free - 0.005)
-    yield Figure(case, "availability of the card, shared", seen, target=0.9)
 
 
 @dataclass(frozen=True)
