@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import threading
@@ -85,6 +86,33 @@ def test_what_is_pinned_is_copied_as_it_lies_and_pinned_once(tmp_path: Path) -> 
     found[2].write(np.zeros((ROWS, ROWS)))
     product(bench, found, arrays, "second")
     assert bench.cupy.pinned_bytes() == 3 * arrays[0].nbytes
+
+
+def test_operands_come_on_one_stream_and_those_of_a_panel_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays, found = files(tmp_path)
+    bench = Bench()
+    panels = threading.local()
+    asked: list[tuple[int, int, Any]] = []
+    hold, send = bench.residence.hold, Card.send
+
+    def held(*given: Any) -> Any:
+        panels.number = getattr(panels, "number", 0) + 1
+        return hold(*given)
+
+    def sent(card: Card, host: Any, array: Any, stream: Any) -> None:
+        asked.append((threading.get_ident(), panels.number, stream))
+        send(card, host, array, stream)
+
+    monkeypatch.setattr(bench.residence, "hold", held)
+    monkeypatch.setattr(Card, "send", sent)
+    product(bench, found, arrays, "first")
+    assert len({stream for _, _, stream in asked}) == 1
+    # One after the other, each once.
+    by_panel = [key for key, _ in itertools.groupby((thread, one) for thread, one, _ in asked)]
+    assert len(by_panel) > 4
+    assert len(by_panel) == len(set(by_panel))
 
 
 def test_where_nothing_can_be_pinned_copies_are_staged(
