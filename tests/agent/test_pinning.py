@@ -19,6 +19,7 @@ from tests.waiting import wait_until
 
 from deadheat.agent.executors.cuda.card import Card
 from deadheat.agent.executors.cuda.pinning import CANNOT_WAIT, MIN_BYTES, Mappings
+from deadheat.agent.executors.cuda.staging import Lane
 from deadheat.agent.executors.pool import Block
 from deadheat.runtime.programs import Gemm, Operation, Rectangle
 
@@ -113,6 +114,30 @@ def test_operands_come_on_one_stream_and_those_of_a_panel_together(
     by_panel = [key for key, _ in itertools.groupby((thread, one) for thread, one, _ in asked)]
     assert len(by_panel) > 4
     assert len(by_panel) == len(set(by_panel))
+
+
+def test_operands_stay_until_what_was_asked_for_has_come_when_a_copy_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays, found = files(tmp_path)
+    bench = Bench()
+    send, settle = Card.send, Lane.settle
+    pins: list[int] = []
+    sent = itertools.count()
+
+    def fail(card: Card, *given: Any) -> None:
+        if next(sent) == 1:  # The first operand of a panel is on its way.
+            raise MemoryError("no")
+        send(card, *given)
+
+    def settled(lane: Lane) -> None:
+        pins.append(sum(entry.pins for entry in bench.residence._entries))
+        settle(lane)
+
+    monkeypatch.setattr(Card, "send", fail)
+    monkeypatch.setattr(Lane, "settle", settled)
+    product(bench, found, arrays, "first")  # In smaller panels.
+    assert pins[0] >= 2
 
 
 def test_where_nothing_can_be_pinned_copies_are_staged(

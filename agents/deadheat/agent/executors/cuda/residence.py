@@ -87,7 +87,11 @@ class Residence:
         """
         entries = self._pin(requests)
         try:
-            self._fill(lane, requests, entries)
+            try:
+                self._fill(lane, requests, entries)
+            except BaseException:
+                lane.settle()  # Before operands lose their pins.
+                raise
             yield [entry.view(one.wanted) for one, entry in zip(requests, entries)]
         finally:
             with self._changed:
