@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from types import TracebackType
 from typing import Any, Final, NoReturn, cast
 
 import grpc
@@ -113,6 +113,9 @@ def channel_options(address: str, *, receive_limit_bytes: int = REPORT_LIMIT_BYT
         ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),
+        # Connections of its own. Who shares one that is broken hears of somebody else's last try,
+        # until it is time for the next: a new client would not find a scheduler that is back.
+        ("grpc.use_local_subchannel_pool", 1),
     ]
     if address.startswith("unix") or is_loopback(split_address(address)[0]):
         # An http_proxy in the environment must not get traffic that never leaves the machine.
@@ -124,7 +127,6 @@ def data_options(address: str) -> Options:
     """Options of a channel of its own for blocks, so that they never delay a heartbeat."""
     return [
         *channel_options(address, receive_limit_bytes=MESSAGE_LIMIT_BYTES),
-        ("grpc.use_local_subchannel_pool", 1),
         ("grpc.http2.lookahead_bytes", 8 * MIB),
         ("grpc.http2.max_frame_size", 4 * MIB),
     ]
@@ -240,13 +242,30 @@ def _said_by_us(call: grpc.Call) -> tuple[error_details_pb2.ErrorInfo, str] | No
     return None
 
 
-@contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """gRPC's errors as ours; `doing` says what was tried."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise from_rpc_error(error, doing=doing) from None
+class translated:  # noqa: N801 - used like a function.
+    """gRPC's errors as ours; `doing` says what was tried.
+
+    No generator, which would keep the error's frames. They have the call, and that has the channel:
+    as long as somebody kept our error, a channel that was closed would connect, again and again.
+    """
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, grpc.RpcError):
+            found = from_rpc_error(error, doing=self._doing)
+            error.__traceback__ = None
+            del error, trace
+            raise found from None
 
 
 Handler = Any

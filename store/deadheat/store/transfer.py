@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -14,7 +13,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from deadheat.runtime import rpc, wire
 from deadheat.runtime.chunks import check_unharmed, chunk_of
-from deadheat.runtime.errors import DataLost, Unavailable
+from deadheat.runtime.errors import DataLost, DeadheatError, Unavailable
 from deadheat.runtime.programs import Rectangle
 from deadheat.store.regions import Region
 from deadheat.v1 import matrix_pb2 as pb
@@ -94,22 +93,43 @@ class _Watch:
             raise Unavailable(f"nothing moved for {self._stall_s:g} s") from None
 
 
-@contextmanager
-def _translated(doing: str, matrix_id: str) -> Iterator[None]:
+class _Translated:
     """Whatever the other end did not say itself befell the connection: a bit that flipped in a
-    frame or in a message has no status of its own. Such a transfer may succeed next time."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        found = rpc.from_rpc_error(error, doing=f"{doing} matrix {matrix_id}")
-        if not rpc.is_said_by_us(error):
-            found = Unavailable(found.message)
-        raise found from None
-    except asyncio.CancelledError:
-        _raise_if_closed(matrix_id)
-        raise
-    except grpc.aio.UsageError:  # It was closed before.
-        raise _closed(matrix_id) from None
+    frame or in a message has no status of its own. Such a transfer may succeed next time. No
+    generator, as `rpc.translated` is none."""
+
+    def __init__(self, doing: str, matrix_id: str) -> None:
+        self._doing, self._matrix_id = doing, matrix_id
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        found = self._found(error)
+        if error and found:
+            error.__traceback__ = None
+            del error, trace
+            raise found from None
+
+    def _found(self, error: BaseException | None) -> DeadheatError | None:
+        """What it stands for, if it is not to be raised itself."""
+        match error:
+            case grpc.RpcError():
+                doing = f"{self._doing} matrix {self._matrix_id}"
+                found = rpc.from_rpc_error(error, doing=doing)
+                return found if rpc.is_said_by_us(error) else Unavailable(found.message)
+            case asyncio.CancelledError():
+                # A channel that somebody closes cancels its calls; that is not to cancel who waits.
+                task = asyncio.current_task()
+                return _closed(self._matrix_id) if task and not task.cancelling() else None
+            case grpc.aio.UsageError():  # It was closed before.
+                return _closed(self._matrix_id)
+        return None
 
 
 async def get(
@@ -160,18 +180,21 @@ async def get_once(
     request = pb.MatrixServiceGetRequest(
         matrix_id=matrix_id, rectangle=wire.rectangle_to_wire(rectangle), offset=done
     )
-    with _translated("reading", matrix_id):
+    with _Translated("reading", matrix_id):
         async with _Watch(stall_s) as watch:
             call = stub.Get(request, timeout=_deadline_s(len(into)))
-            async for response in call:
-                chunk = _checked(response, done, len(into))
-                end = done + len(chunk.data)
-                into[done:end] = chunk.data
-                done = end
-                watch.progress()
-                if not on_arrived(done):
-                    call.cancel()
-                    return
+            try:
+                async for response in call:
+                    chunk = _checked(response, done, len(into))
+                    end = done + len(chunk.data)
+                    into[done:end] = chunk.data
+                    done = end
+                    watch.progress()
+                    if not on_arrived(done):
+                        call.cancel()
+                        return
+            finally:
+                del call  # An error of it has this frame.
         if done < len(into):
             raise DataLost(f"matrix {matrix_id} ended after {done} of {len(into)} bytes")
 
@@ -201,7 +224,7 @@ async def put(
     start = 0
     attempts = _Attempts()
     async for attempt in attempts.all():
-        with attempt, _translated("writing", matrix_id):
+        with attempt, _Translated("writing", matrix_id):
             if attempt.retry_state.attempt_number > 1:
                 stat = pb.MatrixServiceStatRequest(matrix_id=matrix_id, upload_id=upload_id)
                 async with _Watch(stall_s):
@@ -224,13 +247,6 @@ async def put(
                     f"matrix {matrix_id}: {received} of {source.size_bytes} bytes arrived"
                 )
     return moved
-
-
-def _raise_if_closed(matrix_id: str) -> None:
-    """A channel that somebody closes cancels its calls; that is not to cancel who waits for one."""
-    task = asyncio.current_task()
-    if task and not task.cancelling():
-        raise _closed(matrix_id) from None
 
 
 def _closed(matrix_id: str) -> Unavailable:
