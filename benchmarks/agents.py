@@ -122,12 +122,14 @@ def _reactions(client: Client, core: int) -> Iterator[Figure]:
     yield summary("a hog on one of two cores", "has gone from nodes after", gone, "s", target=5.0)
 
 
-def _until(client: Client, is_so: Callable[[Mapping[str, Any]], bool]) -> float:
+def _until(
+    client: Client, is_so: Callable[[Mapping[str, Any]], bool], *, pause_s: float = 0.05
+) -> float:
     started_s = time.monotonic()
     while not is_so(_device(client)):
         if time.monotonic() - started_s > 30.0:
             raise TimeoutError(f"not seen in 30 s: {_device(client)}")
-        time.sleep(0.05)
+        time.sleep(pause_s)
     return time.monotonic() - started_s
 
 
@@ -139,8 +141,9 @@ def _loads(client: Client, cores: Sequence[int]) -> Iterator[Figure]:
     sends is somebody else to the agent, and rightly so)."""
     a, _ = operands(LOAD_SIZE)
     for share in HOGS:
-        # Of the job before, the store is tidying up: to the agent that is somebody else, too.
-        _until(client, lambda d: d["foreign"] <= QUIET)
+        # Of the job before, the store is tidying up: to the agent that is somebody else, too. And
+        # so are we who ask, and the scheduler that answers.
+        _until(client, lambda d: d["foreign"] <= QUIET, pause_s=1.0)
         with part_hog(cores[1], share) as pid:
             job = client.submit_matmul(a, a)
             while client.report(job.id).state != "running":
