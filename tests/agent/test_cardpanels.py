@@ -7,11 +7,11 @@ from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.agent.test_panels import all_in_flight
 
 from deadheat.agent.executors.bounds import CARDS, STREAMS
 from deadheat.agent.executors.cardpanels import CardPanels
-from deadheat.agent.executors.panels import Panel
-from deadheat.runtime.programs import GemmShape, Op, Rectangle, uncovered
+from deadheat.runtime.programs import GemmShape, Op, Rectangle
 
 #: As behind PCIe 5.
 LINK_BYTES_PER_S = 53e9
@@ -26,20 +26,11 @@ def cut(
     predicted_s: float = 0.0,
     resident_bytes: int = CARD.resident_bytes,
 ) -> list[Rectangle]:
-    """As many panels in flight as there are streams; each takes its part of the prediction."""
     whole = Rectangle(0, rows, 0, columns)
     bounds = replace(CARD, resident_bytes=resident_bytes)
     shape = GemmShape(rows, inner, columns, dtype)
     made = CardPanels(whole, shape, STREAMS, predicted_s, bounds=bounds)
-    running: list[Panel] = []
-    found: list[Rectangle] = []
-    while not made.is_done:
-        while len(running) < STREAMS and (panel := made.take()):
-            running.append(panel)
-            found.append(panel.rectangle)
-        first = running.pop(0)
-        made.finish(first, predicted_s * STREAMS * first.rectangle.area / max(1, whole.area))
-    assert not uncovered(whole, found)
+    found = all_in_flight(made, predicted_s)
     assert sum(one.area for one in found) == whole.area
     return found
 

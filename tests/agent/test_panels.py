@@ -200,11 +200,9 @@ def test_the_last_panels_are_no_more_work_than_has_to_be() -> None:
     assert max(sizes[-16:]) <= 2 * MIN_PANEL_FLOPS
 
 
-def on_a_card(predicted_s: float, size: int = 16384) -> list[Rectangle]:
+def all_in_flight(made: Panels, predicted_s: float) -> list[Rectangle]:
     """As many panels in flight as there are streams; each takes its part of the prediction."""
-    whole = Rectangle(0, size, 0, size)
-    shape = GemmShape(size, size, size, "float32")
-    made = Panels(whole, shape, STREAMS, predicted_s, bounds=CARDS)
+    whole = made.rectangle
     running: list[Panel] = []
     found: list[Rectangle] = []
     while not made.is_done:
@@ -212,9 +210,15 @@ def on_a_card(predicted_s: float, size: int = 16384) -> list[Rectangle]:
             running.append(panel)
             found.append(panel.rectangle)
         first = running.pop(0)
-        made.finish(first, predicted_s * STREAMS * first.rectangle.area / whole.area)
+        made.finish(first, predicted_s * STREAMS * first.rectangle.area / max(1, whole.area))
     assert not uncovered(whole, found)
     return found
+
+
+def on_a_card(predicted_s: float, size: int = 16384) -> list[Rectangle]:
+    whole = Rectangle(0, size, 0, size)
+    shape = GemmShape(size, size, size, "float32")
+    return all_in_flight(Panels(whole, shape, STREAMS, predicted_s, bounds=CARDS), predicted_s)
 
 
 def test_a_card_begins_with_narrow_panels_and_goes_on_with_large_ones() -> None:

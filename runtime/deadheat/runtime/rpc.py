@@ -261,11 +261,17 @@ class translated:  # noqa: N801 - used like a function.
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if isinstance(error, grpc.RpcError):
-            found = from_rpc_error(error, doing=self._doing)
+        found = self._found(error)
+        if error and found:
             error.__traceback__ = None
             del error, trace
             raise found from None
+
+    def _found(self, error: BaseException | None) -> errors.DeadheatError | None:
+        """What it stands for, if it is not to be raised itself."""
+        if isinstance(error, grpc.RpcError):
+            return from_rpc_error(error, doing=self._doing)
+        return None
 
 
 Handler = Any

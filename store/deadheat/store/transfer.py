@@ -93,36 +93,21 @@ class _Watch:
             raise Unavailable(f"nothing moved for {self._stall_s:g} s") from None
 
 
-class _Translated:
+class _Translated(rpc.translated):
     """Whatever the other end did not say itself befell the connection: a bit that flipped in a
-    frame or in a message has no status of its own. Such a transfer may succeed next time. No
-    generator, as `rpc.translated` is none."""
+    frame or in a message has no status of its own. Such a transfer may succeed next time."""
 
     def __init__(self, doing: str, matrix_id: str) -> None:
-        self._doing, self._matrix_id = doing, matrix_id
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        found = self._found(error)
-        if error and found:
-            error.__traceback__ = None
-            del error, trace
-            raise found from None
+        super().__init__(f"{doing} matrix {matrix_id}")
+        self._matrix_id = matrix_id
 
     def _found(self, error: BaseException | None) -> DeadheatError | None:
-        """What it stands for, if it is not to be raised itself."""
         match error:
             case grpc.RpcError():
-                doing = f"{self._doing} matrix {self._matrix_id}"
-                found = rpc.from_rpc_error(error, doing=doing)
-                return found if rpc.is_said_by_us(error) else Unavailable(found.message)
+                found = super()._found(error)
+                if found and not rpc.is_said_by_us(error):
+                    return Unavailable(found.message)
+                return found
             case asyncio.CancelledError():
                 # A channel that somebody closes cancels its calls; that is not to cancel who waits.
                 task = asyncio.current_task()
